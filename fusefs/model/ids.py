@@ -1,0 +1,62 @@
+"""Identifiers, shared by every layer."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+from blake3 import blake3
+
+NodeId = NewType("NodeId", int)
+"""63-bit positive integer, random per writer incarnation of a store."""
+
+Seq = NewType("Seq", int)
+"""Number of a transaction of one node, from 1, increasing."""
+
+Ino = NewType("Ino", int)
+"""63-bit positive inode number, the same on every node."""
+
+ChunkId = NewType("ChunkId", bytes)
+"""BLAKE3-256 of the plain bytes: 32 bytes."""
+
+Dot = tuple[NodeId, Seq]
+"""Names one transaction; every register it writes gets a sibling with this dot."""
+
+ROOT_INO = Ino(1)
+LOST_FOUND_INO = Ino(2)
+"""The derived directory `/lost+found`; it has no registers of its own."""
+FIRST_FREE_INO = 16
+MASK63 = (1 << 63) - 1
+
+CHUNK_ID_BYTES = 32
+HOLE = ChunkId(bytes(CHUNK_ID_BYTES))
+"""In a manifest: this chunk is all zeros and has no object."""
+
+NAME_MAX = 255
+"""Longest file name in bytes (limits.h)."""
+
+
+def chunk_id(data: bytes | bytearray | memoryview) -> ChunkId:
+    """The id of these bytes."""
+    return ChunkId(blake3(data).digest())
+
+
+def derive_ino(parent: Ino, name: bytes, kind: int, dot: Dot, bump: int) -> Ino:
+    """The inode number for a new entry: equal inputs give equal numbers everywhere.
+
+    `dot` is the latest dot of the dirent register seen (or (0, 0)): two nodes that
+    make the same directory at once after the same history get one inode, while a
+    name used again gets a new number. `bump` counts local collisions.
+    """
+    material = b"%d/%d/%d/%d/%d/" % (parent, kind, dot[0], dot[1], bump) + name
+    return _ino(material)
+
+
+def derive_version_ino(ino: Ino, dot: Dot) -> Ino:
+    """The inode number under which a losing version of `ino` is shown."""
+    return _ino(b"version/%d/%d/%d" % (ino, dot[0], dot[1]))
+
+
+def _ino(material: bytes) -> Ino:
+    digest = blake3(material).digest(8)
+    number = int.from_bytes(digest, "big") & MASK63
+    return Ino(number if number >= FIRST_FREE_INO else number + FIRST_FREE_INO)

@@ -1,0 +1,118 @@
+"""Registers: dotted version vector sets, and the merge everything rests on.
+
+A register is a set of siblings and a causal context. A write replaces every
+sibling it saw. Merging keeps a sibling unless the other side's context covers
+its dot and the other side no longer has it. Merge is commutative, associative
+and idempotent.
+
+Source: Preguica, Baquero, Almeida, Fonte, Goncalves, "Dotted Version Vectors"
+(2010); the set form is Riak's dvvset.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fusefs.model.hlc import Hlc
+from fusefs.model.ids import Dot, NodeId, Seq
+from fusefs.model.vector import covers, merged
+
+GONE = b""
+"""The value of a removed dirent, xattr or setting."""
+
+
+class Sibling(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One concurrent value: who wrote it (dot), when (hlc) and what (encoded)."""
+
+    node: NodeId
+    seq: Seq
+    hlc: Hlc
+    value: bytes
+
+    @property
+    def dot(self) -> Dot:
+        return (self.node, self.seq)
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The total order that picks a winner: (hlc, node, seq)."""
+        return (self.hlc, self.node, self.seq)
+
+
+class Register(msgspec.Struct, frozen=True, gc=False):
+    """`siblings` sorted by dot; `context` covers at least their dots."""
+
+    context: dict[NodeId, Seq]
+    siblings: tuple[Sibling, ...]
+
+    @property
+    def latest(self) -> Sibling | None:
+        """The sibling with the highest rank, gone or not."""
+        if len(self.siblings) == 1:
+            return self.siblings[0]
+        return max(self.siblings, key=lambda s: s.rank, default=None)
+
+    @property
+    def live(self) -> tuple[Sibling, ...]:
+        """The siblings that are not gone."""
+        return tuple(s for s in self.siblings if s.value != GONE)
+
+
+EMPTY = Register({}, ())
+
+
+def written(register: Register, sibling: Sibling) -> Register:
+    """The register after a local write that saw all its siblings."""
+    context = dict(register.context)
+    if context.get(sibling.node, 0) < sibling.seq:
+        context[sibling.node] = sibling.seq
+    return Register(context, (sibling,))
+
+
+def merge(a: Register, b: Register) -> Register:
+    """The least register that knows what both know."""
+    kept = {s.dot: s for s in a.siblings if not covers(b.context, s.dot)}
+    kept.update((s.dot, s) for s in b.siblings if not covers(a.context, s.dot))
+    in_b = {s.dot for s in b.siblings}
+    kept.update((s.dot, s) for s in a.siblings if s.dot in in_b)
+    siblings = tuple(kept[dot] for dot in sorted(kept))
+    return Register(merged(a.context, b.context), siblings)
+
+
+# -- encoding -------------------------------------------------------------------
+
+_State = tuple[list[int], list[Sibling]]
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_State)
+
+
+def encode_register(register: Register) -> bytes:
+    """Canonical bytes: equal registers encode equally (digests rely on it).
+
+    The context is a flat list node, seq, ... sorted by node, without what the
+    siblings' own dots already say.
+    """
+    top: dict[NodeId, Seq] = {}
+    for s in register.siblings:
+        if top.get(s.node, 0) < s.seq:
+            top[s.node] = s.seq
+    flat: list[int] = []
+    for node in sorted(register.context):
+        seq = register.context[node]
+        if top.get(node) != seq:
+            flat += (node, seq)
+    return _encoder.encode((flat, register.siblings))
+
+
+def decode_register(data: bytes | memoryview) -> Register:
+    """The inverse. Raises msgspec.DecodeError / ValueError on bad bytes."""
+    flat, siblings = _decoder.decode(data)
+    if len(flat) % 2:
+        raise ValueError("register context has an odd length")
+    context: dict[NodeId, Seq] = {}
+    for i in range(0, len(flat), 2):
+        context[NodeId(flat[i])] = Seq(flat[i + 1])
+    for s in siblings:
+        if context.get(s.node, 0) < s.seq:
+            context[s.node] = s.seq
+    return Register(context, tuple(siblings))

@@ -1,0 +1,90 @@
+"""Transactions and register states as they travel between processes and nodes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fusefs.model.hlc import Hlc
+from fusefs.model.ids import ChunkId, Dot, Ino, NodeId, Seq
+
+
+class Write(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One register written by a transaction.
+
+    `context`: flat node, seq, ... of the register before the write (what the
+    writer had seen); the transaction's own dot is implied.
+    """
+
+    key: bytes
+    context: tuple[int, ...]
+    value: bytes
+
+
+class Tx(msgspec.Struct, array_like=True, frozen=True):
+    """One committed local transaction: (node, seq) is its dot.
+
+    `prev` is the sequence number this node committed before it. A receiver whose
+    vector has node >= prev may apply it; otherwise it has a gap and asks for a
+    delta. seq is prev + 1 except after a power cut (docs/formats.md, 3.4).
+    """
+
+    node: NodeId
+    seq: Seq
+    prev: Seq
+    hlc: Hlc
+    writes: tuple[Write, ...]
+
+    @property
+    def dot(self) -> Dot:
+        return (self.node, self.seq)
+
+
+class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A small chunk that travels with its transaction (at most 64 KiB)."""
+
+    id: ChunkId
+    data: bytes
+
+
+class State(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A whole register: `state` is encode_register() bytes."""
+
+    key: bytes
+    state: bytes
+
+
+class ContentChange(msgspec.Struct, array_like=True, frozen=True):
+    """The data or times of an inode changed from (old_size, old_root)."""
+
+    ino: Ino
+    old_size: int
+    old_root: bytes
+    new_size: int
+    new_root: bytes
+    chunk_log2: int
+
+
+class EntryChange(msgspec.Struct, array_like=True, frozen=True):
+    """What a name shows changed; 0 is nothing."""
+
+    parent: Ino
+    name: bytes
+    old: int
+    new: int
+
+
+class Effects(msgspec.Struct, array_like=True):
+    """What applying changes did to the derived tree: what caches must forget."""
+
+    entries: list[EntryChange] = []
+    inodes: list[Ino] = []
+    """Attributes changed (size, times and links included)."""
+    contents: list[ContentChange] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.inodes or self.contents)
+
+    def extend(self, other: Effects) -> None:
+        self.entries += other.entries
+        self.inodes += other.inodes
+        self.contents += other.contents

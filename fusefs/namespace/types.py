@@ -1,0 +1,44 @@
+"""The values of the derived tree as the namespace hands them out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fusefs.model.ids import Ino
+
+FLAG_DERIVED = 1
+"""An entry or inode shown by a merge rule (conflict version, revived name,
+lost+found), not by a register of its own; a change of it materialises it first."""
+
+
+class Inode(NamedTuple):
+    """One row of the table `inode`. For directories `parent` is where it is."""
+
+    ino: Ino
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    nlink: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    btime_ns: int
+    root: bytes
+    chunk_log2: int
+    node: int
+    seq: int
+    target: bytes
+    parent: int
+    flags: int
+
+
+class Entry(NamedTuple):
+    """One row of the table `entry`."""
+
+    parent: Ino
+    name: bytes
+    ino: Ino
+    kind: int
+    flags: int

@@ -1,0 +1,111 @@
+"""The values a binding and the vfs exchange. No binding, no errno, no kernel here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from fusefs.model.ids import Ino
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Attr(NamedTuple):
+    """What stat shows, built once per change and shared: never mutate."""
+
+    ino: Ino
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    """512-byte units actually holding data (holes excluded)."""
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    version: int
+    """Changes exactly when the data does: decides page-cache reuse."""
+
+
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who asks. `cancelled` turns true when the kernel interrupts the request."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    umask: int = 0o022
+    cancelled: Callable[[], bool] | None = None
+
+
+class SetAttr(msgspec.Struct, frozen=True):
+    """The attributes to change; None leaves one alone. Times in ns; NOW is the
+    vfs's clock."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    kill_suid: bool = False
+    """The kernel asks to drop set-id bits with this change (FUSE_HANDLE_KILLPRIV_V2)."""
+
+
+NOW = -1
+"""In SetAttr.atime_ns / mtime_ns: the current time (UTIME_NOW)."""
+
+
+class DirEntry(NamedTuple):
+    """One line of a listing. `cookie` is the offset that continues after it."""
+
+    cookie: int
+    name: bytes
+    ino: Ino
+    kind: int
+    """d_type: S_IFMT >> 12."""
+
+
+class StatFs(NamedTuple):
+    block_size: int
+    blocks: int
+    blocks_free: int
+    blocks_available: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class Opened(NamedTuple):
+    handle: int
+    attr: Attr
+    keep_cache: bool
+    """The kernel's pages of this inode are of the shown version."""
+
+
+class FileLock(NamedTuple):
+    """A POSIX or flock lock. `end` is inclusive (FUSE), OFFSET_MAX for "to the end"."""
+
+    kind: int
+    """F_RDLCK, F_WRLCK or F_UNLCK."""
+    start: int
+    end: int
+    pid: int
+
+
+class Invalidator(Protocol):
+    """What the vfs tells a binding when the tree changed under the kernel's feet.
+
+    Called from a thread that holds no vfs lock; returns when the kernel has
+    forgotten. A binding that cannot invalidate does nothing.
+    """
+
+    def entry(self, parent: Ino, name: bytes) -> None: ...
+    def deleted(self, parent: Ino, child: Ino, name: bytes) -> None: ...
+    def attributes(self, ino: Ino) -> None: ...
+    def data(self, ino: Ino, offset: int, length: int) -> None:
+        """Pages of [offset, offset + length) and the attributes; length 0: to the end."""
