@@ -1,0 +1,335 @@
+"""Where settings come from: one table feeds argv, `-o`, the TOML file and DFS_*.
+
+A setting comes from the first of: command line (a long option, or a word of `-o`),
+environment, TOML file, default. An unknown key is an error that names the nearest
+valid one; a bad value is an error that says where it came from and what is valid.
+
+Pure but for `load_file`; only the CLI imports it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from fusefs.config import Config
+from fusefs.errors import ConfigError
+
+Scalar = str | int | float | bool
+
+
+class Option(NamedTuple):
+    """One setting a user can give. `name` is its key in TOML and in `-o`."""
+
+    name: str
+    parse: Callable[[str], Scalar]
+    help: str
+    metavar: str = ""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "DFS_" + self.name.upper()
+
+
+class Resolved(NamedTuple):
+    """The effective settings, and for each given one where it came from."""
+
+    config: Config
+    origin: dict[str, str]
+
+
+# -- values ------------------------------------------------------------------------
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _size(text: str) -> int:
+    number = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = number[-1:] if number[-1:] in "kmgt" else ""
+    try:
+        value = float(number.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        raise ValueError("a number of bytes such as 512M or 10GiB") from None
+    if value < 0:
+        raise ValueError("a number of bytes of 0 or more")
+    return int(value)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e6:
+        raise ValueError("a number of seconds of 0 or more")
+    return value
+
+
+def _flag(text: str) -> bool:
+    word = text.lower()
+    if word in ("1", "yes", "true", "on", ""):
+        return True
+    if word in ("0", "no", "false", "off"):
+        return False
+    raise ValueError("yes or no")
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+
+    return parse
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError("a directory")
+    return str(Path(text).expanduser().absolute())
+
+
+def _text(text: str) -> str:
+    return text.strip()
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("store", _path, "directory of this node's data", "DIR"),
+    Option("port", _whole(0, 65535), "TCP port; 0 is any free one (4000)", "N"),
+    Option("listen", _text, "address to listen on (all)", "ADDR"),
+    Option("advertise", _text, "host:port that others should dial", "ADDR"),
+    Option("name", _text, "name of this node (the host's name)", "NAME"),
+    Option("join", _text, "join the cluster of this token (dfs invite)", "TOKEN"),
+    Option("discovery", _flag, "find peers by mDNS: yes or no (yes)", "YES"),
+    Option("binding", _one_of("kernel", "fusepy"), "kernel or fusepy (kernel)", "B"),
+    Option(
+        "sync",
+        _one_of("close", "off", "all"),
+        "when to wait for near peers: close, off or all (close)",
+        "WHEN",
+    ),
+    Option("barrier_ms", _whole(0, 60_000), "longest such wait (20)", "MS"),
+    Option("locks", _one_of("cluster", "local"), "cluster or local (cluster)", "HOW"),
+    Option(
+        "lock_failure",
+        _one_of("nolck", "again"),
+        "answer when a lock's owner is away: nolck or again (nolck)",
+        "ERR",
+    ),
+    Option("replicas", _whole(1, 100), "copies of each chunk, new cluster (3)", "N"),
+    Option("cache_size", _size, "bytes of cached chunks; 0 is no quota (0)", "BYTES"),
+    Option("min_free", _size, "bytes to leave free on the disk (1G)", "BYTES"),
+    Option("fetch_timeout_s", _seconds, "longest wait for remote bytes (30)", "S"),
+    Option("dirty_size", _size, "bytes of unwritten data in memory (64M)", "BYTES"),
+    Option("watchdog_s", _seconds, "abort a mount stuck for so long (60)", "S"),
+    Option(
+        "log_level",
+        _one_of("debug", "info", "warning", "error"),
+        "debug, info, warning or error (info)",
+        "LEVEL",
+    ),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+
+# -- words of `-o` -------------------------------------------------------------------
+
+_PASSED = """
+ro nosuid suid nodev dev noexec exec noatime atime nodiratime diratime relatime
+norelatime strictatime nostrictatime lazytime nolazytime sync async dirsync
+allow_other allow_root auto_unmount default_permissions
+"""
+_DROPPED = """
+rw defaults auto noauto user nouser users owner group nofail _netdev silent loud
+iversion noiversion mand nomand
+"""
+PASSED = frozenset(_PASSED.split())
+"""Handed to mount(2) or fusermount."""
+DROPPED = frozenset(_DROPPED.split())
+"""Legal in fstab, nothing to do for us."""
+_DROPPED_PREFIXES = ("x-", "X-", "comment=", "uid=", "gid=", "context=", "max_read=")
+_OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+
+
+class MountWords(NamedTuple):
+    """`-o` taken apart: words for the kernel, and settings of ours."""
+
+    flags: tuple[str, ...]
+    settings: dict[str, str]
+    fsname: str
+    nonempty: bool
+
+
+def split_mount_options(groups: Iterable[str]) -> MountWords:
+    """Takes the words of every `-o`; later words win over earlier ones.
+
+    Raises:
+        ConfigError: a word that is neither mount's, FUSE's nor ours.
+    """
+    flags: dict[str, None] = {}
+    settings: dict[str, str] = {}
+    fsname, nonempty = "", False
+    for word in _words(groups):
+        key, equals, value = word.partition("=")
+        if key in BY_NAME and (equals or key not in PASSED):
+            settings[key] = value
+        elif word in PASSED:
+            flags[word] = None
+            if word in _OPPOSITES:
+                flags.pop(_OPPOSITES[word], None)
+        elif word in DROPPED or word.startswith(_DROPPED_PREFIXES):
+            flags.pop(_OPPOSITES.get(word, ""), None)
+        elif key == "fsname":
+            fsname = value
+        elif word == "nonempty":
+            nonempty = True
+        elif key != "subtype":
+            known = [*BY_NAME, *PASSED, *DROPPED, "fsname", "nonempty"]
+            raise _unknown("option", key, known, "-o")
+    return MountWords(tuple(flags), settings, fsname, nonempty)
+
+
+def _words(groups: Iterable[str]) -> Iterable[str]:
+    for group in groups:
+        yield from (word for word in group.split(",") if word)
+
+
+# -- sources --------------------------------------------------------------------------
+
+FOREIGN_VARIABLES = frozenset({"DFS_CONFIG", "DFS_CHECKOUT", "DFS_OPTS", "DFS_VENV"})
+"""DFS_* variables that are no settings: the file's place, and names that mount.sh and
+benchmark scripts use."""
+
+
+def _unknown(what: str, key: str, known: Iterable[str], where: str) -> ConfigError:
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{where}: unknown {what} {key!r}{hint}")
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings among the DFS_* variables.
+
+    Raises:
+        ConfigError: a DFS_* variable that is no setting.
+    """
+    by_variable = {option.variable: option.name for option in OPTIONS}
+    found = {}
+    for variable, value in environ.items():
+        if not variable.startswith("DFS_") or variable in FOREIGN_VARIABLES:
+            continue
+        if variable not in by_variable:
+            raise _unknown("variable", variable, by_variable, "environment")
+        found[by_variable[variable]] = value
+    return found
+
+
+def load_file(path: Path) -> dict[str, str]:
+    """The settings of a TOML file, as text (`options` is a string as of `-o`).
+
+    Raises:
+        ConfigError: unreadable, not TOML, or an unknown key.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    found = {}
+    for key, value in table.items():
+        if key not in BY_NAME and key != "options":
+            raise _unknown("key", key, [*BY_NAME, "options"], str(path))
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{path}: {key} must be a single value, not {value!r}")
+        text = str(value)
+        found[key] = text.lower() if isinstance(value, bool) else text
+    return found
+
+
+def default_files(environ: Mapping[str, str], home: Path) -> list[Path]:
+    """Where a TOML file is looked for when none is named; the first there counts."""
+    config_home = environ.get("XDG_CONFIG_HOME") or str(home / ".config")
+    return [Path(config_home) / "dfs" / "config.toml", Path("/etc/dfs/config.toml")]
+
+
+def default_store(environ: Mapping[str, str], home: Path) -> str:
+    """The store when none is named."""
+    data_home = environ.get("XDG_DATA_HOME") or str(home / ".local" / "share")
+    return str(Path(data_home) / "dfs")
+
+
+def resolve(
+    argv: Mapping[str, str],
+    *,
+    mount_options: Iterable[str] = (),
+    environ: Mapping[str, str],
+    file: Mapping[str, str] | None = None,
+    file_name: str = "file",
+    home: Path,
+    **fixed: str | bool,
+) -> Resolved:
+    """Merges all sources: argv, `-o`, environment, file, default.
+
+    Args:
+        argv: long options given, as text. `fixed`: Config fields that are no
+            settings (mountpoint, foreground).
+
+    Raises:
+        ConfigError: with a sentence for the user.
+    """
+    in_file = dict(file or {})
+    file_words = split_mount_options([in_file.pop("options", "")])
+    words = split_mount_options(mount_options)
+    sources: tuple[tuple[str, Mapping[str, str]], ...] = (
+        (file_name, {**in_file, **file_words.settings}),
+        ("environment", from_environment(environ)),
+        ("-o", words.settings),
+        ("command line", argv),
+    )
+    values: dict[str, Scalar] = {}
+    origin: dict[str, str] = {}
+    for where, settings in sources:
+        for name, text in settings.items():
+            values[name] = _parse(BY_NAME[name], text, where)
+            origin[name] = where
+    values.setdefault("store", default_store(environ, home))
+    values.setdefault("name", socket.gethostname())
+    both = split_mount_options([*file_words.flags, *words.flags])
+    fields: dict[str, object] = {
+        **values,
+        **fixed,
+        "mount_flags": both.flags,
+        "fsname": words.fsname or file_words.fsname or f"dfs@{values['name']}",
+        "allow_nonempty": words.nonempty or file_words.nonempty,
+    }
+    return Resolved(msgspec.convert(fields, Config), origin)
+
+
+def _parse(option: Option, text: str, where: str) -> Scalar:
+    try:
+        return option.parse(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where}: {option.name} is {text!r}; it must be {error}"
+        ) from None
