@@ -1,0 +1,176 @@
+"""Everything that can be wrong before a mount is tried, each with its own sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from pathlib import Path
+
+from fusefs.config import Config
+from fusefs.mountpoint import table, unmounting
+from fusefs.mountpoint.exits import MOUNT_FAILURE, MOUNT_USAGE, CommandError
+
+FUSE_DEVICE = "/dev/fuse"
+
+
+def check_all(config: Config) -> None:
+    """Returns when nothing known is in the way of mounting.
+
+    A dead mount of ours on the mountpoint is cleared away on the way.
+
+    Raises:
+        CommandError: the first obstacle, and what to do about it.
+    """
+    check_device()
+    check_mountpoint(config)
+    check_store(config)
+    check_port(config)
+
+
+def check_device() -> None:
+    """/dev/fuse is there and may be opened."""
+    try:
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise _failure(
+            f"{FUSE_DEVICE} does not exist; load the kernel's module with "
+            "'modprobe fuse', or give this container the device (--device /dev/fuse)"
+        ) from None
+    except OSError as error:
+        raise _failure(
+            f"{FUSE_DEVICE} cannot be opened ({error.strerror}); "
+            "ask for read and write permission on it"
+        ) from None
+    if os.geteuid() != 0 and fusermount() is None:
+        raise _failure(
+            "only root can mount without fusermount3; install it with "
+            "'apt-get install fuse3'"
+        )
+
+
+def fusermount() -> str | None:
+    """The program that mounts and unmounts for users who are not root."""
+    return shutil.which("fusermount3") or shutil.which("fusermount")
+
+
+def check_mountpoint(config: Config) -> None:
+    """The mountpoint is an empty directory that carries no mount of ours."""
+    where = config.mountpoint
+    there = table.find(where)
+    if there is not None and there.is_ours:
+        _clear_or_refuse(where)
+    status = _stat(where)
+    if not stat.S_ISDIR(status.st_mode):
+        raise _failure(f"mountpoint {where} is not a directory")
+    if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
+        raise _failure(
+            f"mountpoint {where} is not yours; choose a directory you may write to"
+        )
+    if not config.allow_nonempty and any(os.scandir(where)):
+        raise _failure(
+            f"mountpoint {where} is not empty; choose an empty directory, or hide "
+            "what is in it with -o nonempty"
+        )
+
+
+def _stat(where: str) -> os.stat_result:
+    try:
+        return os.stat(where)
+    except FileNotFoundError:
+        raise _failure(
+            f"mountpoint {where} does not exist; make it with: mkdir -p {where}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            there = table.find(where)
+            kind = there.fs_type if there else "FUSE file system"
+            raise _failure(
+                f"{where} is the dead mount of a {kind}; "
+                f"remove it with: umount -l {where}"
+            ) from None
+        raise _failure(f"mountpoint {where}: {error.strerror}") from None
+
+
+def _clear_or_refuse(where: str) -> None:
+    if unmounting.is_dead(where):
+        unmounting.detach(where)
+        if (again := table.find(where)) is not None and again.is_ours:
+            _clear_or_refuse(where)
+        return
+    raise _failure(
+        f"{where} is already a dfs mount; unmount it first with: dfs umount {where}"
+    )
+
+
+def check_store(config: Config) -> None:
+    """Store and mountpoint do not contain each other; the store can be made."""
+    store = os.path.realpath(config.store)
+    where = config.mountpoint
+    if _contains(where, store):
+        raise _failure(
+            f"store {store} is below the mountpoint {where}, which would hide it; "
+            "give a store elsewhere with --store"
+        )
+    if _contains(store, where):
+        raise _failure(
+            f"mountpoint {where} is below the store {store}; mount elsewhere"
+        )
+    if os.path.exists(store) and not os.path.isdir(store):
+        raise _failure(f"store {store} is not a directory")
+    if Path(store).is_dir() and not (Path(store) / "format").exists():
+        _check_new_store(store)
+
+
+def _check_new_store(store: str) -> None:
+    strangers = [
+        name for name in os.listdir(store) if name not in ("run", "lock", "identity")
+    ]
+    known = ("meta.db", "small.db", "objects", "write.lock")
+    strangers = [n for n in strangers if not n.startswith(known)]
+    if strangers:
+        raise _failure(
+            f"store {store} has other files in it ({strangers[0]!r}); "
+            "choose an empty or new directory with --store"
+        )
+
+
+def _contains(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
+
+
+def check_port(config: Config) -> None:
+    """The port can be listened on now."""
+    if not config.port:
+        return
+    family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.listen, config.port))
+            probe.listen(1)
+        except OSError as error:
+            raise _failure(_port_sentence(config, error)) from None
+
+
+def _port_sentence(config: Config, error: OSError) -> str:
+    where = f"{config.listen or 'all addresses'} port {config.port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where} is in use by another program; give another port with "
+            "--port N, or --port 0 for any free one"
+        )
+    if error.errno == errno.EACCES:
+        return f"{where} may not be used by this user; give a port above 1023"
+    return f"cannot listen on {where}: {error.strerror}; see --listen and --port"
+
+
+def _failure(message: str) -> CommandError:
+    return CommandError(message, MOUNT_FAILURE)
+
+
+def usage(message: str) -> CommandError:
+    """A mount request that makes no sense as given."""
+    return CommandError(message, MOUNT_USAGE)

@@ -1,0 +1,62 @@
+"""The nodes running on this machine, found by their supervisors' command lines.
+
+No registry file that could be stale: a supervisor is started as
+`python -m fusefs.supervisor STORE MOUNTPOINT`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+MODULE = "fusefs.supervisor"
+NO_MOUNTPOINT = "-"
+
+
+class Running(NamedTuple):
+    """A supervisor. `mountpoint` is empty for a node without a mount."""
+
+    pid: int
+    store: str
+    mountpoint: str
+
+
+def running() -> list[Running]:
+    """Every node of any user, as far as /proc shows them."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if MODULE.encode() in words[:4]:
+                at = words.index(MODULE.encode())
+                rest = [os.fsdecode(w) for w in words[at + 1 : at + 3]]
+                if len(rest) == 2:
+                    where = "" if rest[1] == NO_MOUNTPOINT else rest[1]
+                    found.append(Running(int(process.name), rest[0], where))
+    return found
+
+
+def at_mountpoint(where: str) -> Running | None:
+    """The node mounted on this directory."""
+    return next((n for n in running() if n.mountpoint == where), None)
+
+
+def wait_gone(pid: int, timeout_s: float) -> bool:
+    """Waits for a process that is not our child; True when it ended in time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    end_s = time.monotonic() + timeout_s
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(max(0.0, end_s - time.monotonic()) * 1000))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""The kernel's mount table, as this process sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+FS_TYPE = "fuse.dfs"
+"""What our mounts are called in the table (subtype `dfs`)."""
+MOUNTINFO = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo (see proc(5))."""
+
+    where: bytes
+    device: str
+    """major:minor; the minor number names the FUSE connection in /sys."""
+    fs_type: str
+    source: str
+
+    @property
+    def is_ours(self) -> bool:
+        return self.fs_type == FS_TYPE
+
+    @property
+    def connection(self) -> str:
+        """The directory of the connection below /sys/fs/fuse/connections."""
+        return self.device.partition(":")[2]
+
+
+def parse(text: bytes) -> list[Mount]:
+    """All mounts, in the order they were made (a later one hides an earlier one)."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        dash = fields.index(b"-", 6)
+        mounts.append(
+            Mount(
+                _unescape(fields[4]),
+                fields[2].decode(),
+                fields[dash + 1].decode(),
+                _unescape(fields[dash + 2]).decode(errors="replace"),
+            )
+        )
+    return mounts
+
+
+def _unescape(field: bytes) -> bytes:
+    return _OCTAL.sub(lambda m: bytes([int(m.group(1), 8)]), field)
+
+
+def find(directory: str) -> Mount | None:
+    """The topmost mount exactly at this directory, without touching it."""
+    where = os.fsencode(directory)
+    here = [m for m in parse(MOUNTINFO.read_bytes()) if m.where == where]
+    return here[-1] if here else None
+
+
+def canonical(directory: str) -> str:
+    """The absolute path with links of the parents resolved.
+
+    The last component is not touched, because a dead or stuck mount may be there;
+    if it is a symbolic link, that is resolved too.
+    """
+    path = os.path.abspath(directory)
+    if os.path.islink(path) and find(path) is None:
+        return os.path.realpath(path)
+    parent, name = os.path.split(path)
+    return os.path.join(os.path.realpath(parent), name) if name else "/"

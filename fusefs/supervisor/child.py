@@ -1,0 +1,152 @@
+"""One supervised process: started, watched by descriptor, restarted with back-off."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fusefs import readiness
+
+STEADY_S = 10.0
+"""A child that lived this long is healthy: its next death starts at no delay."""
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 5.0
+LOG_TAIL_BYTES = 4096
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def delay_s(quick_deaths: int) -> float:
+    """How long to wait before the next start; the first one is at once.
+
+    Args:
+        quick_deaths: deaths in a row of processes younger than STEADY_S.
+    """
+    if quick_deaths <= 1:
+        return 0.0
+    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(quick_deaths - 2, 10)))
+
+
+def _die_with_parent() -> None:
+    """In the child before exec: a killed supervisor takes its children along."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Child:
+    """A program that should be running. Not thread-safe: the supervisor's loop only."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path | None, keep: Sequence[int]
+    ) -> None:
+        """`keep`: descriptors it inherits; `log`: None writes to our stderr."""
+        self.name = name
+        self.command = list(command)
+        self.keep = tuple(keep)
+        self.is_ready = False
+        self.facts: Mapping[str, readiness.Fact] = {}
+        self.reason = ""
+        self.code = 1
+        self.starts = 0
+        self.quick_deaths = 0
+        self.pidfd = -1
+        self.reports = -1
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Starts the program; `pidfd` and `reports` are then worth watching."""
+        reports, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        out = self._open_log()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=[*self.keep, theirs],
+                env={**os.environ, readiness.VARIABLE: str(theirs)},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        finally:
+            os.close(theirs)
+            if out is not None:
+                os.close(out)
+        self.reports = reports
+        self.pidfd = os.pidfd_open(self._process.pid)
+        self.is_ready, self.reason = False, ""
+        self.starts += 1
+        self._started_s = time.monotonic()
+
+    def _open_log(self) -> int | None:
+        if self._log is None:
+            return None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self._log, flags, 0o600)
+
+    def read_reports(self) -> bool:
+        """Takes in what the child said about itself; False: it will say no more."""
+        try:
+            data = os.read(self.reports, 65536)
+        except BlockingIOError:
+            return True
+        for report in readiness.parse(data):
+            if report.ready is not None:
+                self.is_ready, self.facts = True, report.ready
+            else:
+                self.reason, self.code = report.failed, report.code
+        return bool(data)
+
+    def ended(self) -> int:
+        """Reaps the child and returns its exit code (negative: the signal)."""
+        assert self._process is not None
+        self.read_reports()
+        status = self._process.wait()
+        os.close(self.pidfd)
+        os.close(self.reports)
+        self.pidfd = self.reports = -1
+        self._process = None
+        self.is_ready = False
+        quick = time.monotonic() - self._started_s < STEADY_S
+        self.quick_deaths = self.quick_deaths + 1 if quick else 0
+        return status
+
+    def kill(self, number: int) -> None:
+        """Sends a signal if it runs."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def why(self) -> str:
+        """The child's own reason for its end, else the last line of its log."""
+        if self.reason or self._log is None:
+            return self.reason or "see the messages above"
+        lines = tail(self._log).splitlines()
+        return lines[-1].strip() if lines else "it said nothing"
+
+
+def tail(path: Path) -> str:
+    """The last few kilobytes of a log, without blank lines at the end."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace").rstrip()
+    except OSError:
+        return ""

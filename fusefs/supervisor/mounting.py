@@ -1,0 +1,44 @@
+"""The /dev/fuse descriptor that outlives a worker (kernel binding)."""
+
+from __future__ import annotations
+
+import os
+
+from fusefs.config import Config
+from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+
+
+class MountedDevice:
+    """A mount and its descriptor. The number of `descriptor` never changes."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.descriptor = mount(config)
+
+    def renew(self) -> None:
+        """Mounts again after the old connection was aborted."""
+        fresh = mount(self._config)
+        os.dup2(fresh, self.descriptor, inheritable=False)
+        os.close(fresh)
+
+    def close(self) -> None:
+        """Lets go; the kernel ends the connection when no worker has it either."""
+        os.close(self.descriptor)
+
+
+def mount(config: Config) -> int:
+    """Mounts and returns the descriptor, not yet negotiated (no INIT answered).
+
+    Raises:
+        CommandError: the kernel or fusermount refused.
+    """
+    from fusefs.bindings.kernel import mounting
+
+    try:
+        return mounting.mount(
+            config.mountpoint, fsname=config.fsname, flags=config.mount_flags
+        )
+    except OSError as error:
+        raise CommandError(
+            f"cannot mount on {config.mountpoint}: {error.strerror}", MOUNT_FAILURE
+        ) from error

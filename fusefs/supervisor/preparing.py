@@ -1,0 +1,108 @@
+"""From settings to a locked, existing store, before the first child starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from fusefs import config as configuration
+from fusefs import readiness
+from fusefs.config import Config
+from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE, CommandError
+from fusefs.supervisor import lock
+
+log = logging.getLogger("dfs.supervisor")
+
+LOG_LIMIT_BYTES = 8 << 20
+"""A log longer than this is set aside as NAME.log.1 when a node starts."""
+INIT_LIMIT_S = 60.0
+LOGS = ("supervisor.log", "worker.log", "node.log")
+
+
+def prepare(config: Config) -> int:
+    """Makes and locks the store and leaves the settings in it; returns the lock.
+
+    Raises:
+        CommandError: the store is in use or cannot be made, or the token is bad.
+    """
+    make_directories(config)
+    descriptor = lock.acquire(Path(config.store), config.mountpoint)
+    try:
+        rotate_logs(config.run_dir)
+        write_settings(config)
+        if not (Path(config.store) / "format").exists():
+            create(config)
+        elif config.join:
+            log.info("the store has its cluster already; the join token is not used")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def make_directories(config: Config) -> None:
+    """STORE and STORE/run, for this user only."""
+    try:
+        for directory in (Path(config.store), config.run_dir):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+    except OSError as error:
+        raise CommandError(
+            f"store {config.store} cannot be made: {error.strerror} "
+            f"({error.filename}); give another place with --store",
+            MOUNT_FAILURE if config.mountpoint else FAILED,
+        ) from error
+
+
+def rotate_logs(run_dir: Path) -> None:
+    """Sets long logs aside."""
+    for name in LOGS:
+        path = run_dir / name
+        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+            path.replace(path.with_name(name + ".1"))
+
+
+def write_settings(config: Config) -> None:
+    """STORE/run/config.json, readable by this user only."""
+    where = config.run_dir / "config.json"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(where, flags, 0o600), "wb") as out:
+        out.write(configuration.encode(config))
+
+
+def create(config: Config) -> None:
+    """Makes identity and namespace of a new store, by `python -m netnode init`.
+
+    In a process of its own, because it needs the network's cryptography and this
+    one stays small.
+    """
+    settings = config.run_dir / "config.json"
+    reports, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "netnode", "init", "--config", str(settings)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            pass_fds=[theirs],
+            env={**os.environ, readiness.VARIABLE: str(theirs)},
+            timeout=INIT_LIMIT_S,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+    with os.fdopen(reports, "rb") as said:
+        reasons = [r.failed for r in readiness.parse(said.read()) if r.failed]
+    if done.returncode:
+        lines = reasons or done.stderr.strip().splitlines() or ["it said nothing"]
+        raise CommandError(lines[-1], MOUNT_FAILURE if config.mountpoint else FAILED)
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as we may have; children inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,295 @@
+"""Keeps a node and its mount alive; see the package for the whole picture.
+
+Invariants: at most one worker and one node process of a store exist; the lock on
+the store outlives both; nothing here ever touches the mountpoint except in threads
+that may be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from fusefs import readiness
+from fusefs.config import Config
+from fusefs.mountpoint import table, unmounting
+from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE
+from fusefs.supervisor.child import Child, delay_s
+from fusefs.supervisor.loop import Loop
+from fusefs.supervisor.mounting import MountedDevice
+from fusefs.supervisor.watchdog import PROBE_EVERY_S, Watchdog
+
+log = logging.getLogger("dfs.supervisor")
+
+START_LIMIT_S = 60.0
+"""A mount that is not up by then has failed (a large store after a power cut)."""
+STOP_WORKER_S = 60.0
+"""For writing what is dirty to a slow disk; then the worker is killed."""
+STOP_NODE_S = 5.0
+HANDOVER_S = 5.0
+"""A worker asked to make way that does not is killed: its successor takes over."""
+MOST_QUICK_DEATHS = 12
+"""A worker that dies so often in a row will not come up: the mount is given up."""
+DUMP_S = 1.0
+"""Time for the stacks of a stuck worker to reach its log."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """STORE/run/supervisor.json: for `dfs status`, tests and people."""
+
+    pid: int
+    mountpoint: str
+    store: str
+    started_s: float
+    worker: int
+    node: int
+    worker_starts: int
+    node_starts: int
+    connection: str
+
+
+class Supervisor:
+    """Runs until the mount is gone or it is told to stop."""
+
+    def __init__(
+        self, config: Config, device: MountedDevice | None, lock: int, loop: Loop
+    ) -> None:
+        """`device`: None for a node without a mount, or one whose worker mounts."""
+        self._config = config
+        self._device = device
+        self._lock = lock
+        self._loop = loop
+        self._started_s = time.time()
+        self._announced = False
+        self._stopping = False
+        self._exit_code = 0
+        self._connection = ""
+        self._watchdog: Watchdog | None = None
+        self._node = self._make_child("node", "netnode", ())
+        self._worker: Child | None = None
+        if config.mountpoint:
+            keep = (device.descriptor,) if device else ()
+            self._worker = self._make_child("worker", "fusefs.worker", keep)
+
+    def _make_child(self, name: str, module: str, keep: tuple[int, ...]) -> Child:
+        settings = str(self._config.run_dir / "config.json")
+        command = ["-m", module, "--config", settings]
+        if keep:
+            command += ["--fuse-fd", str(keep[0])]
+        return Child(name, command, self._log_file(name), (self._lock, *keep))
+
+    def _log_file(self, name: str) -> Path | None:
+        if self._config.foreground:
+            return None
+        return self._config.run_dir / f"{name}.log"
+
+    def run(self) -> int:
+        """Starts everything; returns the exit code when everything has ended."""
+        loop = self._loop
+        loop.on_signals((signal.SIGTERM, signal.SIGINT), self._stop_on_signal)
+        loop.on_signals((signal.SIGHUP,), self._upgrade)
+        for child in self._children():
+            self._start(child)
+        loop.after(START_LIMIT_S, self._give_up_starting)
+        loop.run()
+        self._forget_state()
+        return self._exit_code
+
+    def _children(self) -> list[Child]:
+        return [c for c in (self._node, self._worker) if c is not None]
+
+    # -- starting ---------------------------------------------------------------
+
+    def _start(self, child: Child) -> None:
+        if self._stopping:
+            return
+        child.start()
+        self._loop.watch(child.pidfd, lambda: self._ended(child))
+        self._loop.watch(child.reports, lambda: self._reported(child))
+        self._write_state()
+
+    def _reported(self, child: Child) -> None:
+        was_ready = child.is_ready
+        if not child.read_reports():
+            self._loop.forget(child.reports)
+            return
+        if child.is_ready and not was_ready:
+            log.info("%s ready pid=%d", child.name, child.pid)
+            self._announce_when_complete()
+
+    def _announce_when_complete(self) -> None:
+        if self._announced or not all(c.is_ready for c in self._children()):
+            return
+        self._announced = True
+        self._find_connection()
+        facts = {k: v for c in self._children() for k, v in c.facts.items()}
+        readiness.ready(**facts)
+        readiness.notify_systemd("READY=1")
+        if self._config.watchdog_s and self._worker:
+            self._loop.after(PROBE_EVERY_S, self._look_after_mount)
+
+    def _find_connection(self) -> None:
+        mount = table.find(self._config.mountpoint) if self._worker else None
+        if mount is None:
+            return
+        self._connection = mount.connection
+        self._watchdog = Watchdog(
+            self._config.mountpoint, mount.connection, self._config.watchdog_s
+        )
+        self._write_state()
+
+    def _give_up_starting(self) -> None:
+        if not self._announced and not self._stopping:
+            late = next(c for c in self._children() if not c.is_ready)
+            self._fail(f"the {late.name} was not ready after {START_LIMIT_S:.0f} s")
+
+    # -- ends ---------------------------------------------------------------------
+
+    def _ended(self, child: Child) -> None:
+        child.read_reports()
+        self._loop.forget(child.pidfd)
+        self._loop.forget(child.reports)
+        status = child.ended()
+        log.log(
+            logging.INFO if status == 0 else logging.WARNING,
+            "%s ended status=%d",
+            child.name,
+            status,
+        )
+        self._write_state()
+        if self._stopping:
+            self._stop_when_all_ended()
+        elif not self._announced:
+            self._fail(child.why(), child.code)
+        elif child is self._worker and not self._mount_is_there():
+            log.info("the mount is gone")
+            self._stop()
+        elif child is self._worker and child.quick_deaths > MOST_QUICK_DEATHS:
+            self._fail(f"the worker dies again and again: {child.why()}")
+        else:
+            self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        wait_s = delay_s(child.quick_deaths)
+        if child is self._worker and self._device is None:
+            unmounting.detach(self._config.mountpoint)
+        self._loop.after(wait_s, lambda: self._start(child))
+
+    def _mount_is_there(self) -> bool:
+        return unmounting.is_mounted(self._config.mountpoint)
+
+    # -- stopping -----------------------------------------------------------------
+
+    def _fail(self, sentence: str, code: int = FAILED) -> None:
+        log.error("giving up: %s", sentence)
+        self._exit_code = code or FAILED
+        if not self._announced:
+            readiness.failed(sentence, MOUNT_FAILURE if self._worker else code)
+        self._unmount()
+        self._stop()
+
+    def _stop_on_signal(self) -> None:
+        if self._stopping:
+            return
+        readiness.notify_systemd("STOPPING=1")
+        log.info("asked to stop")
+        self._unmount()
+        self._stop()
+
+    def _unmount(self) -> None:
+        if not self._worker or not self._mount_is_there():
+            return
+        where = self._config.mountpoint
+        try:
+            unmounting.unmount(where)
+        except OSError as error:
+            names = ", ".join(f"{name}({pid})" for pid, name in unmounting.users(where))
+            log.warning("%s: %s; detaching it from %s", where, error.strerror, names)
+            unmounting.detach(where)
+            if self._worker:
+                self._worker.kill(signal.SIGTERM)
+
+    def _stop(self) -> None:
+        """The worker ends first: the node serves what it still publishes."""
+        self._stopping = True
+        if self._worker and self._worker.running:
+            worker = self._worker
+            if not self._announced:
+                worker.kill(signal.SIGTERM)
+            self._loop.after(STOP_WORKER_S, lambda: worker.kill(signal.SIGKILL))
+        self._stop_when_all_ended()
+
+    def _stop_when_all_ended(self) -> None:
+        if self._worker and self._worker.running:
+            return
+        if self._node.running:
+            self._node.kill(signal.SIGTERM)
+            self._loop.after(STOP_NODE_S, lambda: self._node.kill(signal.SIGKILL))
+            return
+        self._loop.stop()
+
+    # -- a new version, and a stuck mount ---------------------------------------------
+
+    def _upgrade(self) -> None:
+        """Both children make way for the code on disk; the mount stays."""
+        log.info("restarting node and worker")
+        for child in self._children():
+            child.quick_deaths = 0
+            child.kill(signal.SIGTERM)
+            pid = child.pid
+            self._loop.after(HANDOVER_S, lambda c=child, p=pid: self._push(c, p))
+
+    def _push(self, child: Child, pid: int) -> None:
+        if child.pid == pid:
+            child.kill(signal.SIGKILL)
+
+    def _look_after_mount(self) -> None:
+        self._loop.after(PROBE_EVERY_S, self._look_after_mount)
+        if self._stopping or self._watchdog is None or not self._watchdog.stuck():
+            return
+        self._watchdog = None
+        limit = self._config.watchdog_s
+        log.error("the mount answered nothing for %.0f s; see worker.log", limit)
+        if self._worker:
+            self._worker.kill(signal.SIGUSR1)
+        self._loop.after(DUMP_S, self._replace_mount)
+
+    def _replace_mount(self) -> None:
+        """Ends the stuck connection with an error for its users, and mounts anew."""
+        if self._stopping or self._worker is None:
+            return
+        unmounting.abort(self._connection)
+        self._worker.kill(signal.SIGKILL)
+        if self._device is not None:
+            unmounting.detach(self._config.mountpoint)
+            self._device.renew()
+        self._loop.after(PROBE_EVERY_S, self._find_connection)
+
+    # -- what others may read --------------------------------------------------------
+
+    def _write_state(self) -> None:
+        worker, node = self._worker, self._node
+        state = State(
+            os.getpid(),
+            self._config.mountpoint,
+            self._config.store,
+            self._started_s,
+            worker.pid if worker else 0,
+            node.pid,
+            worker.starts if worker else 0,
+            node.starts,
+            self._connection,
+        )
+        where = self._config.run_dir / "supervisor.json"
+        fresh = where.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(state))
+        fresh.replace(where)
+
+    def _forget_state(self) -> None:
+        for name in ("supervisor.json", "config.json"):
+            (self._config.run_dir / name).unlink(missing_ok=True)
