@@ -1,0 +1,177 @@
+"""Requests that a thread waits for: a pool of connections, one request each.
+
+The thread that asks reads its own answer, so no other thread has to wake up in
+between: the close barrier is latency critical.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
+from fusefs.nodelink.messages import (
+    Attach,
+    Barrier,
+    BarrierDone,
+    Cancel,
+    Fetch,
+    Fetched,
+    FromNode,
+    decode_from_node,
+    encode,
+)
+
+CONNECT_TIMEOUT_S = 1.0
+SLICE_S = 0.02
+"""How often a waiting fetch looks whether its program was interrupted."""
+KEEP_IDLE = 16
+"""Idle connections kept: more threads than this seldom wait at once."""
+
+
+class NodeDown(Exception):
+    """There is no node process behind the socket (any more)."""
+
+
+def connect(path: Path, role: str) -> socket.socket:
+    """A connection that has said who it is. Raises NodeDown."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        sock.connect(str(path))
+        attach = Attach(role=role, pid=os.getpid())  # type: ignore[arg-type]
+        sock.sendall(pack(encode(attach)))
+    except OSError as error:
+        sock.close()
+        raise NodeDown(f"{path}: {error}") from error
+    return sock
+
+
+class CallConnection:
+    """One connection with at most one request under way. Not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = connect(path, "call")
+        self._timeout = CONNECT_TIMEOUT_S
+        self._reader = FrameReader()
+        self._waiting: list[FromNode] = []
+
+    def send(self, message: Barrier | Fetch | Cancel) -> None:
+        """Raises NodeDown."""
+        try:
+            self._sock.sendall(pack(encode(message)))
+        except OSError as error:
+            raise NodeDown(str(error)) from error
+
+    def answer(self, timeout_s: float) -> FromNode | None:
+        """The next message, or None after the timeout. Raises NodeDown."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not self._waiting:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                if abs(left - self._timeout) > 0.001:
+                    self._sock.settimeout(left)
+                    self._timeout = left
+                count = self._sock.recv_into(self._reader.buffer())
+                if not count:
+                    raise NodeDown("the node closed the connection")
+                for frame in self._reader.filled(count):
+                    self._waiting.append(decode_from_node(frame.header))
+        except TimeoutError:
+            return None
+        except (OSError, ProtocolError, msgspec.DecodeError) as error:
+            raise NodeDown(str(error)) from error
+        return self._waiting.pop(0)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Calls:
+    """The pool. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # protects _idle, _next; nothing waits inside
+        self._idle: list[CallConnection] = []
+        self._next = 0
+
+    def barrier(self, seq: int, timeout_s: float) -> bool | None:
+        """What the node answered, or None after the timeout. Raises NodeDown."""
+        with _Lease(self) as (connection, number):
+            connection.send(Barrier(number, seq, int(timeout_s * 1000)))  # type: ignore[arg-type]
+            deadline = time.monotonic() + timeout_s
+            while True:
+                answer = connection.answer(deadline - time.monotonic())
+                if answer is None:
+                    return None
+                if isinstance(answer, BarrierDone) and answer.id == number:
+                    return answer.ok
+
+    def fetch(
+        self, message: Fetch, deadline: float, cancelled: Callable[[], bool] | None
+    ) -> Fetched | None:
+        """The answer, or None when cancelled or out of time. Raises NodeDown."""
+        with _Lease(self) as (connection, number):
+            connection.send(msgspec.structs.replace(message, id=number))
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0 or (cancelled is not None and cancelled()):
+                    connection.send(Cancel(number))
+                    return None
+                slice_s = left if cancelled is None else min(left, SLICE_S)
+                answer = connection.answer(slice_s)
+                if isinstance(answer, Fetched) and answer.id == number:
+                    return answer
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> tuple[CallConnection, int]:
+        with self._lock:
+            self._next += 1
+            number = self._next
+            if self._idle:
+                return self._idle.pop(), number
+        return CallConnection(self._path), number
+
+    def _give_back(self, connection: CallConnection) -> None:
+        with self._lock:
+            if len(self._idle) < KEEP_IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class _Lease:
+    """A connection for one request; thrown away when the request failed on it."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._connection: CallConnection | None = None
+
+    def __enter__(self) -> tuple[CallConnection, int]:
+        self._connection, number = self._calls._take()
+        return self._connection, number
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._connection is not None
+        if kind is None:
+            self._calls._give_back(self._connection)
+        else:
+            self._connection.close()
+            if kind is NodeDown:
+                self._calls.close()

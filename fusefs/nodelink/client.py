@@ -1,0 +1,338 @@
+"""The worker's side of the link to the node process.
+
+Owns two threads: a reader that (re)connects, hears what peers changed and lets
+the worker forget it, and a writer that sends what was published within about a
+millisecond. Every method may be called from any thread, and nothing but `fetch`
+ever fails or blocks because the node is away.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fusefs.errors import FsError, Interrupted, NoSpace, TimedOut, Unreachable
+from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.tx import Body, Effects, Tx
+from fusefs.nodelink.calls import Calls, NodeDown, connect
+from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
+from fusefs.nodelink.messages import (
+    AskWorker,
+    Attached,
+    Changed,
+    Fetch,
+    FromNode,
+    Invalidated,
+    Peers,
+    Prefetch,
+    WorkerAnswer,
+    decode_from_node,
+    encode,
+)
+from fusefs.nodelink.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.001
+"""Transactions published within this time travel together."""
+SEND_TIMEOUT_S = 1.0
+"""A node that takes no byte for this long is given up (and connected to anew)."""
+SEND_BUFFER_BYTES = 4 << 20
+RECONNECT_S = (0.02, 0.05, 0.1, 0.2)
+"""Pauses between attempts, the last for ever: a restarted node is soon back."""
+NODE_BACK_S = 4.0
+"""A fetch waits this long (and never past its deadline) for a restarting node."""
+
+
+class LinkStatistics(msgspec.Struct, frozen=True):
+    """What the link has done, for `dfs status`."""
+
+    connected: bool
+    near_peers: int
+    connected_peers: int
+    published: int
+    queued_bytes: int
+    barriers: int
+    barrier_timeouts: int
+    barrier_p50_ms: float
+    barrier_p95_ms: float
+    fetches: int
+    fetch_failures: int
+
+
+class NodeLink:
+    """See the module. `on_effects` and `on_reconnect` run in the reader thread
+    with no lock held; the node hears that they are done when they return."""
+
+    def __init__(
+        self,
+        socket_path: Path,
+        on_effects: Callable[[Effects], None],
+        on_reconnect: Callable[[], None],
+        statistics: Callable[[], object] | None = None,
+    ) -> None:
+        self._path = socket_path
+        self._on_effects = on_effects
+        self._on_reconnect = on_reconnect
+        self._worker_statistics = statistics
+        self._outbox = Outbox()
+        self._calls = Calls(socket_path)
+        self._send_lock = threading.Lock()  # order of frames on _sock; holds a send
+        self._sock: socket.socket | None = None
+        self._attached = False
+        self._near = self._connected_peers = 0
+        self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._published = self._fetches = self._fetch_failures = 0
+        self._barriers = self._barrier_timeouts = 0
+        self._barrier_ms: deque[float] = deque(maxlen=1000)
+        self._threads = [
+            threading.Thread(target=self._read_for_ever, name="link-reader"),
+            threading.Thread(target=self._write_for_ever, name="link-writer"),
+        ]
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    # -- what the vfs asks for -----------------------------------------------------
+
+    def publish(self, tx: Tx, bodies: Sequence[Body] = ()) -> None:
+        """Hand a committed transaction to the node, soon. Never blocks."""
+        self._published += 1
+        if self._attached and self._outbox.put(tx, bodies):
+            self._wake.set()
+
+    def barrier(self, seq: Seq, timeout_s: float) -> bool:
+        """Wait until every near connected peer applied and invalidated `seq`.
+
+        True at once without a near peer or without a node; False at the timeout.
+        """
+        if not self._near or not self._attached:
+            return True
+        began = time.monotonic()
+        try:
+            self._flush(timeout_s)
+            left = timeout_s - (time.monotonic() - began)
+            ok = self._calls.barrier(seq, left) if left > 0 else None
+        except NodeDown:
+            return True
+        self._barriers += 1
+        self._barrier_timeouts += not ok
+        self._barrier_ms.append((time.monotonic() - began) * 1000)
+        return bool(ok)
+
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+        hint: Sequence[NodeId] = (),
+    ) -> None:
+        """Return when all chunks are in the store.
+
+        Raises Unreachable (no reachable peer has one), TimedOut, Interrupted,
+        NoSpace.
+        """
+        self._fetches += 1
+        now = time.monotonic()
+        deadline = now + timeout_s
+        message = Fetch(0, tuple(cids), int(timeout_s * 1000), tuple(hint))
+        give_up = min(deadline, now + NODE_BACK_S)
+        try:
+            while True:
+                try:
+                    answer = self._calls.fetch(message, deadline, cancelled)
+                    break
+                except NodeDown as error:
+                    _check(cancelled)
+                    if time.monotonic() >= give_up:
+                        raise Unreachable("the node process is not running") from error
+                    self._closing.wait(0.05)
+            if answer is None:
+                _check(cancelled)
+                raise TimedOut("no peer sent the data in time")
+            if answer.error:
+                raise _error(answer.error, answer.reason)
+        except FsError:
+            self._fetch_failures += 1
+            raise
+
+    def prefetch(self, cids: Iterable[ChunkId], hint: Sequence[NodeId] = ()) -> None:
+        """Ask for chunks that will be wanted soon; no answer, no error."""
+        if self._attached:
+            self._send(encode(Prefetch(tuple(cids), tuple(hint))))
+
+    def connected(self) -> bool:
+        return self._attached
+
+    def statistics(self) -> LinkStatistics:
+        times = sorted(self._barrier_ms)
+        return LinkStatistics(
+            connected=self._attached,
+            near_peers=self._near,
+            connected_peers=self._connected_peers,
+            published=self._published,
+            queued_bytes=self._outbox.queued_bytes,
+            barriers=self._barriers,
+            barrier_timeouts=self._barrier_timeouts,
+            barrier_p50_ms=round(times[len(times) // 2], 3) if times else 0.0,
+            barrier_p95_ms=round(times[len(times) * 95 // 100], 3) if times else 0.0,
+            fetches=self._fetches,
+            fetch_failures=self._fetch_failures,
+        )
+
+    def close(self) -> None:
+        """Send what is queued, then stop both threads."""
+        self._flush(SEND_TIMEOUT_S)
+        self._closing.set()
+        self._wake.set()
+        self._drop()
+        self._calls.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(2.0)
+
+    # -- sending -------------------------------------------------------------------
+
+    def _write_for_ever(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(GATHER_S)
+            self._wake.clear()
+            self._flush(SEND_TIMEOUT_S)
+
+    def _flush(self, timeout_s: float) -> None:
+        """Send what is queued, in order; somebody else may be at it already."""
+        if not self._send_lock.acquire(timeout=timeout_s):
+            return
+        try:
+            if self._attached:
+                frames = [pack(encode(m)) for m in self._outbox.take()]
+                if frames:
+                    self._send_locked(b"".join(frames))
+        finally:
+            self._send_lock.release()
+
+    def _send(self, header: bytes) -> None:
+        with self._send_lock:
+            self._send_locked(pack(header))
+
+    def _send_locked(self, data: bytes) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            sock.sendall(data)
+        except OSError as error:
+            log.warning("the link to the node broke while sending: %s", error)
+            self._drop()
+
+    def _drop(self) -> None:
+        """Break the connection; the reader notices and connects anew."""
+        self._attached = False
+        self._near = self._connected_peers = 0
+        sock = self._sock
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    # -- receiving -----------------------------------------------------------------
+
+    def _read_for_ever(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                sock = connect(self._path, "worker")
+            except NodeDown:
+                pause = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
+                failures += 1
+                self._closing.wait(pause)
+                continue
+            failures = 0
+            try:
+                self._serve(sock)
+            except (OSError, ProtocolError, msgspec.DecodeError) as error:
+                if not self._closing.is_set():
+                    log.warning("the link to the node broke: %s", error)
+            self._drop()
+            self._sock = None
+            sock.close()
+            self._closing.wait(RECONNECT_S[0])
+
+    def _serve(self, sock: socket.socket) -> None:
+        """Read until the connection ends."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.settimeout(SEND_TIMEOUT_S)
+        self._sock = sock
+        reader = FrameReader()
+        while not self._closing.is_set():
+            try:
+                count = sock.recv_into(reader.buffer())
+            except TimeoutError:
+                continue
+            if not count:
+                return
+            for frame in reader.filled(count):
+                self._handle(decode_from_node(frame.header))
+
+    def _handle(self, message: FromNode) -> None:
+        match message:
+            case Changed():
+                self._changed(message)
+            case Peers():
+                self._near, self._connected_peers = message.near, message.connected
+            case Attached():
+                # The node read the database after this; what waits here is in it.
+                self._outbox.clear()
+                self._attached = True
+            case AskWorker():
+                self._tell_statistics(message.id)
+            case _:
+                raise ProtocolError(f"unexpected {type(message).__name__}")
+
+    def _changed(self, message: Changed) -> None:
+        try:
+            if message.everything:
+                self._on_reconnect()
+            else:
+                self._on_effects(message.effects)
+        except Exception:
+            log.exception("forgetting what peers changed failed; forgetting all")
+            try:
+                self._on_reconnect()
+            except Exception:
+                log.exception("forgetting all failed, too")
+        self._send(encode(Invalidated(message.id)))
+
+    def _tell_statistics(self, number: int) -> None:
+        own = self._worker_statistics
+        value = {"link": self.statistics(), "worker": own() if own else None}
+        data = msgspec.json.encode(value, enc_hook=str)
+        self._send(encode(WorkerAnswer(number, data)))
+
+
+def _check(cancelled: Callable[[], bool] | None) -> None:
+    if cancelled is not None and cancelled():
+        raise Interrupted("interrupted while waiting for data")
+
+
+def _error(number: int, reason: str) -> FsError:
+    match number:
+        case errno.ETIMEDOUT:
+            return TimedOut(reason)
+        case errno.ENOSPC:
+            return NoSpace(reason)
+        case errno.EHOSTUNREACH:
+            return Unreachable(reason)
+    return FsError(reason, errno=number)

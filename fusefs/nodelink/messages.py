@@ -1,0 +1,166 @@
+"""The messages of the link (docs/formats.md, section 8).
+
+A worker keeps one connection with the role `worker`: it publishes there and is
+told there what peers changed. Requests that are waited for (barrier, fetch) go
+over further connections with the role `call`, one request at a time each, so that
+the thread that waits reads its answer itself. The command line asks with `Ask`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.tx import Body, Effects, Tx
+
+LINK_VERSION = 1
+
+Cid = Annotated[ChunkId, msgspec.Meta(min_length=32, max_length=32)]
+Cids = tuple[Cid, ...]
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all: a msgpack array that starts with the tag."""
+
+
+class Attach(Message, tag=1):
+    """First on every connection."""
+
+    role: Literal["worker", "call", "ask"]
+    version: int = LINK_VERSION
+    pid: int = 0
+
+
+class Attached(Message, tag=2):
+    """The node's answer to a worker; a `Changed` that forgets everything follows."""
+
+    node: NodeId
+    version: int = LINK_VERSION
+
+
+class Publish(Message, tag=3):
+    """Committed local transactions in the order of their seq, with small chunks."""
+
+    txs: tuple[Tx, ...]
+    bodies: tuple[Body, ...] = ()
+
+
+class Behind(Message, tag=4):
+    """Transactions up to `seq` are committed and were not sent here."""
+
+    seq: Seq
+
+
+class Barrier(Message, tag=5):
+    """Answer when every near connected peer applied and invalidated `seq`."""
+
+    id: int
+    seq: Seq
+    timeout_ms: int
+
+
+class BarrierDone(Message, tag=6):
+    id: int
+    ok: bool
+
+
+class Fetch(Message, tag=7):
+    """Bring these chunks into the store. `hint`: nodes likely to have them."""
+
+    id: int
+    cids: Cids
+    timeout_ms: int
+    hint: tuple[NodeId, ...] = ()
+
+
+class Fetched(Message, tag=8):
+    """All are in the store (error 0), or the errno and why not."""
+
+    id: int
+    error: int = 0
+    reason: str = ""
+
+
+class Cancel(Message, tag=9):
+    """Nobody waits for this request any more."""
+
+    id: int
+
+
+class Prefetch(Message, tag=10):
+    """The same as Fetch in the background, without an answer."""
+
+    cids: Cids
+    hint: tuple[NodeId, ...] = ()
+
+
+class Changed(Message, tag=11):
+    """Peers changed the tree. Answer `Invalidated` when no cache shows the old."""
+
+    id: int
+    effects: Effects
+    everything: bool = False
+    """Changes may have been missed: forget all caches."""
+
+
+class Invalidated(Message, tag=12):
+    """All `Changed` up to this id are done."""
+
+    id: int
+
+
+class Ask(Message, tag=13):
+    """A request of the command line; `what` is listed in netnode/link.py."""
+
+    id: int
+    what: str
+    arguments: tuple[str, ...] = ()
+
+
+class Answer(Message, tag=14):
+    """`value` is JSON; when not `ok` a string that says why."""
+
+    id: int
+    ok: bool
+    value: bytes
+
+
+class AskWorker(Message, tag=15):
+    """The node asks the worker for its statistics."""
+
+    id: int
+
+
+class WorkerAnswer(Message, tag=16):
+    id: int
+    value: bytes
+
+
+class Peers(Message, tag=17):
+    """How many peers are connected, and how many of them a barrier waits for."""
+
+    near: int
+    connected: int
+
+
+# Tags 32-47 are kept for locks between nodes.
+
+ToNode = (
+    Attach
+    | Publish
+    | Behind
+    | Barrier
+    | Fetch
+    | Cancel
+    | Prefetch
+    | Invalidated
+    | Ask
+    | WorkerAnswer
+)
+FromNode = Attached | BarrierDone | Fetched | Changed | Answer | AskWorker | Peers
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_node = msgspec.msgpack.Decoder(ToNode).decode
+decode_from_node = msgspec.msgpack.Decoder(FromNode).decode
