@@ -1,0 +1,16 @@
+"""SQLite: registers, the derived tree, transactions, change feed (docs/formats.md)."""
+
+from fusefs.namespace.namespace import Namespace, Totals
+from fusefs.namespace.replicate import Applied, DeltaBatch
+from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import Entry, Inode
+
+__all__ = [
+    "Applied",
+    "DeltaBatch",
+    "Entry",
+    "Inode",
+    "Namespace",
+    "Totals",
+    "Transaction",
+]

@@ -9,6 +9,10 @@ from fusefs.model.ids import Ino
 FLAG_DERIVED = 1
 """An entry or inode shown by a merge rule (conflict version, revived name,
 lost+found), not by a register of its own; a change of it materialises it first."""
+FLAG_CONFLICT = 2
+"""An inode with concurrent versions of its data; the losers are shown beside it."""
+FLAG_APPENDS = 4
+"""With FLAG_CONFLICT: every version only appended, so they wait to be merged."""
 
 
 class Inode(NamedTuple):

@@ -1,0 +1,124 @@
+"""Conflicts as pure functions: names of losing versions, and what is none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from fusefs.model.hlc import Hlc, physical_ms
+from fusefs.model.ids import NAME_MAX, NodeId, Seq
+from fusefs.model.records import Attrs, Content
+from fusefs.model.register import Sibling
+from fusefs.model.vector import dominates
+
+_DOUBLE = (b".gz", b".bz2", b".xz", b".zst", b".lz", b".lzma", b".z", b".gpg", b".enc")
+_MARK = b".conflict-"
+
+
+def split_extension(name: bytes) -> tuple[bytes, bytes]:
+    """(stem, extension): `a.tar.gz` gives (a, .tar.gz), `.profile` keeps its dot."""
+    dot = name.rfind(b".")
+    if dot <= 0:
+        return name, b""
+    stem, ext = name[:dot], name[dot:]
+    inner = stem.rfind(b".")
+    if ext.lower() in _DOUBLE and inner > 0 and len(stem) - inner <= 5:
+        return stem[:inner], stem[inner:] + ext
+    return stem, ext
+
+
+def conflict_name(name: bytes, node_name: str, stamp: Hlc, nth: int = 0) -> bytes:
+    """The name under which a losing version of `name` is shown beside it.
+
+    A version of a conflict file does not cascade: its old mark is replaced.
+    """
+    stem, ext = split_extension(name)
+    mark = stem.find(_MARK)
+    if mark > 0:
+        stem = stem[:mark]
+    when = datetime.fromtimestamp(physical_ms(stamp) / 1000, UTC)
+    text = when.strftime("%Y%m%dT%H%M%S") + f".{physical_ms(stamp) % 1000:03d}Z"
+    safe = "".join(c if c.isalnum() or c in "_-" else "_" for c in node_name) or "node"
+    tail = _MARK + safe.encode()[:48] + b"-" + text.encode()
+    if nth:
+        tail += b"-%d" % (nth + 1)
+    ext = ext[:64]
+    return stem[: NAME_MAX - len(tail) - len(ext)] + tail + ext
+
+
+def merge_attrs(siblings: Sequence[tuple[Sibling, Attrs]]) -> Attrs:
+    """One value from concurrent ones, field by field; never a conflict."""
+    ranked = sorted(siblings, key=lambda s: s[0].rank)
+    latest = ranked[-1][1]
+    if len(ranked) == 1:
+        return latest
+    mode = max((a.mode_at, s.rank, a.mode) for s, a in ranked)
+    owner = max((a.owner_at, s.rank, a.uid, a.gid) for s, a in ranked)
+    return Attrs(
+        mode=mode[2],
+        uid=owner[2],
+        gid=owner[3],
+        ctime_ns=max(a.ctime_ns for _, a in ranked),
+        mode_at=mode[0],
+        owner_at=owner[0],
+        btime_ns=min(a.btime_ns for _, a in ranked),
+        atime_ns=latest.atime_ns,
+        rdev=latest.rdev,
+        target=latest.target,
+    )
+
+
+Version = tuple[Sibling, Content]
+Seen = tuple[tuple[NodeId, Seq], ...]
+
+
+def split_versions(versions: Sequence[Version]) -> tuple[Version, list[Version]]:
+    """(what the file shows, the losing versions that are real conflicts).
+
+    No conflict: the same data; data whose version another sibling had seen (only
+    its times changed here). The shown times are those of the latest sibling that
+    has the shown data.
+    """
+    ranked = sorted(versions, key=lambda v: v[0].rank, reverse=True)
+    if len(ranked) == 1:
+        return ranked[0], []
+    shown: Version | None = None
+    losers: list[Version] = []
+    for i, (sibling, content) in enumerate(ranked):
+        mine = dict(content.seen)
+        if any(
+            j != i and dominates(dict(c.seen), mine) and dict(c.seen) != mine
+            for j, (_, c) in enumerate(ranked)
+        ):
+            continue
+        if shown is None:
+            shown = (sibling, content)
+        elif not _same_data(content, shown[1]) and not any(
+            _same_data(content, c) for _, c in losers
+        ):
+            losers.append((sibling, content))
+    return shown or ranked[0], losers
+
+
+def _same_data(a: Content, b: Content) -> bool:
+    return (a.size, a.root) == (b.size, b.root)
+
+
+def all_appends(versions: Sequence[Version]) -> bool:
+    """True when every version is the same base plus appended bytes."""
+    bases = {c.appended_to for _, c in versions}
+    return len(bases) == 1 and None not in bases
+
+
+def merged_seen(contents: Sequence[Content]) -> dict[int, int]:
+    """The data version that includes all of these."""
+    out: dict[int, int] = {}
+    for content in contents:
+        for node, seq in content.seen:
+            out[node] = max(out.get(node, 0), seq)
+    return out
+
+
+def unseen_by_deleters(content: Content, deleters: Sequence[Seen]) -> bool:
+    """True when no deleter had seen this data: a delete must not swallow it."""
+    return not any(dominates(dict(d), dict(content.seen)) for d in deleters)

@@ -1,0 +1,105 @@
+"""Rebuild the derived tables, and prove that they agree with the registers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from fusefs.model.records import check_value, valid_key
+from fusefs.model.register import EMPTY, decode_register, encode_register
+from fusefs.namespace.derive import Derivation
+from fusefs.namespace.registers import (
+    BUCKETS,
+    Registers,
+    bucket_of,
+    read_buckets,
+    state_hash,
+)
+from fusefs.namespace.schema import DERIVED_TABLES
+
+Snapshot = dict[str, list[tuple[object, ...]]]
+
+
+def rebuild(db: sqlite3.Connection) -> None:
+    """Derive everything anew. `db` is inside a write transaction."""
+    for table in DERIVED_TABLES:
+        db.execute(f"DELETE FROM {table}")
+    registers = Registers(db)
+    for key, state in db.execute("SELECT key, state FROM register").fetchall():
+        registers.changed[key] = (EMPTY, decode_register(state))
+    derivation = Derivation(db, registers)
+    derivation.queue_root()
+    derivation.run()
+
+
+def snapshot(db: sqlite3.Connection) -> Snapshot:
+    """Every derived row, in a fixed order."""
+    return {
+        table: sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+        for table in DERIVED_TABLES
+    }
+
+
+def derived_differences(db: sqlite3.Connection) -> Iterator[str]:
+    """Differences between the derived tables and a rebuild; rolls the rebuild back.
+
+    `db` is inside a write transaction.
+    """
+    before = snapshot(db)
+    db.execute("SAVEPOINT rebuilt")
+    try:
+        rebuild(db)
+        after = snapshot(db)
+    finally:
+        db.execute("ROLLBACK TO rebuilt")
+        db.execute("RELEASE rebuilt")
+    for table in DERIVED_TABLES:
+        have, want = set(before[table]), set(after[table])
+        for row in sorted(have - want, key=repr):
+            yield f"{table}: row {row!r} should not be there"
+        for row in sorted(want - have, key=repr):
+            yield f"{table}: row {row!r} is missing"
+
+
+def register_problems(db: sqlite3.Connection) -> Iterator[str]:
+    """Registers that do not decode, are not canonical, or are indexed wrongly."""
+    buckets = [0] * BUCKETS
+    for key, node, seq, state in db.execute(
+        "SELECT key, node, seq, state FROM register"
+    ):
+        buckets[bucket_of(key)] ^= state_hash(key, state)
+        try:
+            register = decode_register(state)
+            for sibling in register.siblings:
+                check_value(key, sibling.value)
+        except Exception as error:
+            yield f"register {key!r}: {error}"
+            continue
+        if not valid_key(key):
+            yield f"register {key!r}: not a key"
+        if encode_register(register) != state:
+            yield f"register {key!r}: not in canonical form"
+        if register.siblings and max(s.dot for s in register.siblings) != (node, seq):
+            yield f"register {key!r}: indexed under the wrong dot"
+    if [b.to_bytes(16, "big") for b in buckets] != read_buckets(db):
+        yield "the digests do not match the registers"
+
+
+def tree_problems(db: sqlite3.Connection) -> Iterator[str]:
+    """Whether the derived tree is a tree: every directory reached once from root."""
+    children: dict[int, list[int]] = {}
+    for parent, ino, kind in db.execute("SELECT parent, ino, kind FROM entry"):
+        if kind == 4:
+            children.setdefault(parent, []).append(ino)
+    seen: set[int] = {1}
+    stack = [1]
+    while stack:
+        for child in children.get(stack.pop(), ()):
+            if child in seen:
+                yield f"directory {child} is reached twice"
+                continue
+            seen.add(child)
+            stack.append(child)
+    for (parent,) in db.execute("SELECT DISTINCT parent FROM entry"):
+        if parent not in seen:
+            yield f"directory {parent} has entries but is not reachable"

@@ -1,0 +1,441 @@
+"""The namespace of one node: registers, the derived tree, transactions.
+
+Both processes of a node open it. Reads come from any thread, from a cache of rows
+or one indexed query on a read connection. Writes go through one connection under
+the cross-process write lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.records import (
+    CONTENT,
+    MEMBER,
+    SETTING,
+    XATTR,
+    Member,
+    decode_content,
+    decode_member,
+    key_ino,
+    key_name,
+    xattr_key,
+)
+from fusefs.model.register import Register, decode_register
+from fusefs.model.tx import Effects, State, Tx
+from fusefs.model.vector import Vector
+from fusefs.namespace import check, schema
+from fusefs.namespace.cache import RowCache
+from fusefs.namespace.lock import WriteLock
+from fusefs.namespace.registers import fold_digests, read_buckets
+from fusefs.namespace.replicate import (
+    Applied,
+    Apply,
+    DeltaBatch,
+    bucket_hashes,
+    delta,
+    read_vector,
+    tree_digest,
+)
+from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import Entry, Inode
+
+SEQ_SKIP = 1 << 20
+"""How far the local seq jumps after a power cut (docs/formats.md, 3.4)."""
+CACHED_ROWS = 100_000
+
+Row = tuple[object, ...]
+_ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
+
+
+class Totals(msgspec.Struct, frozen=True):
+    inodes: int
+    bytes: int
+
+
+def boot_id() -> str:
+    """Changes with every boot of the kernel (proc(5))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Namespace:
+    """See the module. `clock` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self, directory: Path, *, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        path = directory / "meta.db"
+        self.path = path
+        self._clock = clock
+        self._writer = schema.connect(path)
+        schema.check_version(self._writer, path)
+        self._reader = schema.connect(path)
+        self._reader.execute("PRAGMA query_only = 1")
+        self._reader_lock = threading.Lock()  # one statement at a time; SQLite only
+        self._write_lock = WriteLock(directory / "write.lock")
+        self._inodes: RowCache[Ino, Inode] = RowCache(CACHED_ROWS)
+        self._entries: RowCache[tuple[Ino, bytes], Entry] = RowCache(CACHED_ROWS)
+        self.node_id = NodeId(int(self._meta("node_id")))
+        self._wal_fd: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        node_id: NodeId,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+        root: bool = True,
+        mode: int = 0o755,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> Namespace:
+        """Make meta.db. `root`: this node founds the cluster and writes the root's
+        attributes; a joining node learns them. Raises FileExistsError."""
+        db = schema.create(directory / "meta.db")
+        db.execute("INSERT INTO meta VALUES('node_id', ?)", (node_id,))
+        db.execute("INSERT INTO vector VALUES(?, 0, 0)", (node_id,))
+        db.execute(
+            "INSERT INTO inode VALUES(1,?,0,0,0,2,0,0,0,0,0,x'',20,0,0,x'',1,0)",
+            (0o040755,),
+        )
+        db.close()
+        namespace = cls(directory, clock=clock)
+        if root:
+            with namespace.transaction() as t:
+                t.new_inode(Ino(1), 0o040000 | mode, uid, gid)
+        return namespace
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, clock: Callable[[], int] = time.time_ns
+    ) -> Namespace:
+        """The namespace of an existing store. Raises Corrupt."""
+        return cls(directory, clock=clock)
+
+    # -- life of the store ----------------------------------------------------
+
+    def mark_running(self) -> bool:
+        """Called once by the owner of the store at start. True: the machine went
+        down without a clean stop, so the local seq jumps and objects are suspect."""
+        with self._write_lock:
+            before, clean = self._meta("boot_id"), self._meta("clean")
+            power_cut = bool(before) and not int(clean or 0) and before != boot_id()
+            if power_cut:
+                self._set_meta("skip", SEQ_SKIP)
+            self._set_meta("boot_id", boot_id())
+            self._set_meta("clean", 0)
+        return power_cut
+
+    def mark_clean(self) -> None:
+        """Called by the owner after everything is synced and closed by others."""
+        with self._write_lock:
+            self._set_meta("clean", 1)
+        self.sync()
+
+    def _meta(self, key: str) -> str:
+        row = self._writer.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
+        return str(row[0]) if row else ""
+
+    def _set_meta(self, key: str, value: object) -> None:
+        self._writer.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def sync(self) -> None:
+        """Everything committed before is durable when this returns."""
+        if self._wal_fd is None:
+            try:
+                self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+        os.fdatasync(self._wal_fd)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        self._write_lock.close()
+        if self._wal_fd is not None:
+            os.close(self._wal_fd)
+            self._wal_fd = None
+
+    # -- reads ----------------------------------------------------------------
+
+    def _read(
+        self, sql: str, args: tuple[object, ...] = ()
+    ) -> list[tuple[object, ...]]:
+        with self._reader_lock:
+            return self._reader.execute(sql, args).fetchall()
+
+    def inode(self, ino: Ino) -> Inode | None:
+        row = self._inodes.get(ino)
+        if row is not None:
+            return row
+        generation = self._inodes.generation
+        with self._reader_lock:
+            found = self._reader.execute(
+                "SELECT * FROM inode WHERE ino = ?", (ino,)
+            ).fetchone()
+        if found is None:
+            return None
+        row = Inode(*found)
+        self._inodes.offer(ino, row, generation)
+        return row
+
+    def entry(self, parent: Ino, name: bytes) -> Entry | None:
+        """What the name shows, or None; absence is cached too."""
+        key = (parent, name)
+        row = self._entries.get(key)
+        if row is not None:
+            return row if row.ino else None
+        generation = self._entries.generation
+        with self._reader_lock:
+            found = self._reader.execute(
+                "SELECT * FROM entry WHERE parent = ? AND name = ?", key
+            ).fetchone()
+        row = Entry(*found) if found else _ABSENT
+        self._entries.offer(key, row, generation)
+        return row if row.ino else None
+
+    def children(
+        self, parent: Ino, after: bytes = b"", limit: int = 1000
+    ) -> list[Entry]:
+        """Entries in byte order of their names, those after `after`."""
+        rows = self._read(
+            "SELECT e.* FROM entry e JOIN inode i ON i.ino = e.ino"
+            " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
+            (parent, after, limit),
+        )
+        return [Entry(*row) for row in rows]  # type: ignore[arg-type]
+
+    def children_full(
+        self, parent: Ino, after: bytes = b"", limit: int = 1000
+    ) -> list[tuple[Entry, Inode]]:
+        """The same with their inodes, in one query."""
+        rows = self._read(
+            "SELECT e.*, i.* FROM entry e JOIN inode i ON i.ino = e.ino"
+            " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
+            (parent, after, limit),
+        )
+        return [(Entry(*row[:5]), Inode(*row[5:])) for row in rows]  # type: ignore[arg-type]
+
+    def parents(self, ino: Ino) -> list[Entry]:
+        """Every name of the inode."""
+        rows = self._read("SELECT * FROM entry WHERE ino = ?", (ino,))
+        return [Entry(*row) for row in rows]  # type: ignore[arg-type]
+
+    def has_children(self, ino: Ino) -> bool:
+        return bool(self._read("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)))
+
+    def _register(self, key: bytes) -> Register | None:
+        rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
+        return decode_register(rows[0][0]) if rows else None  # type: ignore[arg-type]
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes | None:
+        register = self._register(xattr_key(ino, name))
+        latest = register.latest if register else None
+        return latest.value[1:] if latest and latest.value else None
+
+    def xattrs(self, ino: Ino) -> list[bytes]:
+        """Names of the inode's extended attributes."""
+        low = xattr_key(ino, b"")
+        rows = self._read(
+            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            (low, XATTR + (ino + 1).to_bytes(8, "big")),
+        )
+        out = []
+        for key, state in rows:
+            latest = decode_register(state).latest  # type: ignore[arg-type]
+            if latest and latest.value:
+                out.append(key_name(key))  # type: ignore[arg-type]
+        return out
+
+    def content_versions(self, ino: Ino) -> Register:
+        """The content register itself (conflicts, append merging)."""
+        register = self._register(CONTENT + ino.to_bytes(8, "big"))
+        return register or Register({}, ())
+
+    def totals(self) -> Totals:
+        rows = self._read("SELECT count(*), coalesce(sum(size), 0) FROM inode")
+        return Totals(rows[0][0], rows[0][1])  # type: ignore[arg-type]
+
+    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
+        """(root, size, chunk_log2) of every content version any register holds,
+        shown or not: what GC must keep."""
+        after = CONTENT
+        while True:
+            rows = self._read(
+                "SELECT key, state FROM register WHERE key > ? AND key < ?"
+                " ORDER BY key LIMIT 500",
+                (after, bytes((CONTENT[0] + 1,))),
+            )
+            if not rows:
+                return
+            for _, state in rows:
+                for sibling in decode_register(state).live:  # type: ignore[arg-type]
+                    content = decode_content(sibling.value)
+                    if content.root:
+                        yield content.root, content.size, content.chunk_log2
+            after = rows[-1][0]  # type: ignore[assignment]
+
+    def members(self) -> dict[NodeId, Member]:
+        return {
+            NodeId(key_ino(key)): decode_member(value)
+            for key, value in self._latest_of(MEMBER)
+        }
+
+    def settings(self) -> dict[bytes, bytes]:
+        return {key_name(key): value for key, value in self._latest_of(SETTING)}
+
+    def _latest_of(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._read(
+            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            (kind, bytes((kind[0] + 1,))),
+        )
+        for key, state in rows:
+            latest = decode_register(state).latest  # type: ignore[arg-type]
+            if latest is not None and latest.value:
+                yield key, latest.value  # type: ignore[misc]
+
+    # -- writes ---------------------------------------------------------------
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        db = self._writer
+        with self._write_lock:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One local transaction: commits on a normal exit, rolls back on an
+        exception. After it, `.tx` and `.effects` say what was done."""
+        with self._write() as db:
+            transaction = Transaction(db, self.node_id, self._clock())
+            yield transaction
+            transaction.finish()
+        self.forget(transaction.effects)
+
+    def put_member(self, node: NodeId, member: Member) -> Tx | None:
+        with self.transaction() as t:
+            t.put_member(node, member)
+        return t.tx
+
+    def put_setting(self, name: bytes, value: bytes) -> Tx | None:
+        with self.transaction() as t:
+            t.put_setting(name, value)
+        return t.tx
+
+    # -- replication ----------------------------------------------------------
+
+    def vector(self) -> dict[NodeId, Seq]:
+        with self._reader_lock:
+            return read_vector(self._reader)
+
+    def apply(self, txs: Sequence[Tx]) -> Applied:
+        """Apply live transactions of peers in one commit."""
+        with self._write() as db:
+            batch = Apply(db)
+            applied = batch.finish(batch.txs(txs))
+        self.forget(applied.effects)
+        return applied
+
+    def apply_states(self, states: Sequence[State], advance: Vector) -> Applied:
+        """Merge a delta batch in one commit, then the vector covers `advance`."""
+        with self._write() as db:
+            batch = Apply(db)
+            batch.states(states, advance)
+            applied = batch.finish(False)
+        self.forget(applied.effects)
+        return applied
+
+    def delta(
+        self, since: Vector, limit_bytes: int = 256 * 1024
+    ) -> Iterator[DeltaBatch]:
+        """What a peer with vector `since` lacks, in batches of about limit_bytes."""
+        return delta(self._read, self.vector(), since, limit_bytes)
+
+    def buckets(self) -> list[bytes]:
+        """The digest of each of the 256 buckets."""
+        with self._write() as db:
+            fold_digests(db)
+            return read_buckets(db)
+
+    def digest(self) -> bytes:
+        """16 bytes: equal on two nodes exactly when their registers are."""
+        return tree_digest(self.buckets())
+
+    def bucket_keys(self, bucket: int) -> list[tuple[bytes, bytes]]:
+        """(key, hash) of each register of the bucket."""
+        return bucket_hashes(self._all_states(), bucket)
+
+    def _all_states(self) -> Iterator[tuple[bytes, bytes]]:
+        after = b""
+        while True:
+            rows = self._read(
+                "SELECT key, state FROM register WHERE key > ? ORDER BY key LIMIT 2000",
+                (after,),
+            )
+            if not rows:
+                return
+            yield from rows  # type: ignore[misc]
+            after = rows[-1][0]  # type: ignore[assignment]
+
+    def states(self, keys: Sequence[bytes]) -> list[State]:
+        """The whole registers of these keys, those that exist."""
+        out = []
+        for key in keys:
+            rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
+            if rows:
+                out.append(State(key, rows[0][0]))  # type: ignore[arg-type]
+        return out
+
+    # -- checks -----------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong: registers, digests, derived tables, the tree."""
+        with self._write() as db:
+            fold_digests(db)
+            return [
+                *check.register_problems(db),
+                *check.derived_differences(db),
+                *check.tree_problems(db),
+            ]
+
+    def rebuild(self) -> None:
+        """Derive the tree anew from the registers (fsck's repair)."""
+        with self._write() as db:
+            check.rebuild(db)
+        self.drop_caches()
+
+    def snapshot(self) -> check.Snapshot:
+        """Every derived row: equal on nodes with equal registers."""
+        with self._reader_lock:
+            return check.snapshot(self._reader)
+
+    # -- caches ---------------------------------------------------------------
+
+    def forget(self, effects: Effects) -> None:
+        """Drop the cached rows that these changes touched."""
+        if effects.entries:
+            self._entries.forget([(e.parent, e.name) for e in effects.entries])
+        if effects.inodes:
+            self._inodes.forget(effects.inodes)
+
+    def drop_caches(self) -> None:
+        self._entries.clear()
+        self._inodes.clear()

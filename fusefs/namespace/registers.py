@@ -1,0 +1,172 @@
+"""The register table inside one write transaction: load, save, dots, digests.
+
+A `Registers` lives as long as one transaction. It remembers what it loaded, what
+changed (for derivation), and the XOR each digest bucket moves by.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+
+from xxhash import xxh3_64_digest, xxh3_128_intdigest
+
+from fusefs.model.ids import NodeId, Seq
+from fusefs.model.register import (
+    EMPTY,
+    Register,
+    Sibling,
+    decode_register,
+    encode_register,
+    merge,
+    written,
+)
+from fusefs.model.tx import Write
+
+BUCKETS = 256
+_DELTA = struct.Struct(">B16s")
+
+
+def bucket_of(key: bytes) -> int:
+    """The digest bucket of a key."""
+    return xxh3_64_digest(key)[0]
+
+
+def state_hash(key: bytes, state: bytes) -> int:
+    """The 128-bit summary of one register."""
+    return xxh3_128_intdigest(key + state)
+
+
+class Registers:
+    """Reads and writes registers through `db`, which is inside a transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._loaded: dict[bytes, tuple[Register, bytes]] = {}
+        self._xor: dict[int, int] = {}
+        self.changed: dict[bytes, tuple[Register, Register]] = {}
+        """key -> (before this transaction, now)."""
+
+    def load(self, key: bytes) -> Register:
+        """The register's state now; EMPTY when it does not exist."""
+        return self._load(key)[0]
+
+    def _load(self, key: bytes) -> tuple[Register, bytes]:
+        found = self._loaded.get(key)
+        if found is None:
+            row = self._db.execute(
+                "SELECT state FROM register WHERE key = ?", (key,)
+            ).fetchone()
+            found = (decode_register(row[0]), row[0]) if row else (EMPTY, b"")
+            self._loaded[key] = found
+        return found
+
+    def write(self, key: bytes, sibling: Sibling) -> Write:
+        """A local write: replaces every sibling; returns the record to broadcast."""
+        before = self.load(key)
+        flat: list[int] = []
+        for node in sorted(before.context):
+            flat += (node, before.context[node])
+        self._save(key, written(before, sibling))
+        return Write(key, tuple(flat), sibling.value)
+
+    def merge(self, key: bytes, other: Register) -> bool:
+        """Merge a remote state in; False when it brought nothing."""
+        before = self.load(key)
+        after = merge(before, other)
+        if after == before:
+            return False
+        self._save(key, after)
+        return True
+
+    def drop(self, key: bytes) -> None:
+        """Remove a register for good (tombstone collection)."""
+        before, raw = self._load(key)
+        if raw:
+            self._move_digest(key, raw, b"")
+            self._db.execute("DELETE FROM register WHERE key = ?", (key,))
+            self._set_extra(key, before, EMPTY)
+            self._loaded[key] = (EMPTY, b"")
+
+    def _save(self, key: bytes, after: Register) -> None:
+        before, raw = self._load(key)
+        state = encode_register(after)
+        top = (NodeId(0), Seq(0))
+        if after.siblings:
+            top = max(s.dot for s in after.siblings)
+        self._db.execute(
+            "INSERT INTO register VALUES(?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET"
+            " node = excluded.node, seq = excluded.seq, state = excluded.state",
+            (key, top[0], top[1], state),
+        )
+        if len(before.siblings) > 1 or len(after.siblings) > 1:
+            self._set_extra(key, before, after)
+        self._move_digest(key, raw, state)
+        self._loaded[key] = (after, state)
+        first = self.changed.get(key)
+        self.changed[key] = (first[0] if first else before, after)
+
+    def _set_extra(self, key: bytes, before: Register, after: Register) -> None:
+        """Index the dots of all siblings but the highest."""
+        old = set(sorted(s.dot for s in before.siblings)[:-1])
+        new = set(sorted(s.dot for s in after.siblings)[:-1])
+        for node, seq in old - new:
+            self._db.execute(
+                "DELETE FROM extra_dot WHERE node = ? AND seq = ? AND key = ?",
+                (node, seq, key),
+            )
+        for node, seq in new - old:
+            self._db.execute(
+                "INSERT OR IGNORE INTO extra_dot VALUES(?, ?, ?)", (node, seq, key)
+            )
+
+    def _move_digest(self, key: bytes, old: bytes, new: bytes) -> None:
+        moved = state_hash(key, new) if new else 0
+        if old:
+            moved ^= state_hash(key, old)
+        bucket = bucket_of(key)
+        self._xor[bucket] = self._xor.get(bucket, 0) ^ moved
+
+    def flush_digest(self) -> None:
+        """Record the digests' movement; call once, before the commit."""
+        delta = b"".join(
+            _DELTA.pack(bucket, xor.to_bytes(16, "big"))
+            for bucket, xor in self._xor.items()
+            if xor
+        )
+        if delta:
+            self._db.execute("INSERT INTO digest_delta(delta) VALUES(?)", (delta,))
+        self._xor.clear()
+
+
+def fold_digests(db: sqlite3.Connection) -> None:
+    """Fold digest_delta into digest. `db` is inside a write transaction."""
+    rows = db.execute("SELECT n, delta FROM digest_delta ORDER BY n").fetchall()
+    if not rows:
+        return
+    moved: dict[int, int] = {}
+    for _, delta in rows:
+        for bucket, xor in _DELTA.iter_unpack(delta):
+            moved[bucket] = moved.get(bucket, 0) ^ int.from_bytes(xor, "big")
+    current = {
+        b: int.from_bytes(x, "big") for b, x in db.execute("SELECT * FROM digest")
+    }
+    db.executemany(
+        "INSERT OR REPLACE INTO digest VALUES(?, ?)",
+        [
+            (bucket, (current.get(bucket, 0) ^ xor).to_bytes(16, "big"))
+            for bucket, xor in moved.items()
+        ],
+    )
+    db.execute("DELETE FROM digest_delta WHERE n <= ?", (rows[-1][0],))
+
+
+def read_buckets(db: sqlite3.Connection) -> list[bytes]:
+    """The digest of each bucket, pending movements included."""
+    out = [0] * BUCKETS
+    for bucket, xor in db.execute("SELECT bucket, xor FROM digest"):
+        out[bucket] ^= int.from_bytes(xor, "big")
+    for (delta,) in db.execute("SELECT delta FROM digest_delta"):
+        for bucket, xor in _DELTA.iter_unpack(delta):
+            out[bucket] ^= int.from_bytes(xor, "big")
+    return [x.to_bytes(16, "big") for x in out]

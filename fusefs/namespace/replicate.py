@@ -1,0 +1,184 @@
+"""What replication asks of the namespace: apply, delta, digests.
+
+Applying runs inside one write transaction. Deltas are read in bounded batches
+from a read connection while writes go on; what changes meanwhile has a dot above
+the vector the delta was begun with, and comes by the live stream or the next one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from fusefs.model.hlc import Hlc
+from fusefs.model.ids import NodeId, Seq
+from fusefs.model.register import Register, Sibling, decode_register
+from fusefs.model.tx import Effects, State, Tx
+from fusefs.model.vector import Vector
+from fusefs.namespace.derive import Derivation
+from fusefs.namespace.registers import Registers, bucket_of, state_hash
+
+Execute = Callable[..., list[tuple[object, ...]]]
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What applying did. `gap`: a transaction was beyond what we have; ask for a
+    delta. `count`: how many transactions or registers brought something new."""
+
+    effects: Effects
+    gap: bool
+    vector: dict[NodeId, Seq]
+    count: int
+
+
+class DeltaBatch(msgspec.Struct, frozen=True):
+    """Registers, and how far the receiver's vector may go once they are applied."""
+
+    states: list[State]
+    advance: dict[NodeId, Seq]
+    done: bool
+
+
+def read_vector(db: sqlite3.Connection) -> dict[NodeId, Seq]:
+    return {NodeId(n): Seq(s) for n, s in db.execute("SELECT node, seq FROM vector")}
+
+
+class Apply:
+    """One batch from a peer; lives inside a write transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._registers = Registers(db)
+        self._vector = read_vector(db)
+        self._hlc: dict[NodeId, Hlc] = {}
+        self._moved: dict[NodeId, Seq] = {}
+        self._count = 0
+
+    def txs(self, txs: Sequence[Tx]) -> bool:
+        """Apply live transactions in order; True when one was beyond a gap."""
+        gap = False
+        for tx in txs:
+            have = self._vector.get(tx.node, 0)
+            if tx.seq <= have:
+                continue
+            if tx.prev > have:
+                gap = True
+                continue
+            for write in tx.writes:
+                context = dict(zip(write.context[::2], write.context[1::2]))
+                context[tx.node] = max(context.get(tx.node, 0), tx.seq)
+                sibling = Sibling(tx.node, tx.seq, tx.hlc, write.value)
+                self._registers.merge(
+                    write.key,
+                    Register(
+                        {NodeId(n): Seq(s) for n, s in context.items()}, (sibling,)
+                    ),
+                )
+            self._advance(tx.node, tx.seq)
+            self._see(tx.node, tx.hlc)
+            self._count += 1
+        return gap
+
+    def states(self, states: Sequence[State], advance: Vector) -> None:
+        """Merge whole registers, then raise the vector."""
+        for state in states:
+            register = decode_register(state.state)
+            if self._registers.merge(state.key, register):
+                self._count += 1
+            for sibling in register.siblings:
+                self._see(sibling.node, sibling.hlc)
+        for node, seq in advance.items():
+            self._advance(node, seq)
+
+    def _advance(self, node: NodeId, seq: Seq) -> None:
+        if self._vector.get(node, 0) < seq:
+            self._vector[node] = seq
+            self._moved[node] = seq
+
+    def _see(self, node: NodeId, stamp: Hlc) -> None:
+        if self._hlc.get(node, 0) < stamp:
+            self._hlc[node] = stamp
+
+    def finish(self, gap: bool) -> Applied:
+        effects = Derivation(self._db, self._registers).run()
+        self._registers.flush_digest()
+        for node in {*self._moved, *self._hlc}:
+            self._db.execute(
+                "INSERT INTO vector VALUES(?1, ?2, ?3) ON CONFLICT(node) DO UPDATE"
+                " SET seq = max(seq, ?2), hlc = max(hlc, ?3)",
+                (node, self._moved.get(node, 0), self._hlc.get(node, 0)),
+            )
+        return Applied(effects, gap, self._vector, self._count)
+
+
+_DELTA_SQL = (
+    "SELECT r.key, r.state, r.seq FROM register r"
+    " WHERE r.node = ?1 AND r.seq > ?2 AND r.seq <= ?3"
+    " UNION ALL "
+    "SELECT x.key, r.state, x.seq FROM extra_dot x JOIN register r ON r.key = x.key"
+    " WHERE x.node = ?1 AND x.seq > ?2 AND x.seq <= ?3"
+    " ORDER BY 3 LIMIT ?4"
+)
+_PAGE = 500
+
+
+def delta(
+    execute: Execute,
+    upto: Mapping[NodeId, Seq],
+    since: Vector,
+    limit_bytes: int,
+) -> Iterator[DeltaBatch]:
+    """Every register with a sibling dot in (since, upto], in batches whose last
+    transaction is whole. The last batch has `done` and the whole vector."""
+    states: list[State] = []
+    size = 0
+    advance: dict[NodeId, Seq] = {}
+    for node in sorted(upto):
+        at = since.get(node, 0)
+        while at < upto[node]:
+            rows = execute(_DELTA_SQL, (node, at, upto[node], _PAGE))
+            rows = _whole_transactions(execute, rows, node, at)
+            if not rows:
+                break
+            for key, state, _ in rows:
+                states.append(State(key, state))  # type: ignore[arg-type]
+                size += len(key) + len(state) + 8  # type: ignore[arg-type]
+            at = Seq(rows[-1][2])  # type: ignore[arg-type]
+            advance[node] = at
+            if size >= limit_bytes:
+                yield DeltaBatch(states, advance, False)
+                states, size, advance = [], 0, {}
+        advance[node] = upto[node]
+    yield DeltaBatch(states, dict(upto) | advance, True)
+
+
+def _whole_transactions(
+    execute: Execute, rows: list[tuple[object, ...]], node: NodeId, after: int
+) -> list[tuple[object, ...]]:
+    """A full page may end inside a transaction: drop or complete that one."""
+    if len(rows) < _PAGE:
+        return rows
+    last = rows[-1][2]
+    whole = [row for row in rows if row[2] != last]
+    if whole:
+        return whole
+    return execute(_DELTA_SQL, (node, after, last, 1 << 30))
+
+
+def tree_digest(buckets: Sequence[bytes]) -> bytes:
+    """One digest of all registers, from the digests of the buckets."""
+    return xxh3_128_digest(b"".join(buckets))
+
+
+def bucket_hashes(
+    rows: Iterator[tuple[bytes, bytes]], bucket: int
+) -> list[tuple[bytes, bytes]]:
+    """(key, hash) of each register of a bucket."""
+    return [
+        (key, state_hash(key, state).to_bytes(16, "big"))
+        for key, state in rows
+        if bucket_of(key) == bucket
+    ]

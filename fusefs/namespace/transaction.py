@@ -1,0 +1,478 @@
+"""Local transactions: one POSIX operation as writes of registers.
+
+Lives between BEGIN and COMMIT under the write lock; every read is fresh. The
+methods keep the tree's own invariants (places, unlinked records, parents' times);
+permissions and errnos are the vfs's business. An entry or inode that a merge rule
+shows without a register of its own is materialised before it is changed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+
+import msgspec
+
+from fusefs.errors import NotFound
+from fusefs.model.conflict import merged_seen, split_versions
+from fusefs.model.hlc import Hlc, physical_ms, tick
+from fusefs.model.ids import (
+    FIRST_FREE_INO,
+    LOST_FOUND_INO,
+    Dot,
+    Ino,
+    NodeId,
+    Seq,
+    derive_ino,
+    derive_version_ino,
+)
+from fusefs.model.records import (
+    S_DIR,
+    S_REG,
+    Attrs,
+    Content,
+    Dirent,
+    Member,
+    Place,
+    Unlinked,
+    attrs_key,
+    content_key,
+    dirent_key,
+    encode_value,
+    member_key,
+    place_key,
+    setting_key,
+    unlinked_key,
+    xattr_key,
+)
+from fusefs.model.register import GONE, Sibling
+from fusefs.model.tx import Effects, Tx, Write
+from fusefs.namespace.derive import Derivation
+from fusefs.namespace.registers import Registers
+from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
+
+
+class Transaction:
+    """Use through `Namespace.transaction()`; `tx` and `effects` are set after it."""
+
+    tx: Tx | None = None
+    effects: Effects
+
+    def __init__(self, db: sqlite3.Connection, node: NodeId, clock_ns: int) -> None:
+        self._db = db
+        self._registers = Registers(db)
+        self._derivation = Derivation(db, self._registers)
+        self._writes: dict[bytes, Write] = {}
+        self.effects = Effects()
+        prev, last_hlc = db.execute(
+            "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc) FROM vector", (node,)
+        ).fetchone()
+        self._node = node
+        self._prev = Seq(prev or 0)
+        self.seq = self._next_seq()
+        self._hlc: Hlc = tick(Hlc(last_hlc or 0), clock_ns // 1_000_000)
+        self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
+
+    def _next_seq(self) -> Seq:
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'skip'").fetchone()
+        return Seq(self._prev + 1 + (row[0] if row else 0))
+
+    # -- reads ------------------------------------------------------------------
+
+    def inode(self, ino: Ino) -> Inode | None:
+        self._settle()
+        row = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
+        return Inode(*row) if row else None
+
+    def entry(self, parent: Ino, name: bytes) -> Entry | None:
+        self._settle()
+        row = self._db.execute(
+            "SELECT * FROM entry WHERE parent = ? AND name = ?", (parent, name)
+        ).fetchone()
+        return Entry(*row) if row else None
+
+    def has_children(self, ino: Ino) -> bool:
+        self._settle()
+        row = self._db.execute(
+            "SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)
+        ).fetchone()
+        return row is not None
+
+    def links(self, ino: Ino) -> list[Entry]:
+        self._settle()
+        rows = self._db.execute("SELECT * FROM entry WHERE ino = ?", (ino,))
+        return [Entry(*row) for row in rows]
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes | None:
+        latest = self._registers.load(xattr_key(ino, name)).latest
+        return latest.value[1:] if latest and latest.value else None
+
+    def versions(self, ino: Ino) -> list[tuple[Sibling, Content]]:
+        """Every concurrent version of the inode's content."""
+        return self._derivation.versions(ino)
+
+    # -- names ------------------------------------------------------------------
+
+    def new_ino(self, parent: Ino, name: bytes, kind: int) -> Ino:
+        """The number for a new inode here; never one that was used before."""
+        latest = self._registers.load(dirent_key(parent, name)).latest
+        dot: Dot = latest.dot if latest else (NodeId(0), Seq(0))
+        bump = 0
+        while True:
+            ino = derive_ino(parent, name, kind, dot, bump)
+            if (
+                ino >= FIRST_FREE_INO
+                and not self._registers.load(attrs_key(ino)).siblings
+            ):
+                return ino
+            bump += 1
+
+    def create(
+        self,
+        parent: Ino,
+        name: bytes,
+        ino: Ino,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> None:
+        """A new inode under a new name; the parent's times move."""
+        self.new_inode(ino, mode, uid, gid, rdev, target)
+        self.link(parent, name, ino, stat.S_IFMT(mode) >> 12)
+        self.touch(parent)
+
+    def new_inode(
+        self,
+        ino: Ino,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> None:
+        """An inode without a name yet (O_TMPFILE, or create's first half)."""
+        now = self.now_ns
+        attrs = Attrs(mode, uid, gid, now, self._hlc, self._hlc, now, 0, rdev, target)
+        self._write(attrs_key(ino), encode_value(attrs))
+        if stat.S_ISDIR(mode):
+            self._write(content_key(ino), encode_value(Content(now, now)))
+
+    def link(self, parent: Ino, name: bytes, ino: Ino, kind: int) -> None:
+        """Name an inode here (a directory moves here). Times are the caller's."""
+        parent = self._real_directory(parent)
+        self._write(dirent_key(parent, name), encode_value(Dirent(ino, kind)))
+        if kind == S_DIR:
+            self._write(place_key(ino), encode_value(Place(parent, name)))
+
+    def add_link(self, ino: Ino, parent: Ino, name: bytes) -> None:
+        """link(2): another name for a file; ctime and the parent's times move."""
+        row = self._real_inode(ino)
+        self.link(parent, name, row.ino, stat.S_IFMT(row.mode) >> 12)
+        self.set_attrs(row.ino)
+        self.touch(parent)
+
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        """Remove a name that is not a directory; the last one leaves an `unlinked`."""
+        entry = self._real_entry(parent, name)
+        self._drop(entry)
+        self.touch(parent)
+
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        """Remove an empty directory."""
+        self._real_entry(parent, name)
+        self._write(dirent_key(parent, name), GONE)
+        self.touch(parent)
+
+    def _drop(self, entry: Entry) -> None:
+        others = [
+            e
+            for e in self.links(entry.ino)
+            if (e.parent, e.name) != (entry.parent, entry.name)
+        ]
+        self._write(dirent_key(entry.parent, entry.name), GONE)
+        if others:
+            self.set_attrs(entry.ino)
+            return
+        seen = merged_seen([c for _, c in self.versions(entry.ino)])
+        value = Unlinked(entry.parent, entry.name, _pairs(seen))
+        self._write(unlinked_key(entry.ino), encode_value(value))
+
+    def rename(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
+    ) -> None:
+        """Move an entry, replacing what is at the new name."""
+        entry = self._real_entry(parent, name)
+        target = self.entry(new_parent, new_name)
+        if target is not None:
+            target = self._real_entry(new_parent, new_name)
+        self.link(new_parent, new_name, entry.ino, entry.kind)
+        if target is not None and target.kind != S_DIR and target.ino != entry.ino:
+            self._drop_replaced(target)
+        self._write(dirent_key(parent, name), GONE)
+        self.set_attrs(entry.ino)
+        self.touch(parent)
+        if new_parent != parent:
+            self.touch(new_parent)
+
+    def _drop_replaced(self, target: Entry) -> None:
+        """The file a rename replaced: its dirent is already rewritten."""
+        if self.links(target.ino):
+            self.set_attrs(target.ino)
+            return
+        seen = merged_seen([c for _, c in self.versions(target.ino)])
+        value = Unlinked(target.parent, target.name, _pairs(seen))
+        self._write(unlinked_key(target.ino), encode_value(value))
+
+    def exchange(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
+    ) -> None:
+        """RENAME_EXCHANGE: both entries swap what they name."""
+        a = self._real_entry(parent, name)
+        b = self._real_entry(new_parent, new_name)
+        self.link(new_parent, new_name, a.ino, a.kind)
+        self.link(parent, name, b.ino, b.kind)
+        self.set_attrs(a.ino)
+        self.set_attrs(b.ino)
+        self.touch(parent)
+        if new_parent != parent:
+            self.touch(new_parent)
+
+    # -- inodes -----------------------------------------------------------------
+
+    def touch(self, ino: Ino) -> None:
+        """A directory's listing changed: mtime and ctime are now."""
+        ctime = self._ctime(ino)
+        self._write(content_key(ino), encode_value(Content(self.now_ns, ctime)))
+
+    def _ctime(self, ino: Ino) -> int:
+        """Now, but never before the ctime shown (it must not go back)."""
+        row = self._db.execute(
+            "SELECT ctime_ns FROM inode WHERE ino = ?", (ino,)
+        ).fetchone()
+        return max(self.now_ns, row[0]) if row else self.now_ns
+
+    def set_attrs(
+        self,
+        ino: Ino,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+    ) -> None:
+        """Change what is given; ctime is now (with nothing given: only that)."""
+        row = self._real_inode(ino)
+        ino = row.ino
+        old = self._derivation.attrs(ino)
+        if old is None:
+            old = Attrs(row.mode, row.uid, row.gid, 0, Hlc(0), Hlc(0), row.btime_ns)
+        owner_moved = uid is not None or gid is not None
+        attrs = Attrs(
+            mode=old.mode if mode is None else mode,
+            uid=old.uid if uid is None else uid,
+            gid=old.gid if gid is None else gid,
+            ctime_ns=max(self.now_ns, row.ctime_ns),
+            mode_at=old.mode_at if mode is None else self._hlc,
+            owner_at=self._hlc if owner_moved else old.owner_at,
+            btime_ns=old.btime_ns,
+            atime_ns=old.atime_ns if atime_ns is None else atime_ns,
+            rdev=old.rdev,
+            target=old.target,
+        )
+        self._write(attrs_key(ino), encode_value(attrs))
+
+    def set_times(
+        self, ino: Ino, *, mtime_ns: int | None = None, atime_ns: int | None = None
+    ) -> None:
+        """utimensat(2): explicit times; ctime is now. The data version stays."""
+        row = self._real_inode(ino)
+        ino = row.ino
+        if mtime_ns is not None:
+            if row.flags & FLAG_CONFLICT:
+                self._keep_losers(ino)
+            versions = self.versions(ino)
+            seen = _shown_seen(versions, row)
+            content = Content(
+                mtime_ns=mtime_ns,
+                ctime_ns=max(self.now_ns, row.ctime_ns),
+                size=0 if stat.S_ISLNK(row.mode) else row.size,
+                root=row.root,
+                chunk_log2=row.chunk_log2,
+                seen=seen,
+            )
+            self._write(content_key(ino), encode_value(content))
+        if atime_ns is not None or mtime_ns is None:
+            self.set_attrs(ino, atime_ns=atime_ns)
+
+    def set_content(
+        self,
+        ino: Ino,
+        *,
+        size: int,
+        root: bytes,
+        chunk_log2: int,
+        mtime_ns: int,
+        data_changed: bool = True,
+        appended_to: tuple[int, bytes] | None = None,
+        merged: bool = False,
+    ) -> Ino:
+        """Publish a version of a file. Losing versions become real files first, so
+        no byte of theirs is dropped, unless it is `merged` from all of them."""
+        row = self._real_inode(ino)
+        ino = row.ino
+        if row.flags & FLAG_CONFLICT and not merged:
+            self._keep_losers(ino)
+        seen = merged_seen([c for _, c in self.versions(ino)])
+        if data_changed:
+            seen[self._node] = self.seq
+        content = Content(
+            mtime_ns=mtime_ns,
+            ctime_ns=max(self.now_ns, row.ctime_ns),
+            size=size,
+            root=root,
+            chunk_log2=chunk_log2,
+            seen=_pairs(seen),
+            appended_to=appended_to,
+        )
+        self._write(content_key(ino), encode_value(content))
+        return ino
+
+    def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
+        self._real_inode(ino)
+        self._write(xattr_key(ino, name), b"\1" + value)
+        self.set_attrs(ino)
+
+    def remove_xattr(self, ino: Ino, name: bytes) -> None:
+        self._real_inode(ino)
+        self._write(xattr_key(ino, name), GONE)
+        self.set_attrs(ino)
+
+    # -- cluster ----------------------------------------------------------------
+
+    def put_member(self, node: NodeId, member: Member) -> None:
+        self._write(member_key(node), encode_value(member))
+
+    def put_setting(self, name: bytes, value: bytes) -> None:
+        self._write(setting_key(name), value)
+
+    # -- materialising what merge rules show ----------------------------------------
+
+    def _real_directory(self, ino: Ino) -> Ino:
+        row = self._db.execute(
+            "SELECT flags FROM inode WHERE ino = ?", (ino,)
+        ).fetchone()
+        if row is not None and row[0] & FLAG_DERIVED:
+            for entry in self.links(ino):
+                self._real_entry(entry.parent, entry.name)
+        return ino
+
+    def _real_inode(self, ino: Ino) -> Inode:
+        row = self.inode(ino)
+        if row is None:
+            raise NotFound(f"inode {ino}")
+        if row.flags & FLAG_DERIVED:
+            for entry in self.links(ino):
+                self._real_entry(entry.parent, entry.name)
+            row = self.inode(ino)
+            if row is None:
+                raise NotFound(f"inode {ino}")
+        return row
+
+    def _real_entry(self, parent: Ino, name: bytes) -> Entry:
+        """The entry, given a dirent of its own if a merge rule shows it."""
+        entry = self.entry(parent, name)
+        if entry is None:
+            raise NotFound(name.decode("utf-8", "replace"))
+        if not entry.flags & FLAG_DERIVED:
+            return entry
+        origin, why, base = self._db.execute(
+            "SELECT origin, why, base FROM odd WHERE parent = ? AND name = ?",
+            (parent, name),
+        ).fetchone()
+        if why == "version":
+            self._keep_losers(Ino(base))
+        elif why == "twin" or name != origin:
+            self._real_twin(entry, origin)
+        else:
+            self._real_directory_of(entry)
+            self.link(parent, name, entry.ino, entry.kind)
+        self._settle()
+        return entry._replace(flags=0)
+
+    def _real_directory_of(self, entry: Entry) -> None:
+        if entry.ino == LOST_FOUND_INO:
+            self.new_inode(LOST_FOUND_INO, stat.S_IFDIR | 0o700, 0, 0)
+        elif entry.parent == LOST_FOUND_INO:
+            self._real_directory(LOST_FOUND_INO)
+
+    def _real_twin(self, entry: Entry, origin: bytes) -> None:
+        winner = self.entry(entry.parent, origin)
+        self.link(entry.parent, entry.name, entry.ino, entry.kind)
+        if winner is not None and not winner.flags & FLAG_DERIVED:
+            value = encode_value(Dirent(winner.ino, winner.kind))
+            self._write(dirent_key(entry.parent, origin), value)
+
+    def _keep_losers(self, base: Ino) -> None:
+        """Make every losing version a file of its own, so that the next write of
+        the content register drops no byte; the shown one then includes them all."""
+        self._settle()
+        attrs = self._derivation.attrs(base)
+        versions = self.versions(base)
+        if attrs is None or len(versions) < 2:
+            return
+        named = self._derivation.losers(base)
+        for (parent, name), (sibling, content) in named.items():
+            vino = derive_version_ino(base, sibling.dot)
+            self._write(attrs_key(vino), encode_value(attrs))
+            self._write(content_key(vino), encode_value(content))
+            self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))
+        (_, shown), _ = split_versions(versions)
+        seen = _pairs(merged_seen([c for _, c in versions]))
+        kept = msgspec.structs.replace(shown, seen=seen, appended_to=None)
+        self._write(content_key(base), encode_value(kept))
+        self._settle()
+
+    # -- the end ----------------------------------------------------------------
+
+    def _write(self, key: bytes, value: bytes) -> None:
+        sibling = Sibling(self._node, self.seq, self._hlc, value)
+        write = self._registers.write(key, sibling)
+        first = self._writes.get(key)
+        if first is not None:  # written twice: broadcast what was seen before both
+            write = Write(key, first.context, value)
+        self._writes[key] = write
+
+    def _settle(self) -> None:
+        if self._registers.changed:
+            self.effects.extend(self._derivation.run())
+
+    def finish(self) -> None:
+        """Write the vector and the digests; sets `tx`. Called before COMMIT."""
+        if not self._writes:
+            return
+        self._settle()
+        self._registers.flush_digest()
+        self._db.execute(
+            "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",
+            (self._node, self.seq, self._hlc),
+        )
+        if self.seq != self._prev + 1:
+            self._db.execute("DELETE FROM meta WHERE key = 'skip'")
+        self.tx = Tx(
+            self._node, self.seq, self._prev, self._hlc, tuple(self._writes.values())
+        )
+
+
+def _pairs(seen: dict[int, int]) -> tuple[tuple[NodeId, Seq], ...]:
+    return tuple((NodeId(n), Seq(seen[n])) for n in sorted(seen))
+
+
+def _shown_seen(
+    versions: list[tuple[Sibling, Content]], row: Inode
+) -> tuple[tuple[NodeId, Seq], ...]:
+    for sibling, content in versions:
+        if sibling.dot == (row.node, row.seq):
+            return content.seen
+    return ()
