@@ -25,7 +25,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all: a msgpack array that starts with the tag."""
 
 
-class Attach(Message, tag=1):
+class Attach(Message, frozen=True, tag=1):
     """First on every connection."""
 
     role: Literal["worker", "call", "ask"]
@@ -33,27 +33,27 @@ class Attach(Message, tag=1):
     pid: int = 0
 
 
-class Attached(Message, tag=2):
+class Attached(Message, frozen=True, tag=2):
     """The node's answer to a worker; a `Changed` that forgets everything follows."""
 
     node: NodeId
     version: int = LINK_VERSION
 
 
-class Publish(Message, tag=3):
+class Publish(Message, frozen=True, tag=3):
     """Committed local transactions in the order of their seq, with small chunks."""
 
     txs: tuple[Tx, ...]
     bodies: tuple[Body, ...] = ()
 
 
-class Behind(Message, tag=4):
+class Behind(Message, frozen=True, tag=4):
     """Transactions up to `seq` are committed and were not sent here."""
 
     seq: Seq
 
 
-class Barrier(Message, tag=5):
+class Barrier(Message, frozen=True, tag=5):
     """Answer when every near connected peer applied and invalidated `seq`."""
 
     id: int
@@ -61,12 +61,12 @@ class Barrier(Message, tag=5):
     timeout_ms: int
 
 
-class BarrierDone(Message, tag=6):
+class BarrierDone(Message, frozen=True, tag=6):
     id: int
     ok: bool
 
 
-class Fetch(Message, tag=7):
+class Fetch(Message, frozen=True, tag=7):
     """Bring these chunks into the store. `hint`: nodes likely to have them."""
 
     id: int
@@ -75,7 +75,7 @@ class Fetch(Message, tag=7):
     hint: tuple[NodeId, ...] = ()
 
 
-class Fetched(Message, tag=8):
+class Fetched(Message, frozen=True, tag=8):
     """All are in the store (error 0), or the errno and why not."""
 
     id: int
@@ -83,20 +83,20 @@ class Fetched(Message, tag=8):
     reason: str = ""
 
 
-class Cancel(Message, tag=9):
+class Cancel(Message, frozen=True, tag=9):
     """Nobody waits for this request any more."""
 
     id: int
 
 
-class Prefetch(Message, tag=10):
+class Prefetch(Message, frozen=True, tag=10):
     """The same as Fetch in the background, without an answer."""
 
     cids: Cids
     hint: tuple[NodeId, ...] = ()
 
 
-class Changed(Message, tag=11):
+class Changed(Message, frozen=True, tag=11):
     """Peers changed the tree. Answer `Invalidated` when no cache shows the old."""
 
     id: int
@@ -105,13 +105,13 @@ class Changed(Message, tag=11):
     """Changes may have been missed: forget all caches."""
 
 
-class Invalidated(Message, tag=12):
+class Invalidated(Message, frozen=True, tag=12):
     """All `Changed` up to this id are done."""
 
     id: int
 
 
-class Ask(Message, tag=13):
+class Ask(Message, frozen=True, tag=13):
     """A request of the command line; `what` is listed in netnode/link.py."""
 
     id: int
@@ -119,7 +119,7 @@ class Ask(Message, tag=13):
     arguments: tuple[str, ...] = ()
 
 
-class Answer(Message, tag=14):
+class Answer(Message, frozen=True, tag=14):
     """`value` is JSON; when not `ok` a string that says why."""
 
     id: int
@@ -127,18 +127,18 @@ class Answer(Message, tag=14):
     value: bytes
 
 
-class AskWorker(Message, tag=15):
+class AskWorker(Message, frozen=True, tag=15):
     """The node asks the worker for its statistics."""
 
     id: int
 
 
-class WorkerAnswer(Message, tag=16):
+class WorkerAnswer(Message, frozen=True, tag=16):
     id: int
     value: bytes
 
 
-class Peers(Message, tag=17):
+class Peers(Message, frozen=True, tag=17):
     """How many peers are connected, and how many of them a barrier waits for."""
 
     near: int
