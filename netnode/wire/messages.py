@@ -1,0 +1,257 @@
+"""Every message between nodes (docs/formats.md, section 7).
+
+Tags and the order of fields are the format: fields are only ever appended, with a
+default. Types and bounds here are what a peer's bytes are held to before any other
+code sees them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from fusefs.model.hlc import Hlc
+from fusefs.model.ids import ChunkId, Dot, NodeId, Seq
+from fusefs.model.tx import Body, State, Tx
+
+VERSION = 1
+OLDEST = 1
+"""The oldest version this code still speaks."""
+
+MAX63 = (1 << 63) - 1
+MAX_NODES = 10_000
+"""Entries of a vector or member list a peer may send: far above any cluster."""
+MAX_CIDS = 4096
+"""Chunk ids in one message: 128 KiB."""
+
+Node = Annotated[NodeId, msgspec.Meta(ge=1, le=MAX63)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX63)]
+SeqNumber = Annotated[Seq, msgspec.Meta(ge=0, le=MAX63)]
+Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
+Cid = Annotated[ChunkId, msgspec.Meta(min_length=32, max_length=32)]
+Cids = Annotated[tuple[Cid, ...], msgspec.Meta(max_length=MAX_CIDS)]
+Vector = Annotated[dict[Node, SeqNumber], msgspec.Meta(max_length=MAX_NODES)]
+Nodes = Annotated[tuple[Node, ...], msgspec.Meta(max_length=MAX_NODES)]
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Addresses = Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)]
+Keys = Annotated[
+    tuple[Annotated[bytes, msgspec.Meta(max_length=300)], ...],
+    msgspec.Meta(max_length=10_000),
+]
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all: a msgpack array that starts with the tag."""
+
+
+# -- both channels -------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag=1):
+    """First each way. `boot` is random per process start; `vector` and what
+    follows are only used on the control channel."""
+
+    version: Number
+    oldest: Number
+    cluster: Annotated[bytes, msgspec.Meta(max_length=64)]
+    node: Node
+    name: Text
+    channel: Literal["control", "bulk"]
+    boot: Number
+    addresses: Addresses = ()
+    port: Number = 0
+    vector: Vector = {}
+    hlc: Hlc = Hlc(0)
+    now_ms: Number = 0
+    links: Nodes = ()
+    """Peers it is connected to: they need no relay from us."""
+    members: Annotated[dict[Node, Addresses], msgspec.Meta(max_length=MAX_NODES)] = {}
+    """Addresses under which it knows others."""
+
+
+class Bye(Message, frozen=True, tag=2):
+    """The sender closes the connection now, and why."""
+
+    reason: Text
+    fatal: bool = False
+    """Dialling again soon is of no use."""
+
+
+class Ping(Message, frozen=True, tag=3):
+    """Heartbeat. `vector` is what the sender has applied, `digest` of then."""
+
+    number: Number
+    vector: Vector = {}
+    digest: Digest = b""
+    hlc: Hlc = Hlc(0)
+
+
+class Pong(Message, frozen=True, tag=4):
+    number: Number
+
+
+# -- control: the namespace ----------------------------------------------------------
+
+
+class Live(Message, frozen=True, tag=5):
+    """Transactions as they are committed, small chunks they name included."""
+
+    txs: tuple[Tx, ...]
+    bodies: tuple[Body, ...] = ()
+
+
+class Ack(Message, frozen=True, tag=6):
+    """Applied, and no cache shows the old any more, up to these dots."""
+
+    dots: tuple[Dot, ...]
+
+
+class Want(Message, frozen=True, tag=7):
+    """Send what is above `vector`, then what comes: a new round begins."""
+
+    round: Number
+    vector: Vector
+
+
+class Delta(Message, frozen=True, tag=8):
+    """Registers above `base`, in bounded parts. After this part the receiver's
+    vector covers `advance`. `base` comes with the first part only."""
+
+    round: Number
+    base: Vector | None
+    states: tuple[State, ...]
+    advance: Vector
+    done: bool
+
+
+class Links(Message, frozen=True, tag=9):
+    """The peers the sender is connected to now."""
+
+    nodes: Nodes
+
+
+class AskBuckets(Message, frozen=True, tag=10):
+    """Digests differ while vectors are equal: which buckets?"""
+
+
+class Buckets(Message, frozen=True, tag=11):
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=256)]
+
+
+class AskKeys(Message, frozen=True, tag=12):
+    bucket: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    after: bytes = b""
+
+
+class BucketKeys(Message, frozen=True, tag=13):
+    """Keys of a bucket with a hash of each state, sorted, in parts."""
+
+    bucket: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    keys: Annotated[tuple[tuple[bytes, bytes], ...], msgspec.Meta(max_length=10_000)]
+    done: bool
+
+
+class AskStates(Message, frozen=True, tag=14):
+    keys: Keys
+
+
+class States(Message, frozen=True, tag=15):
+    """Whole registers, to be merged; no vector moves."""
+
+    states: tuple[State, ...]
+
+
+# -- bulk: chunks ----------------------------------------------------------------------
+
+
+class Get(Message, frozen=True, tag=20):
+    cids: Cids
+
+
+class Chunk(Message, frozen=True, tag=21):
+    """The answer to Get; the frame's body is the chunk."""
+
+    cid: Cid
+
+
+class NoChunk(Message, frozen=True, tag=22):
+    """The other answer: not here (or not readable)."""
+
+    cids: Cids
+
+
+class CancelGet(Message, frozen=True, tag=23):
+    """Not needed any more; may be sent all the same."""
+
+    cids: Cids
+
+
+class Have(Message, frozen=True, tag=24):
+    """Which of these do you hold?"""
+
+    number: Number
+    cids: Cids
+
+
+class Held(Message, frozen=True, tag=25):
+    """The ones of Have that are in the store."""
+
+    number: Number
+    cids: Cids
+
+
+class Put(Message, frozen=True, tag=26):
+    """A replica for the receiver to keep; the frame's body is the chunk."""
+
+    cid: Cid
+
+
+class Stored(Message, frozen=True, tag=27):
+    """The answer to Put: kept, or why not."""
+
+    cid: Cid
+    refused: Text = ""
+
+
+# Tags 32-47 are kept for locks between nodes.
+
+Control = (
+    Hello
+    | Bye
+    | Ping
+    | Pong
+    | Live
+    | Ack
+    | Want
+    | Delta
+    | Links
+    | AskBuckets
+    | Buckets
+    | AskKeys
+    | BucketKeys
+    | AskStates
+    | States
+)
+Bulk = (
+    Hello
+    | Bye
+    | Ping
+    | Pong
+    | Get
+    | Chunk
+    | NoChunk
+    | CancelGet
+    | Have
+    | Held
+    | Put
+    | Stored
+)
+AnyMessage = Control | Bulk
+
+WITH_BODY = (Chunk, Put)
+
+encode = msgspec.msgpack.Encoder().encode
+decode_hello = msgspec.msgpack.Decoder(Hello | Bye).decode
+decode_control = msgspec.msgpack.Decoder(Control).decode
+decode_bulk = msgspec.msgpack.Decoder(Bulk).decode
