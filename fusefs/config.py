@@ -59,6 +59,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The source shown by `mount`; `dfs@NAME` by default."""
     allow_nonempty: bool = False
     foreground: bool = False
+    power_cut: bool = False
+    """Found by the supervisor: the machine went down while the store was in use."""
 
     @property
     def run_dir(self) -> Path:

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         config = configuration.decode(settings.read())
     os.umask(0o077)
     try:
-        lock = preparing.prepare(config)
+        config, lock = preparing.prepare(config)
         send_output_to_log(config)
         device = _mount(config)
     except CommandError as error:
@@ -36,7 +36,11 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         return _fail(f"{error.strerror}: {error.filename}", MOUNT_SYSTEM)
     try:
-        return Supervisor(config, device, lock, Loop()).run()
+        supervisor = Supervisor(config, device, lock, Loop())
+        code = supervisor.run()
+        if supervisor.ended_cleanly:
+            preparing.mark_clean(config)
+        return code
     except Exception:
         log.exception("the supervisor has a bug")
         return _fail("the supervisor has a bug; see its log", MOUNT_BUG)

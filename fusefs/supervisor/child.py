@@ -54,6 +54,7 @@ class Child:
         self.code = 1
         self.starts = 0
         self.quick_deaths = 0
+        self.last_status = 0
         self.pidfd = -1
         self.reports = -1
         self._log = log
@@ -116,7 +117,7 @@ class Child:
         """Reaps the child and returns its exit code (negative: the signal)."""
         assert self._process is not None
         self.read_reports()
-        status = self._process.wait()
+        self.last_status = self._process.wait()
         os.close(self.pidfd)
         os.close(self.reports)
         self.pidfd = self.reports = -1
@@ -124,7 +125,7 @@ class Child:
         self.is_ready = False
         quick = time.monotonic() - self._started_s < STEADY_S
         self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        return status
+        return self.last_status
 
     def kill(self, number: int) -> None:
         """Sends a signal if it runs."""

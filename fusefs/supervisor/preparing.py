@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
 from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE, CommandError
+from fusefs.namespace.namespace import Namespace
 from fusefs.supervisor import lock
 
 log = logging.getLogger("dfs.supervisor")
@@ -23,8 +26,10 @@ INIT_LIMIT_S = 60.0
 LOGS = ("supervisor.log", "worker.log", "node.log")
 
 
-def prepare(config: Config) -> int:
-    """Makes and locks the store and leaves the settings in it; returns the lock.
+def prepare(config: Config) -> tuple[Config, int]:
+    """Makes and locks the store, and leaves the settings in it for the children.
+
+    Returns the settings, completed by what the store says, and the lock.
 
     Raises:
         CommandError: the store is in use or cannot be made, or the token is bad.
@@ -38,10 +43,12 @@ def prepare(config: Config) -> int:
             create(config)
         elif config.join:
             log.info("the store has its cluster already; the join token is not used")
+        config = mark_running(config)
+        write_settings(config)
+        return config, descriptor
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
 
 
 def make_directories(config: Config) -> None:
@@ -100,6 +107,27 @@ def create(config: Config) -> None:
     if done.returncode:
         lines = reasons or done.stderr.strip().splitlines() or ["it said nothing"]
         raise CommandError(lines[-1], MOUNT_FAILURE if config.mountpoint else FAILED)
+
+
+def mark_running(config: Config) -> Config:
+    """Notes in the store that it is in use; finds out how the last use ended."""
+    namespace = Namespace.open(Path(config.store))
+    try:
+        power_cut = namespace.mark_running()
+    finally:
+        namespace.close()
+    if power_cut:
+        log.warning("the machine went down while mounted; chunks will be verified")
+    return msgspec.structs.replace(config, power_cut=power_cut)
+
+
+def mark_clean(config: Config) -> None:
+    """Notes that everything is on disk; only after all children ended well."""
+    namespace = Namespace.open(Path(config.store))
+    try:
+        namespace.mark_clean()
+    finally:
+        namespace.close()
 
 
 def raise_file_limit() -> None:

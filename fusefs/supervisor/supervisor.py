@@ -11,17 +11,18 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.mountpoint import table, unmounting
 from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE
+from fusefs.supervisor import state
 from fusefs.supervisor.child import Child, delay_s
 from fusefs.supervisor.loop import Loop
 from fusefs.supervisor.mounting import MountedDevice
+from fusefs.supervisor.state import State
 from fusefs.supervisor.watchdog import PROBE_EVERY_S, Watchdog
 
 log = logging.getLogger("dfs.supervisor")
@@ -37,20 +38,6 @@ MOST_QUICK_DEATHS = 12
 """A worker that dies so often in a row will not come up: the mount is given up."""
 DUMP_S = 1.0
 """Time for the stacks of a stuck worker to reach its log."""
-
-
-class State(msgspec.Struct, frozen=True):
-    """STORE/run/supervisor.json: for `dfs status`, tests and people."""
-
-    pid: int
-    mountpoint: str
-    store: str
-    started_s: float
-    worker: int
-    node: int
-    worker_starts: int
-    node_starts: int
-    connection: str
 
 
 class Supervisor:
@@ -100,6 +87,11 @@ class Supervisor:
         self._forget_state()
         return self._exit_code
 
+    @property
+    def ended_cleanly(self) -> bool:
+        """Whether the last worker and node wrote everything before they ended."""
+        return self._announced and all(c.last_status == 0 for c in self._children())
+
     def _children(self) -> list[Child]:
         return [c for c in (self._node, self._worker) if c is not None]
 
@@ -120,6 +112,7 @@ class Supervisor:
             return
         if child.is_ready and not was_ready:
             log.info("%s ready pid=%d", child.name, child.pid)
+            self._write_state()
             self._announce_when_complete()
 
     def _announce_when_complete(self) -> None:
@@ -241,8 +234,7 @@ class Supervisor:
         for child in self._children():
             child.quick_deaths = 0
             child.kill(signal.SIGTERM)
-            pid = child.pid
-            self._loop.after(HANDOVER_S, lambda c=child, p=pid: self._push(c, p))
+            self._loop.after(HANDOVER_S, partial(self._push, child, child.pid))
 
     def _push(self, child: Child, pid: int) -> None:
         if child.pid == pid:
@@ -274,21 +266,21 @@ class Supervisor:
 
     def _write_state(self) -> None:
         worker, node = self._worker, self._node
-        state = State(
-            os.getpid(),
-            self._config.mountpoint,
-            self._config.store,
-            self._started_s,
-            worker.pid if worker else 0,
-            node.pid,
-            worker.starts if worker else 0,
-            node.starts,
-            self._connection,
+        state.write(
+            State(
+                pid=os.getpid(),
+                store=self._config.store,
+                mountpoint=self._config.mountpoint,
+                connection=self._connection,
+                started_s=self._started_s,
+                worker=worker.pid if worker else 0,
+                node=node.pid,
+                worker_starts=worker.starts if worker else 0,
+                node_starts=node.starts,
+                worker_ready=bool(worker and worker.is_ready),
+                node_ready=node.is_ready,
+            )
         )
-        where = self._config.run_dir / "supervisor.json"
-        fresh = where.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(state))
-        fresh.replace(where)
 
     def _forget_state(self) -> None:
         for name in ("supervisor.json", "config.json"):

@@ -1,0 +1,99 @@
+"""The `dfs` command: one module per verb, imported only when it is asked for.
+
+`dfs --help` and `dfs status` start no daemon code; the time to answer is a feature.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One line of `dfs --help`. The module has `main(argv) -> exit code`."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "mount": Verb("mount", "mount the file system on a directory and start its node"),
+    "umount": Verb("umount", "unmount, and stop the node"),
+    "node": Verb("node", "run a node without a mount: a storage node"),
+    "invite": Verb("invite", "print a token with which another machine can join"),
+    "status": Verb("status", "what this node is, has and is connected to"),
+    "fsck": Verb("fsck", "check the namespace and the chunks of a stopped node"),
+    "bench": Verb("bench", "measure a mount, beside a plain directory if given"),
+    "upgrade": Verb("upgrade", "restart node and worker on new code, without unmount"),
+    "config": Verb("config", "show the settings in effect and where each comes from"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script: runs one verb, returns its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from fusefs import __version__
+
+        print(f"dfs {__version__}")
+        return 0
+    if words[0] in VERBS:
+        return _run(words[0], words[1:])
+    if _is_mount_helper(words):
+        return _run("mount", ["--helper", *words])
+    return _unknown(words[0])
+
+
+def _is_mount_helper(words: list[str]) -> bool:
+    """mount(8) runs `dfs SOURCE DIR -o ...` for a file system of type fuse.dfs."""
+    return len(words) >= 2 and not any(w.startswith("-") for w in words[:2])
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    from fusefs.errors import ConfigError
+    from fusefs.mountpoint import exits
+
+    mounts = verb in ("mount", "umount")
+    try:
+        module = importlib.import_module(f"fusefs.cli.{VERBS[verb].module}")
+        return int(module.main(argv))
+    except exits.CommandError as error:
+        code, reason = error.code, str(error)
+    except ConfigError as error:
+        code, reason = exits.MOUNT_USAGE if mounts else exits.USAGE, str(error)
+    except KeyboardInterrupt:
+        code, reason = exits.MOUNT_INTERRUPTED if mounts else exits.INTERRUPTED, ""
+    except BrokenPipeError:
+        sys.stderr.close()
+        return exits.FAILED
+    if reason:
+        print(f"dfs {verb}: {reason}", file=sys.stderr)
+    return code
+
+
+def _unknown(word: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    print(f"dfs: unknown command {word!r}{hint}", file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: dfs COMMAND [options]",
+            "",
+            "A peer-to-peer distributed file system: one tree on every machine.",
+            "",
+            *lines,
+            "",
+            "dfs COMMAND --help tells the options of one.",
+        ]
+    )

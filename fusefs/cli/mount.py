@@ -1,0 +1,92 @@
+"""dfs mount DIR: checks, starts, waits until the mount answers, tells about it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+
+from fusefs import readiness
+from fusefs.cli import launching, settings
+from fusefs.config import Config
+from fusefs.mountpoint import checks, table, unmounting
+from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+
+ANSWER_S = 20.0
+"""Ready but silent for so long: the mount is reported as failed."""
+
+DESCRIPTION = """\
+Mounts the file system on DIR and starts this machine's node. The first mount makes
+a cluster of its own; --join makes this node a member of another's cluster.
+
+-o takes the words that mount(8) and FUSE know (ro, noatime, allow_other, ...) and
+every option below as key=value. Options come from the command line, then DFS_*
+variables, then a TOML file, then the defaults."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0 only when the mount answers."""
+    parser = settings.Parser("mount", DESCRIPTION)
+    parser.add_argument("places", nargs="+", metavar="DIR", help="the mountpoint")
+    parser.add_argument(
+        "-o", dest="options", action="append", metavar="OPT,...", help="mount options"
+    )
+    parser.add_argument("-f", "--foreground", action="store_true")
+    parser.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)
+    for ignored in ("-v", "-n", "-s"):
+        parser.add_argument(ignored, action="store_true", help=argparse.SUPPRESS)
+    settings.add_all(parser)
+    arguments = parser.parse_args(argv)
+    if len(arguments.places) > (2 if arguments.helper else 1):
+        parser.error("one mountpoint, please")
+    if arguments.helper:
+        _take_source(arguments)
+    config = settings.resolve(
+        arguments,
+        mountpoint=table.canonical(arguments.places[-1]),
+        foreground=arguments.foreground,
+    ).config
+    checks.check_all(config)
+    if config.foreground:
+        launching.replace_process(config)
+    facts = launching.start(config)
+    _wait_until_it_answers(config)
+    if not arguments.helper:
+        print(_announcement(config, facts))
+    return 0
+
+
+def _take_source(arguments: argparse.Namespace) -> None:
+    """In fstab the source is the store if it is a path, else only a name."""
+    source = arguments.places[0]
+    if source.startswith("/"):
+        arguments.store = source
+
+
+def _wait_until_it_answers(config: Config) -> None:
+    said = unmounting.answer(config.mountpoint, ANSWER_S)
+    if isinstance(said, os.stat_result) and unmounting.is_mounted(config.mountpoint):
+        return
+    reason = said.strerror if isinstance(said, OSError) else "it does not answer"
+    raise CommandError(
+        f"mounted on {config.mountpoint}, but {reason}; logs: {config.run_dir}/*.log",
+        MOUNT_FAILURE,
+    )
+
+
+def _announcement(config: Config, facts: dict[str, readiness.Fact]) -> str:
+    dfs = shlex.quote(_own_name())
+    port = facts.get("port", config.port)
+    return "\n".join(
+        [
+            f"mounted on {config.mountpoint} as node {config.name}, port {port}",
+            f"store:   {config.store}",
+            f"invite:  {dfs} invite --store {shlex.quote(config.store)}",
+            f"unmount: {dfs} umount {shlex.quote(config.mountpoint)}",
+        ]
+    )
+
+
+def _own_name() -> str:
+    return sys.argv[0] if os.path.basename(sys.argv[0]) == "dfs" else "dfs"

@@ -1,0 +1,115 @@
+"""Arguments that several verbs share, and the settings they lead to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from fusefs import options
+from fusefs.errors import ConfigError
+from fusefs.mountpoint.exits import MOUNT_USAGE, USAGE
+from fusefs.options import OPTIONS, Resolved
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the exit code of the verb, and no abbreviations."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(
+            prog=f"dfs {verb}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._verb = verb
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage()
+        code = MOUNT_USAGE if self._verb in ("mount", "umount") else USAGE
+        if self._verb == "fsck":
+            code = 16
+        self.exit(code, f"dfs {self._verb}: {message}\n")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """--store and --config, for verbs that need to find a node."""
+    parser.add_argument("--store", metavar="DIR", help="the node's store")
+    _add_config_file(parser)
+
+
+def add_all(parser: argparse.ArgumentParser) -> None:
+    """Every setting as a long option, for verbs that start a node."""
+    for option in OPTIONS:
+        parser.add_argument(
+            option.flag, dest=option.name, metavar=option.metavar, help=option.help
+        )
+    _add_config_file(parser)
+
+
+def _add_config_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", help="read settings from this TOML file"
+    )
+
+
+def resolve(
+    arguments: argparse.Namespace, *, mountpoint: str = "", foreground: bool = False
+) -> Resolved:
+    """The settings in effect for these arguments, here and now.
+
+    Raises:
+        ConfigError: any source is wrong.
+    """
+    home = Path.home()
+    file, file_name = _file(getattr(arguments, "config", None), home)
+    argv = {
+        option.name: value
+        for option in OPTIONS
+        if (value := getattr(arguments, option.name, None)) is not None
+    }
+    return options.resolve(
+        argv,
+        mount_options=getattr(arguments, "options", None) or [],
+        environ=os.environ,
+        file=file,
+        file_name=file_name,
+        home=home,
+        mountpoint=mountpoint,
+        foreground=foreground,
+    )
+
+
+def _file(named: str | None, home: Path) -> tuple[dict[str, str], str]:
+    given = named or os.environ.get("DFS_CONFIG")
+    if given:
+        path = Path(given)
+        if not path.exists():
+            raise ConfigError(f"{path}: no such settings file")
+        return options.load_file(path), str(path)
+    for path in options.default_files(os.environ, home):
+        if path.exists():
+            return options.load_file(path), str(path)
+    return {}, ""
+
+
+def store_of(arguments: argparse.Namespace) -> Path:
+    """The store a verb is about.
+
+    The mountpoint it was given, else --store, DFS_STORE, the file, the default.
+    """
+    directory = getattr(arguments, "directory", None)
+    if directory:
+        return _store_at(directory)
+    return Path(resolve(arguments).config.store)
+
+
+def _store_at(directory: str) -> Path:
+    from fusefs.mountpoint import nodes, table
+    from fusefs.mountpoint.exits import FAILED, CommandError
+
+    where = table.canonical(directory)
+    node = nodes.at_mountpoint(where)
+    if node is None:
+        raise CommandError(f"no dfs node is mounted on {where}", FAILED)
+    return Path(node.store)

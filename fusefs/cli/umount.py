@@ -1,0 +1,76 @@
+"""dfs umount DIR: unmounts and waits until everything is written and stopped."""
+
+from __future__ import annotations
+
+import errno
+
+from fusefs.cli import settings
+from fusefs.mountpoint import nodes, table, unmounting
+from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+
+WAIT_S = 90.0
+"""For the node to write what is dirty and to end."""
+
+DESCRIPTION = """\
+Unmounts DIR, waits until all data is on disk and the node has stopped. The same as
+umount or fusermount -u, which do not wait."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0 when the mount is gone and its node has ended."""
+    parser = settings.Parser("umount", DESCRIPTION)
+    parser.add_argument("directory", metavar="DIR", help="the mountpoint")
+    parser.add_argument(
+        "-l",
+        "-z",
+        "--lazy",
+        action="store_true",
+        help="detach now, end when the last program has closed its files",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="end it even if it is stuck: programs using it get an error",
+    )
+    arguments = parser.parse_args(argv)
+    where = table.canonical(arguments.directory)
+    node = nodes.at_mountpoint(where)
+    if not unmounting.is_mounted(where) and node is None:
+        raise _failure(f"{where} is not a dfs mount")
+    _unmount(where, lazy=arguments.lazy, force=arguments.force)
+    if (
+        node is not None
+        and not arguments.lazy
+        and not nodes.wait_gone(node.pid, WAIT_S)
+    ):
+        raise _failure(
+            f"unmounted, but the node (process {node.pid}) has not ended after "
+            f"{WAIT_S:.0f} s; see {node.store}/run/supervisor.log"
+        )
+    return 0
+
+
+def _unmount(where: str, *, lazy: bool, force: bool) -> None:
+    mount = table.find(where)
+    if mount is None or not mount.is_ours:
+        return
+    if force:
+        unmounting.abort(mount.connection)
+    try:
+        unmounting.unmount(where, lazy=lazy or force)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return
+        raise _failure(_reason(where, error)) from None
+
+
+def _reason(where: str, error: OSError) -> str:
+    if error.errno != errno.EBUSY:
+        return f"{where}: {error.strerror}"
+    using = [f"{name} ({pid})" for pid, name in unmounting.users(where)]
+    by = f", used by {', '.join(using)}" if using else ""
+    return f"{where} is busy{by}; end them, or detach it with: dfs umount -l {where}"
+
+
+def _failure(message: str) -> CommandError:
+    return CommandError(message, MOUNT_FAILURE)

@@ -1,0 +1,149 @@
+"""The worker: answers the kernel. The composition root of everything below it.
+
+    python -m fusefs.worker --config STORE/run/config.json [--fuse-fd N]
+
+Started by the supervisor, which keeps the mount and starts another worker when this
+one ends. SIGTERM: make way for another (or for the end). SIGUSR1: every thread's
+stack goes to the log. Ends with 0 when everything is stored, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from fusefs import config as configuration
+from fusefs import readiness
+from fusefs.config import Config
+from fusefs.errors import FsError
+from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
+from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink.client import NodeLink
+from fusefs.store.store import Store
+from fusefs.vfs.vfs import Vfs, VfsOptions
+
+log = logging.getLogger("dfs.worker")
+
+SYNC_EVERY_S = 5.0
+"""What was written without fsync is on disk after about this long."""
+
+
+class Parts:
+    """Everything a worker is made of; closed in the reverse order of making."""
+
+    def __init__(self, config: Config) -> None:
+        store_dir = Path(config.store)
+        self.namespace = Namespace.open(store_dir)
+        self.store = Store.open(
+            store_dir, power_cut=config.power_cut, min_free_bytes=config.min_free
+        )
+        self.link = NodeLink(
+            config.run_dir / "node.sock",
+            on_effects=lambda effects: self.vfs.on_effects(effects),
+            on_reconnect=lambda: self.vfs.drop_everything(),
+            statistics=self.statistics,
+        )
+        self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
+
+    def statistics(self) -> object:
+        """What `dfs status` shows of the worker."""
+        return {"vfs": self.vfs.statistics()}
+
+    def close(self) -> None:
+        """Stores what is dirty, publishes it, and lets go of everything."""
+        self.vfs.close()
+        self.store.sync_all()
+        self.namespace.sync()
+        self.link.close()
+        self.store.close()
+        self.namespace.close()
+
+
+def vfs_options(config: Config) -> VfsOptions:
+    """The settings that the vfs cares about."""
+    return VfsOptions(
+        sync=config.sync,
+        barrier_s=config.barrier_ms / 1000,
+        fetch_timeout_s=config.fetch_timeout_s,
+        dirty_bytes=config.dirty_size,
+        read_only=config.read_only,
+    )
+
+
+class BackgroundSync:
+    """Makes what is written durable every few seconds, in a thread of its own."""
+
+    def __init__(self, store: Store, namespace: Namespace) -> None:
+        self._store, self._namespace = store, namespace
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(SYNC_EVERY_S):
+            try:
+                self._store.sync_all()
+                self._namespace.sync()
+            except Exception:
+                log.exception("background sync failed; trying again")
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def main(argv: list[str]) -> int:
+    """Serves until the mount is gone or SIGTERM asks to make way."""
+    parser = argparse.ArgumentParser(prog="python -m fusefs.worker")
+    parser.add_argument("--config", required=True, type=Path)
+    parser.add_argument("--fuse-fd", type=int, default=-1)
+    arguments = parser.parse_args(argv)
+    config = configuration.load(arguments.config)
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    try:
+        parts = Parts(config)
+    except (FsError, OSError) as error:
+        readiness.failed(f"the store cannot be opened: {error}", MOUNT_FAILURE)
+        log.exception("start failed")
+        return MOUNT_FAILURE
+    background = BackgroundSync(parts.store, parts.namespace)
+    try:
+        serve(config, parts, arguments.fuse_fd, readiness.ready)
+    except Exception as error:
+        readiness.failed(f"the mount failed: {error}", MOUNT_FAILURE)
+        log.exception("serving failed")
+        return MOUNT_BUG
+    finally:
+        background.stop()
+        parts.close()
+    return 0
+
+
+def serve(
+    config: Config, parts: Parts, fuse_fd: int, on_ready: Callable[[], None]
+) -> None:
+    """Runs the binding; returns when the mount is gone or we make way."""
+    if config.binding == "kernel":
+        from fusefs.bindings.kernel import server
+
+        server.run(parts.vfs, fuse_fd, on_ready=on_ready)
+    else:
+        from fusefs.bindings import fusepy_ops
+
+        fusepy_ops.run(parts.vfs, config.mountpoint, config, on_ready=on_ready)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
