@@ -109,3 +109,5 @@ class Invalidator(Protocol):
     def attributes(self, ino: Ino) -> None: ...
     def data(self, ino: Ino, offset: int, length: int) -> None:
         """Pages of [offset, offset + length) and the attributes; length 0: to the end."""
+    def everything(self) -> None:
+        """Changes were missed: forget all names, attributes and pages."""

@@ -1,0 +1,44 @@
+"""The settings of a vfs. Every limit has a unit in its name and a reason here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from fusefs.model.manifest import DEFAULT_CHUNK_LOG2
+
+Sync = Literal["close", "off", "all"]
+
+
+class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    sync: Sync = "close"
+    """When to wait for near peers: at flush and fsync of a written file, never, or
+    after every change (for programs that talk over the tree)."""
+    barrier_ms: int = 20
+    """Longest wait for the peers of one change."""
+    read_only: bool = False
+    """Refuse every change with EROFS."""
+    kernel_refs: bool = True
+    """The binding calls `forget`: an unlinked inode lives until then. Without it
+    (path bindings) it lives until its last handle is released."""
+    dirty_bytes: int = 64 << 20
+    """Buffers of unpublished writes over all files. Beyond it chunks are stored."""
+    writeback_s: float = 5.0
+    """Unpublished writes of a file that stays open are published after this."""
+    sync_s: float = 5.0
+    """How often what was written is made durable in the background."""
+    fetch_timeout_s: float = 30.0
+    """Longest wait for the bytes of one read: below what a user takes for a hang."""
+    read_ahead_chunks: int = 32
+    """Largest window asked ahead of a sequential reader (32 MiB)."""
+    chunk_log2: int = DEFAULT_CHUNK_LOG2
+    """Chunk size of new files."""
+    body_bytes: int = 64 << 10
+    """Chunks up to this size travel with their transaction."""
+    cached_inodes: int = 16_384
+    """Attributes kept (twice this at most, ~0.5 KiB each)."""
+    cached_entries: int = 32_768
+    """Names kept, absent ones included (twice this at most, ~0.2 KiB each)."""
+    link_max: int = 65_000
+    """Hard links of one file (as ext4): what a conflict rule may have to list."""
