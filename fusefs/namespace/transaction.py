@@ -314,12 +314,15 @@ class Transaction:
         root: bytes,
         chunk_log2: int,
         mtime_ns: int,
+        ctime_ns: int | None = None,
         data_changed: bool = True,
         appended_to: tuple[int, bytes] | None = None,
         merged: bool = False,
     ) -> Ino:
         """Publish a version of a file. Losing versions become real files first, so
-        no byte of theirs is dropped, unless it is `merged` from all of them."""
+        no byte of theirs is dropped, unless it is `merged` from all of them.
+        `ctime_ns` is when it was written, if that was before now: what fstat said
+        before close stays true after it."""
         row = self._real_inode(ino)
         ino = row.ino
         if row.flags & FLAG_CONFLICT and not merged:
@@ -329,7 +332,7 @@ class Transaction:
             seen[self._node] = self.seq
         content = Content(
             mtime_ns=mtime_ns,
-            ctime_ns=max(self.now_ns, row.ctime_ns),
+            ctime_ns=max(self.now_ns if ctime_ns is None else ctime_ns, row.ctime_ns),
             size=size,
             root=root,
             chunk_log2=chunk_log2,
