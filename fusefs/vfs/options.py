@@ -15,7 +15,7 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync: Sync = "close"
     """When to wait for near peers: at flush and fsync of a written file, never, or
     after every change (for programs that talk over the tree)."""
-    barrier_ms: int = 20
+    barrier_s: float = 0.020
     """Longest wait for the peers of one change."""
     read_only: bool = False
     """Refuse every change with EROFS."""
@@ -26,8 +26,6 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Buffers of unpublished writes over all files. Beyond it chunks are stored."""
     writeback_s: float = 5.0
     """Unpublished writes of a file that stays open are published after this."""
-    sync_s: float = 5.0
-    """How often what was written is made durable in the background."""
     fetch_timeout_s: float = 30.0
     """Longest wait for the bytes of one read: below what a user takes for a hang."""
     read_ahead_chunks: int = 32
