@@ -1,0 +1,140 @@
+# Sourced by mount.sh and tests/run.sh: the virtual environment and system packages.
+# Sets nothing but functions and these names; prints to stderr only.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=${DFS_VENV:-$here/.venv}
+apt_is_fresh=
+
+say() { printf '%s\n' "$*" >&2; }
+
+# die CODE SENTENCE...
+die() {
+  local code=$1
+  shift
+  say "$program: $*"
+  exit "$code"
+}
+
+# The first python3 that is new enough, by path.
+find_python() {
+  local name
+  for name in ${DFS_PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+# install_packages PACKAGE...: as root by apt-get; false when that cannot be.
+install_packages() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  say "installing $* (apt-get)"
+  local out
+  if [ -z "$apt_is_fresh" ]; then
+    apt-get update -qq >/dev/null 2>&1 || true
+    apt_is_fresh=1
+  fi
+  out=$(DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "$@" 2>&1) || { say "$out"; return 1; }
+}
+
+# The exact command for a user without root, or on another distribution.
+install_hint() {
+  if command -v apt-get >/dev/null; then
+    echo "sudo apt-get install -y $*"
+  else
+    echo "install the equivalent of Debian's $* with your package manager"
+  fi
+}
+
+have_libfuse2() {
+  local config
+  for config in ldconfig /sbin/ldconfig /usr/sbin/ldconfig; do
+    command -v "$config" >/dev/null || continue
+    "$config" -p 2>/dev/null | grep -q 'libfuse\.so\.2' && return
+  done
+  compgen -G '/usr/lib/*/libfuse.so.2' >/dev/null || compgen -G '/lib/*/libfuse.so.2' >/dev/null
+}
+
+# libfuse 2 got a new name with 64 bit time in Ubuntu 24.04 and Debian 13.
+libfuse2_package() {
+  if apt-cache show libfuse2t64 2>/dev/null | grep -q '^Package: libfuse2t64'; then
+    echo libfuse2t64
+  else
+    echo libfuse2
+  fi
+}
+
+# install_project GROUP...: the virtual environment holds this checkout and the
+# dependency groups. Editable, so changes of the source need no second install.
+# Costs one checksum when nothing changed.
+install_project() {
+  local stamp=$venv/.installed want
+  want=$(environment_stamp)
+  if [ -x "$venv/bin/dfs" ] && stamp_covers "$stamp" "$want" "$@"; then return; fi
+  exec 9>"$venv.lock" || die 2 "$here is not writable; run it once as its owner"
+  flock 9
+  if ! { [ -x "$venv/bin/dfs" ] && stamp_covers "$stamp" "$want" "$@"; }; then
+    make_venv
+    say "installing the project into $venv"
+    local groups
+    mapfile -t groups < <(group_requirements "$@")
+    pip_install -e "$here" "${groups[@]}"
+    printf '%s\n' "$want" "$*" >"$stamp"
+  fi
+  exec 9>&-
+}
+
+environment_stamp() {
+  {
+    echo "$here"
+    cat "$here/pyproject.toml"
+    grep '^version' "$venv/pyvenv.cfg" 2>/dev/null || true
+  } | sha256sum | cut -d' ' -f1
+}
+
+# stamp_covers FILE WANTED GROUP...
+stamp_covers() {
+  local file=$1 want=$2 got groups group
+  shift 2
+  [ -r "$file" ] || return 1
+  { read -r got; read -r groups; } <"$file" || true
+  [ "$got" = "$want" ] || return 1
+  for group in "$@"; do
+    case " $groups " in *" $group "*) ;; *) return 1 ;; esac
+  done
+}
+
+make_venv() {
+  if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
+  local python version
+  python=$(find_python) || die 2 "Python 3.11 or newer is needed; $(install_hint python3.11 python3.11-venv)"
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    install_packages "python$version-venv" || install_packages python3-venv ||
+      die 2 "Python's venv module is missing; $(install_hint "python$version-venv")"
+  fi
+  say "making $venv"
+  "$python" -m venv --clear "$venv" || die 2 "$venv cannot be made"
+  # The version is part of the stamp, and is only known now.
+  want=$(environment_stamp)
+}
+
+pip_install() {
+  local log=$venv/install.log
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >"$log" 2>&1 && return
+  tail -n 15 "$log" >&2
+  die 2 "installing the Python packages failed; the whole log: $log"
+}
+
+# The requirements of pyproject's dependency groups, one a line (pip only learned
+# --group in version 25.1).
+group_requirements() {
+  [ $# -eq 0 ] || "$venv/bin/python" - "$here/pyproject.toml" "$@" <<'PY'
+import sys, tomllib
+groups = tomllib.load(open(sys.argv[1], "rb"))["dependency-groups"]
+print(*(line for name in sys.argv[2:] for line in groups[name]), sep="\n")
+PY
+}

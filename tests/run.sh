@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs everything: ./tests/run.sh [pytest arguments]
+# Ends with pytest's closing line; fails when the linters or any test failed.
+set -euo pipefail
+program=tests/run.sh
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../scripts/environment.sh"
+cd "$here"
+
+# The programs that tests run, and Debian's package of each.
+need_programs() {
+  local missing=() program_and_package
+  for program_and_package in fusermount3:fuse3 git:git rsync:rsync sqlite3:sqlite3 \
+    ip:iproute2 cc:gcc make:make setfattr:attr; do
+    command -v "${program_and_package%:*}" >/dev/null || missing+=("${program_and_package#*:}")
+  done
+  have_libfuse2 || missing+=("$(libfuse2_package)")
+  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
+    say "missing, so some tests will fail: $(install_hint "${missing[@]}")"
+}
+
+lint() {
+  "$venv/bin/ruff" check . &&
+    "$venv/bin/mypy" --no-error-summary &&
+    "$venv/bin/lint-imports" --no-logo 2>&1 | tail -n 3
+}
+
+need_programs
+install_project test lint
+lint_failed=
+lint || lint_failed=1
+[ -z "$lint_failed" ] || say "$program: the linters found something, see above"
+
+tests_failed=0
+"$venv/bin/python" -m pytest "$@" || tests_failed=$?
+[ -z "$lint_failed" ] || exit 1
+exit "$tests_failed"
