@@ -1,0 +1,46 @@
+"""How far a peer is, and whether a close waits for it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+NEAR_S = 0.010
+"""Round trip of a near peer: a building or a city, not a continent."""
+SAMPLES = 10
+"""Heartbeats remembered. The least of them counts: load delays an answer, nothing
+hastens one."""
+SLOW_S = 1.0
+"""A peer that owes an acknowledgement for this long is not waited for until it
+has caught up: it must not slow the others down."""
+
+
+class Nearness:
+    """One peer's measured distance and promptness."""
+
+    def __init__(self, near_s: float = NEAR_S) -> None:
+        self._near_s = near_s
+        self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._owes_since: float | None = None
+
+    def measured(self, rtt_s: float) -> None:
+        self._samples.append(rtt_s)
+
+    def owes(self, now: float) -> None:
+        """Something was sent that it has to acknowledge."""
+        if self._owes_since is None:
+            self._owes_since = now
+
+    def progressed(self, now: float, level: bool) -> None:
+        """It acknowledged something; `level`: all there was."""
+        self._owes_since = None if level else now
+
+    @property
+    def rtt_s(self) -> float | None:
+        return min(self._samples) if self._samples else None
+
+    def near(self, now: float) -> bool:
+        """Whether a barrier waits for this peer."""
+        rtt = self.rtt_s
+        if rtt is None or rtt > self._near_s:
+            return False
+        return self._owes_since is None or now - self._owes_since < SLOW_S

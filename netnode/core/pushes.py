@@ -1,0 +1,109 @@
+"""Background replication: what is still to be brought to whom.
+
+Every chunk written here is owed to the other nodes that placement names. An owed
+chunk is offered (Have), sent when it is lacked (Put), and settled when every one
+of them has confirmed; then the writer's store may count on those copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from fusefs.model.ids import ChunkId, NodeId
+
+MAX_OWED = 200_000
+"""Chunks remembered (some 30 MB); what is beyond is found again by the repair scan."""
+OFFER = 256
+"""Chunk ids in one Have."""
+
+
+class Pushes:
+    """See the module. Times are when an offer may begin."""
+
+    def __init__(self) -> None:
+        self._owed: dict[ChunkId, set[NodeId]] = {}
+        self._due: dict[NodeId, dict[ChunkId, float]] = {}
+        self._offered: dict[NodeId, set[ChunkId]] = {}
+        self.overflowed = False
+        """Something was not remembered: a scan has to find it."""
+
+    def owe(self, cid: ChunkId, peers: Collection[NodeId], due: float) -> bool:
+        """A chunk was written here. True when it is owed to nobody: settled."""
+        if not peers:
+            return True
+        if cid not in self._owed:
+            if len(self._owed) >= MAX_OWED:
+                self.overflowed = True
+                return False
+            self._owed[cid] = set()
+        for peer in peers:
+            if peer not in self._owed[cid]:
+                self._owed[cid].add(peer)
+                self._due.setdefault(peer, {})[cid] = due
+        return False
+
+    def offer(self, peer: NodeId, now: float) -> tuple[ChunkId, ...]:
+        """What to ask the peer about now; empty while an offer is open."""
+        if self._offered.get(peer):
+            return ()
+        due = self._due.get(peer, {})
+        batch: list[ChunkId] = []
+        for cid, at in due.items():
+            if at > now or len(batch) == OFFER:
+                break
+            batch.append(cid)
+        if batch:
+            self._offered[peer] = set(batch)
+        return tuple(batch)
+
+    def next_due(self, peer: NodeId) -> float | None:
+        """When the next offer to the peer may begin."""
+        due = self._due.get(peer)
+        if not due or self._offered.get(peer):
+            return None
+        return next(iter(due.values()))
+
+    def answered(
+        self, peer: NodeId, offered: Iterable[ChunkId], held: Iterable[ChunkId]
+    ) -> tuple[list[ChunkId], list[ChunkId]]:
+        """The answer to an offer: (chunks to send, chunks now settled)."""
+        has = set(held)
+        settled = [cid for cid in has if self.confirmed(peer, cid)]
+        return [cid for cid in offered if cid not in has], settled
+
+    def confirmed(self, peer: NodeId, cid: ChunkId) -> bool:
+        """The peer keeps it. True when that settles the chunk."""
+        self._done(peer, cid)
+        owed = self._owed.get(cid)
+        if owed is None:
+            return False
+        owed.discard(peer)
+        if owed:
+            return False
+        del self._owed[cid]
+        return True
+
+    def refused(self, peer: NodeId, cid: ChunkId, retry_at: float) -> None:
+        """The peer could not keep it (no space), or it could not be sent."""
+        self._done(peer, cid)
+        if peer in self._owed.get(cid, ()):
+            self._due.setdefault(peer, {})[cid] = retry_at
+
+    def forget(self, cid: ChunkId) -> None:
+        """The chunk is gone here."""
+        for peer in self._owed.pop(cid, ()):
+            self._done(peer, cid)
+
+    def peer_gone(self, peer: NodeId) -> None:
+        """Open offers are made again when it is back."""
+        self._offered.pop(peer, None)
+
+    def owed_to(self, peer: NodeId) -> int:
+        return len(self._due.get(peer, ()))
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def _done(self, peer: NodeId, cid: ChunkId) -> None:
+        self._due.get(peer, {}).pop(cid, None)
+        self._offered.get(peer, set()).discard(cid)
