@@ -5,7 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from fusefs.model.records import check_value, valid_key
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
+from fusefs.model.records import (
+    attrs_key,
+    check_value,
+    decode_place,
+    place_key,
+    valid_key,
+)
 from fusefs.model.register import EMPTY, decode_register, encode_register
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import (
@@ -101,5 +108,18 @@ def tree_problems(db: sqlite3.Connection) -> Iterator[str]:
             seen.add(child)
             stack.append(child)
     for (parent,) in db.execute("SELECT DISTINCT parent FROM entry"):
-        if parent not in seen:
+        if parent not in seen and _known(db, parent):
             yield f"directory {parent} has entries but is not reachable"
+
+
+def _known(db: sqlite3.Connection, ino: int) -> bool:
+    """False below a directory whose own place did not arrive yet (partial sync)."""
+    registers = Registers(db)
+    visited: set[int] = set()
+    while ino not in (ROOT_INO, LOST_FOUND_INO) and ino not in visited:
+        visited.add(ino)
+        place = registers.load(place_key(Ino(ino))).latest
+        if place is None or not registers.load(attrs_key(Ino(ino))).siblings:
+            return False
+        ino = decode_place(place.value).parent
+    return True

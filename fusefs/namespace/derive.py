@@ -127,11 +127,14 @@ class Derivation:
         kind = key[:1]
         if kind == DIRENT:
             self._names[(key_ino(key), key_name(key))] = None
+            if bool(before.live) != bool(after.live) and self._any_odd():
+                self._requeue_odd(key_ino(key))
             for sibling in before.live + after.live:
                 self._inodes[decode_dirent(sibling.value).ino] = None
         elif kind in (ATTRS, CONTENT, UNLINKED):
             self._inodes[key_ino(key)] = None
-            if kind == CONTENT:
+            concurrent = len(before.siblings) > 1 or len(after.siblings) > 1
+            if (kind == CONTENT and concurrent) or self._any_odd():
                 self._versions[key_ino(key)] = None
         elif kind == PLACE:
             ino = key_ino(key)
@@ -251,7 +254,7 @@ class Derivation:
             parent,
             lambda nth: conflict_name(origin, self.node_name(c.node), c.hlc, nth),
             lambda name: name in taken,
-            origin,
+            c.ino,
         )
 
     def _pick(
@@ -259,9 +262,10 @@ class Derivation:
         parent: Ino,
         make: Callable[[int], bytes],
         taken: Callable[[bytes], bool],
-        origin: bytes,
+        ino: Ino,
     ) -> bytes:
-        """The first made name that no dirent and no other odd entry uses."""
+        """The first made name that no dirent uses; of two odd entries that want one
+        name the lower inode number gets it, in whatever order they came."""
         nth = 0
         while True:
             name = make(nth)
@@ -269,9 +273,12 @@ class Derivation:
             if taken(name) or self._registers.load(dirent_key(parent, name)).live:
                 continue
             row = self._db.execute(
-                "SELECT origin FROM odd WHERE parent = ? AND name = ?", (parent, name)
+                "SELECT origin, why, base, ino FROM odd WHERE parent = ? AND name = ?",
+                (parent, name),
             ).fetchone()
-            if row is None or row[0] == origin:
+            if row is not None and row[3] > ino:
+                self._evict(parent, name, row[:3])
+            if row is None or row[3] >= ino:
                 return name
 
     def node_name(self, node: NodeId) -> str:
@@ -301,7 +308,8 @@ class Derivation:
             ).fetchone()
             if shadow is not None and (shadow[0] != origin or shadow[1] == "version"):
                 # another name's losing version stands where this name wants to be
-                self._evict(parent, origin, shadow)
+                if self._registers.load(dirent_key(parent, origin)).live:
+                    self._evict(parent, origin, shadow)
                 plain = None
         rows.update(odd)
         if plain is not None and origin not in odd:
@@ -309,8 +317,7 @@ class Derivation:
         return rows
 
     def _evict(self, parent: Ino, name: bytes, shadow: tuple[bytes, str, int]) -> None:
-        if not self._registers.load(dirent_key(parent, name)).live:
-            return
+        """Take an odd entry off a name that another has more right to."""
         origin, why, base = shadow
         ino, kind, flags = self._db.execute(
             "SELECT ino, kind, flags FROM entry WHERE parent = ? AND name = ?",
@@ -346,7 +353,7 @@ class Derivation:
             self._db.execute(
                 "DELETE FROM odd WHERE parent = ? AND name = ?", (parent, row.name)
             )
-        elif self._any_odd():
+        if self._any_odd():  # a name became free that another had to avoid
             self._requeue_odd(parent)
         self._entry_moved(parent, row)
 
@@ -584,7 +591,7 @@ class Derivation:
                 self._forget_version(vino)
         for name, (parent, origin, sibling, content) in want.items():
             vino = derive_version_ino(ino, sibling.dot)
-            if name not in have or have[name][3] != vino or have[name][0] != parent:
+            if name not in have or have[name][:4] != (parent, name, origin, vino):
                 self._insert(
                     parent,
                     origin,
@@ -605,7 +612,8 @@ class Derivation:
             def make(nth: int, node: str = node, stamp: Hlc = stamp) -> bytes:
                 return conflict_name(origin, node, stamp, nth)
 
-            name = self._pick(parent, make, lambda n: (parent, n) in out, origin)
+            vino = derive_version_ino(ino, sibling.dot)
+            name = self._pick(parent, make, lambda n: (parent, n) in out, vino)
             out[(parent, name)] = (sibling, content)
         return out
 
