@@ -182,6 +182,8 @@ class Derivation:
         for name, row in have.items():
             if want.get(name) != row:
                 self._remove(parent, origin, row)
+                if self._any_odd():
+                    self._names[(parent, origin)] = None  # a name became free
         for name, row in want.items():
             if have.get(name) != row:
                 self._insert(parent, origin, row)
@@ -589,6 +591,7 @@ class Derivation:
                     Row(name, vino, S_REG, FLAG_DERIVED, "version", ino, 0, 0),
                 )
                 self._forget_version(vino)
+                self._versions[ino] = None  # once more: a name became free
         for name, (parent, origin, sibling, content) in want.items():
             vino = derive_version_ino(ino, sibling.dot)
             if name not in have or have[name][:4] != (parent, name, origin, vino):
