@@ -1,0 +1,73 @@
+"""Eviction: which objects go when the cache is over its quota or the disk is full.
+
+Only objects without a flag are cache. Large ones go by when they were last opened,
+small ones, once no large one is left, by when they were stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from fusefs.model.ids import ChunkId
+
+if TYPE_CHECKING:
+    from fusefs.store.store import Store
+
+SLACK = 0.05
+"""Go this part of the quota below it, so that eviction comes in batches."""
+_VICTIMS = 1024
+_LOCKED = 32
+"""Removals under one hold of the lock: about a millisecond for the writers."""
+
+
+def evict(store: Store) -> int:
+    """Bytes freed; returns early when no cache is left."""
+    goal = _excess(store)
+    freed = 0
+    while freed < goal:
+        victims = store.index.oldest_large_cache(_VICTIMS)
+        victims += store.index.oldest_small_cache(_VICTIMS - len(victims))
+        got = drop(store, _enough(victims, goal - freed))
+        if not got:
+            break
+        freed += got
+    return freed
+
+
+def _excess(store: Store) -> int:
+    goal = 0
+    quota = store.cache_quota_bytes
+    if quota is not None:
+        used = store.index.cache_bytes()
+        if used > quota:
+            goal = used - int(quota * (1 - SLACK))
+    floor = store.space.min_free_bytes
+    free = store.space.free_bytes()
+    if free < floor:
+        goal = max(goal, floor - free + int(floor * SLACK))
+    return goal
+
+
+def _enough(victims: list[tuple[ChunkId, int]], goal: int) -> list[ChunkId]:
+    chosen = []
+    for cid, size in victims:
+        chosen.append(cid)
+        goal -= size
+        if goal <= 0:
+            break
+    return chosen
+
+
+def drop(store: Store, cids: Iterable[ChunkId]) -> int:
+    """Remove those that have no flag; bytes freed."""
+    freed = 0
+    rest = iter(cids)
+    while batch := list(islice(rest, _LOCKED)):
+        with store.lock:
+            for cid in batch:
+                if store.index.flags(cid) == 0:
+                    freed += store.index.size_of(cid)
+                    store.remove_locked(cid)
+    return freed

@@ -1,0 +1,229 @@
+"""Connections to small.db: one writer, a few readers, the WAL's sync and checkpoint.
+
+Two processes have the file open at once. A commit survives a crash of either
+(`synchronous = NORMAL`); `sync` makes it survive a power cut. Connections are
+shared by threads because FUSE callback threads live for one call only, too short
+for a connection per thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fusefs.errors import Corrupt, FsError, NoSpace
+from fusefs.store.locking import WriteLock
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x64667332  # "dfs2"
+BUSY_TIMEOUT_S = 30.0
+"""Only recovery after a crash of the other process ever blocks this long."""
+CHECKPOINT_BYTES = 8 << 20
+"""A WAL this long is moved to the table by the background sync; one that stays
+this short is overwritten in place, which costs a third less than growing it."""
+AUTOCHECKPOINT_PAGES = 16384
+"""64 MiB: a writer checkpoints itself only when the background sync is stuck."""
+READERS_KEPT = 4
+RESTART_WAIT_S = 0.05
+"""Writers wait while the WAL restarts; with a reader in the way, do it next time."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS small(
+  n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
+  stored_s INTEGER NOT NULL, flags INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS small_cache ON small(n, size) WHERE flags = 0;
+CREATE TABLE IF NOT EXISTS large(
+  id BLOB PRIMARY KEY, size INTEGER NOT NULL, used_s INTEGER NOT NULL,
+  flags INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+
+Row = tuple[Any, ...]
+
+
+def translated(error: sqlite3.Error) -> FsError:
+    """The store's error for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpace("the store's disk is full (small.db)")
+    return Corrupt(f"small.db: {error}; run `dfs fsck`")
+
+
+class Database:
+    """The file small.db."""
+
+    def __init__(self, path: Path, lock: WriteLock) -> None:
+        self._path = path
+        self._lock = lock
+        try:
+            with lock:
+                self._writer = self._prepare()
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        self._readers: list[sqlite3.Connection] = []
+        # One checkpoint at a time; nothing else is taken under it but the WriteLock.
+        self._checkpointing = threading.Lock()
+        self._keeper: sqlite3.Connection | None = None
+        self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        _sync_directory(path.parent)
+
+    def _prepare(self) -> sqlite3.Connection:
+        writer = self._connect()
+        (version,) = writer.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise Corrupt(
+                f"{self._path} has format {version}, this program knows up to"
+                f" {SCHEMA_VERSION}: use a newer version of dfs"
+            )
+        if version < SCHEMA_VERSION:
+            writer.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA}"
+                f"PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        writer.execute("SELECT 1 FROM state").fetchone()  # makes the -wal file exist
+        return writer
+
+    def _connect(self, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+            "mmap_size = 1073741824",
+            "cache_size = -2048",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def one(self, sql: str, parameters: tuple[object, ...] = ()) -> Row | None:
+        """The first row of a query, from any thread; never waits for a writer."""
+        reader = self._borrow()
+        try:
+            row: Row | None = reader.execute(sql, parameters).fetchone()
+            return row
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        finally:
+            self._give_back(reader)
+
+    def all(self, sql: str, parameters: tuple[object, ...] = ()) -> list[Row]:
+        """Every row of a query; keep it bounded, it holds back the checkpoint."""
+        reader = self._borrow()
+        try:
+            return reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        finally:
+            self._give_back(reader)
+
+    def _borrow(self) -> sqlite3.Connection:
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return self._connect()
+
+    def _give_back(self, reader: sqlite3.Connection) -> None:
+        if len(self._readers) < READERS_KEPT:
+            self._readers.append(reader)
+        else:
+            reader.close()
+
+    def run(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
+        """One writing statement, a transaction of its own unless in `transaction`.
+
+        The caller holds the WriteLock. Returns the number of rows changed.
+        """
+        try:
+            return self._writer.execute(sql, parameters).rowcount
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    def fresh(self, sql: str, parameters: tuple[object, ...] = ()) -> Row | None:
+        """The first row, read by the writer: the caller holds the WriteLock."""
+        try:
+            row: Row | None = self._writer.execute(sql, parameters).fetchone()
+            return row
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Several statements as one; the caller holds the WriteLock."""
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.rollback()
+            raise
+
+    def sync(self) -> None:
+        """Every commit so far, of both processes, is durable when this returns.
+
+        What a checkpoint moved out of the WAL it has synced itself.
+        """
+        try:
+            os.fdatasync(self._wal_fd)
+        except OSError as error:
+            raise Corrupt(f"syncing small.db failed: {error.strerror}") from error
+
+    def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
+        """Move a long WAL into the table so that it starts again at its beginning.
+
+        The bulk is moved beside running writers; only the rest, and the restart,
+        hold them up.
+        """
+        if os.fstat(self._wal_fd).st_size < at_least_bytes:
+            return
+        with self._checkpointing:
+            try:
+                if self._keeper is None:
+                    self._keeper = self._connect(RESTART_WAIT_S)
+                if _moved(self._keeper, "PASSIVE") * 4096 >= at_least_bytes:
+                    with self._lock:
+                        _moved(self._keeper, "RESTART")
+            except sqlite3.Error as error:
+                raise translated(error) from error
+
+    def size_bytes(self) -> int:
+        """Space of the tables, without free pages."""
+        row = self.one(
+            "SELECT (c.page_count - f.freelist_count) * s.page_size"
+            " FROM pragma_page_count c, pragma_freelist_count f, pragma_page_size s"
+        )
+        return int(row[0]) if row else 0
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        if self._keeper is not None:
+            self._keeper.close()
+        self._writer.close()
+        os.close(self._wal_fd)
+
+
+def _moved(connection: sqlite3.Connection, mode: str) -> int:
+    """Checkpoint; the number of pages the WAL held."""
+    row = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    return max(0, int(row[1]))
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

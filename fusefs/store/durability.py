@@ -1,0 +1,78 @@
+"""Which objects this process wrote are on the disk yet, and how they get there.
+
+`sync` for a few objects at once (fsync of a file), `sync_all` for everything
+behind the users' backs. Any thread; no lock: each large object carries the ticket
+of its last write, and only that ticket is crossed off.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from fusefs.model.ids import ChunkId
+from fusefs.store.database import Database
+from fusefs.store.files import Files
+
+WHOLE_FROM = 32
+"""From this many files on, one sync of the file system is cheaper."""
+
+
+class Durability:
+    """The books of what is written and not yet synced."""
+
+    def __init__(self, files: Files, database: Database) -> None:
+        self._files = files
+        self._database = database
+        self._tickets = itertools.count(1)
+        self._large: dict[ChunkId, int] = {}
+        self._small_written = 0
+        self._small_synced = 0
+
+    def __len__(self) -> int:
+        return len(self._large)
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._large) or self._small_written != self._small_synced
+
+    def wrote_large(self, cid: ChunkId) -> None:
+        self._large[cid] = next(self._tickets)
+
+    def wrote_small(self) -> None:
+        """Call after the commit: a sync that ran before it does not count."""
+        self._small_written = next(self._tickets)
+
+    def removed(self, cid: ChunkId) -> None:
+        self._large.pop(cid, None)
+
+    def sync(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
+        """These objects survive a power cut when it returns; gives those gone."""
+        large = self._large
+        todo = {cid: large[cid] for cid in cids if cid in large}
+        gone: list[ChunkId] = []
+        if len(todo) >= WHOLE_FROM:
+            self._files.sync_filesystem()
+        elif todo:
+            gone = self._files.sync(todo)
+        self._cross_off(todo)
+        self._sync_small()
+        return gone
+
+    def sync_all(self) -> None:
+        """Everything written before, by both processes, survives a power cut."""
+        todo = dict(self._large)
+        self._files.sync_filesystem()
+        self._cross_off(todo)
+        self._sync_small()
+
+    def _sync_small(self) -> None:
+        written = self._small_written
+        if written != self._small_synced:
+            self._database.sync()
+            self._small_synced = written
+
+    def _cross_off(self, synced: dict[ChunkId, int]) -> None:
+        for cid, ticket in synced.items():
+            if self._large.get(cid) == ticket:
+                self._large.pop(cid, None)

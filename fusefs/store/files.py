@@ -1,0 +1,222 @@
+"""Large objects as files: `objects/ab/<hex id>`, written aside, then renamed.
+
+Every path is relative to one directory descriptor. Nothing here knows flags,
+quotas or the index. Called from any thread of either process: creation is atomic
+by rename, and two writers of one object write the same bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fusefs.errors import Corrupt, NoSpace
+from fusefs.model.ids import ChunkId
+from fusefs.store.types import Buffer
+
+STALE_TMP_S = 600
+"""A temporary file this old belongs to no writer: a write takes milliseconds."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Found(NamedTuple):
+    """A file met while walking; `cid` is None when the name is not an object's."""
+
+    path: str
+    cid: ChunkId | None
+    size: int
+    mtime_s: float
+
+
+def path_of(cid: ChunkId) -> str:
+    """The object's path below `objects/`."""
+    name = cid.hex()
+    return f"{name[:2]}/{name}"
+
+
+class Files:
+    """The directory `objects/`."""
+
+    def __init__(self, directory: Path) -> None:
+        _make_fan_out(directory)
+        self.fd = os.open(directory, _DIRECTORY)
+        self._serial = itertools.count()
+        self._prefix = f"tmp/{os.getpid()}-{os.urandom(6).hex()}-"
+
+    def write(self, data: Buffer) -> str:
+        """Store the bytes under a temporary name, to be published or discarded."""
+        tmp = self._prefix + str(next(self._serial))
+        fd = os.open(tmp, _CREATE, 0o400, dir_fd=self.fd)
+        try:
+            _write_all(fd, data)
+        except OSError as error:
+            self.discard(tmp)
+            if error.errno in _FULL:
+                raise NoSpace("the store's disk is full") from error
+            raise
+        finally:
+            os.close(fd)
+        return tmp
+
+    def publish(self, tmp: str, cid: ChunkId) -> None:
+        """Give a temporary file its object's name, replacing what has it."""
+        path = path_of(cid)
+        try:
+            os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            self._make_directory(path[:2])
+            os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def _make_directory(self, name: str) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+        except FileExistsError:
+            return
+        os.fsync(self.fd)
+
+    def discard(self, tmp: str) -> None:
+        try:
+            os.unlink(tmp, dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+
+    def stat(self, cid: ChunkId) -> os.stat_result | None:
+        try:
+            return os.stat(path_of(cid), dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+
+    def open(self, cid: ChunkId) -> int | None:
+        """A descriptor for reading, None when there is no such object."""
+        try:
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            return os.open(path_of(cid), flags, dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+
+    def renew(self, cid: ChunkId, now_s: float) -> bool:
+        """Set the time GC's grace counts from; False when there is no such object."""
+        try:
+            os.utime(path_of(cid), (now_s, now_s), dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unlink(self, path: str) -> bool:
+        """Remove a file by its path below `objects/`; False when it was gone."""
+        try:
+            os.unlink(path, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def walk(self) -> Iterator[Found]:
+        """Every file of the fan-out directories, whatever its name."""
+        for number in range(256):
+            yield from self._walk_one(f"{number:02x}")
+
+    def _walk_one(self, sub: str) -> Iterator[Found]:
+        try:
+            fd = os.open(sub, _DIRECTORY, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        try:
+            for name in os.listdir(fd):
+                try:
+                    stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                cid = _parse(sub, name)
+                yield Found(f"{sub}/{name}", cid, stat.st_size, stat.st_mtime)
+        finally:
+            os.close(fd)
+
+    def remove_stale_tmp(self, now_s: float) -> int:
+        """Remove what crashed writers left; living ones keep their files."""
+        removed = 0
+        fd = os.open("tmp", _DIRECTORY, dir_fd=self.fd)
+        try:
+            for name in os.listdir(fd):
+                try:
+                    age_s = now_s - os.stat(name, dir_fd=fd).st_mtime
+                    if age_s > STALE_TMP_S:
+                        os.unlink(name, dir_fd=fd)
+                        removed += 1
+                except FileNotFoundError:
+                    continue
+        finally:
+            os.close(fd)
+        return removed
+
+    def sync(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
+        """Make files and their directory entries durable; gives those not found."""
+        gone = []
+        directories = set()
+        for cid in cids:
+            fd = self.open(cid)
+            if fd is None:
+                gone.append(cid)
+                continue
+            _sync_and_close(fd, os.fdatasync)
+            directories.add(path_of(cid)[:2])
+        for name in directories:
+            _sync_and_close(os.open(name, _DIRECTORY, dir_fd=self.fd), os.fsync)
+        return gone
+
+    def sync_filesystem(self) -> None:
+        """Make everything on the store's file system durable (syncfs(2)).
+
+        Covers what the other process wrote too, and is one journal commit where
+        many fdatasyncs are many (measured: 54 against 80 ms for 100 MiB).
+        """
+        if _libc.syncfs(self.fd) != 0:
+            code = ctypes.get_errno()
+            raise Corrupt(f"syncing the store failed: {os.strerror(code)}")
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _make_fan_out(directory: Path) -> None:
+    """Make `objects/` with its 256 directories, so that no write has to."""
+    try:
+        (directory / "tmp").mkdir(0o700, parents=True)
+    except FileExistsError:
+        return
+    for number in range(256):
+        (directory / f"{number:02x}").mkdir(0o700, exist_ok=True)
+    _sync_and_close(os.open(directory, _DIRECTORY), os.fsync)
+
+
+def _write_all(fd: int, data: Buffer) -> None:
+    length = len(data)
+    done = os.write(fd, data)
+    while done < length:
+        done += os.write(fd, memoryview(data)[done:])
+
+
+def _sync_and_close(fd: int, sync: Callable[[int], None]) -> None:
+    try:
+        sync(fd)
+    except OSError as error:
+        raise Corrupt(f"syncing an object failed: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _parse(directory: str, name: str) -> ChunkId | None:
+    if len(name) != 64 or name[:2] != directory or name != name.lower():
+        return None
+    try:
+        return ChunkId(bytes.fromhex(name))
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""Re-hashing what is on the disk: slowly all of it, at once what a power cut hit."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fusefs.errors import ChunkMissing
+from fusefs.model.ids import ChunkId
+from fusefs.store.files import path_of
+
+if TYPE_CHECKING:
+    from fusefs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+START = ChunkId(b"")
+_PAGE = 64
+
+
+class ScrubStep(msgspec.Struct, frozen=True):
+    """What one step did. `next` continues, None: the store is through."""
+
+    next: ChunkId | None
+    checked: int
+    checked_bytes: int
+    damaged: list[ChunkId]
+    """Deleted here, to be fetched again from peers."""
+
+
+def scrub(
+    store: Store, after: ChunkId = START, budget_bytes: int = 64 << 20
+) -> ScrubStep:
+    """Hash objects in the order of their ids until the budget is spent."""
+    checked = spent = 0
+    damaged = []
+    while spent < budget_bytes:
+        page = store.index.after(after, _PAGE)
+        for cid, size in page:
+            if delete_if_damaged(store, cid):
+                damaged.append(cid)
+            checked += 1
+            spent += size
+            after = cid
+            if spent >= budget_bytes:
+                break
+        if len(page) < _PAGE and spent < budget_bytes:
+            return ScrubStep(None, checked, spent, damaged)
+    return ScrubStep(after, checked, spent, damaged)
+
+
+def check_suspects(store: Store) -> list[ChunkId]:
+    """Hash every object the power cut may have damaged, delete the bad ones (they
+    are returned), and end the suspicion for good."""
+    bad: list[ChunkId] = []
+    if store.suspects.since_s is None:
+        return bad
+    for found in store.files.walk():
+        cid = found.cid
+        if cid is None or (cid, found.mtime_s) not in store.suspects:
+            continue
+        if delete_if_damaged(store, cid):
+            bad.append(cid)
+    with store.lock:
+        store.index.set_state("suspect_s", None)
+    store.suspects.end()
+    return bad
+
+
+def delete_if_damaged(store: Store, cid: ChunkId) -> bool:
+    """True if the bytes were read twice, did not match their id, and are gone."""
+    try:
+        if store.verify(cid) or store.verify(cid):
+            return False
+    except ChunkMissing:
+        return False
+    log.warning("%s is damaged; it is deleted and fetched again", path_of(cid))
+    store.delete(cid)
+    return True
