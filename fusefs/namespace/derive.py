@@ -56,8 +56,10 @@ from fusefs.model.records import (
     unlinked_key,
 )
 from fusefs.model.register import Register, Sibling
-from fusefs.model.tx import ContentChange, Effects, EntryChange
+from fusefs.model.tx import Effects, EntryChange
+from fusefs.namespace.quick import Quick, Rows, is_plain, write_inode
 from fusefs.namespace.registers import Registers
+from fusefs.namespace.rows import content_change, inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_CONFLICT, FLAG_DERIVED, Inode
 
 LOST_FOUND = b"lost+found"
@@ -92,9 +94,16 @@ class Row(NamedTuple):
 
 
 class Derivation:
-    def __init__(self, db: sqlite3.Connection, registers: Registers) -> None:
+    """`rows`: the inode rows this transaction has read, for local transactions;
+    None asks for the general way only."""
+
+    def __init__(
+        self, db: sqlite3.Connection, registers: Registers, rows: Rows | None = None
+    ) -> None:
         self._db = db
         self._registers = registers
+        self._rows = rows
+        self._plain: bool | None = None
         self._names: dict[Name, None] = {}
         self._inodes: dict[Ino, None] = {}
         self._versions: dict[Ino, None] = {}
@@ -109,6 +118,15 @@ class Derivation:
         """Bring the derived tables up to date with everything changed so far."""
         changed = dict(self._registers.changed)
         self._registers.changed.clear()
+        if self._rows is not None:
+            if self._plain is None:
+                self._plain = is_plain(self._db)
+            if self._plain:
+                effects = Quick(self._db, self._registers, self._rows).run(changed)
+                if effects is not None:
+                    return effects
+            self._plain = None
+            self._rows.clear()
         places: list[Ino] = []
         for key, (before, after) in changed.items():
             self._queue(key, before, after, places)
@@ -407,17 +425,11 @@ class Derivation:
         if after is None:
             self._db.execute("DELETE FROM inode WHERE ino = ?", (ino,))
         else:
-            self._write_inode(after)
+            write_inode(self._db, after)
         if (before is None) != (after is None) or (
             before and after and before.flags != after.flags
         ):
             self._versions[ino] = None
-
-    def _write_inode(self, row: Inode) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            row,
-        )
 
     def _inode_row(self, ino: Ino) -> Inode | None:
         row = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
@@ -448,7 +460,7 @@ class Derivation:
         if losers:
             flags |= FLAG_CONFLICT | (FLAG_APPENDS if all_appends(versions) else 0)
         links = len(named)
-        return _row(ino, attrs, sibling, content, links, 0, flags)
+        return inode_row(ino, attrs, sibling, content, links, 0, flags)
 
     def _directory(
         self,
@@ -464,7 +476,7 @@ class Derivation:
         latest = max(versions, key=lambda v: v[0].rank, default=None)
         sibling, content = latest or (None, None)
         parent = named[0][0] if named else ROOT_INO
-        return _row(ino, attrs, sibling, content, 2 + children, parent, flags)
+        return inode_row(ino, attrs, sibling, content, 2 + children, parent, flags)
 
     def attrs(self, ino: Ino) -> Attrs | None:
         """The merged attributes, or None when nothing is known of the inode."""
@@ -632,9 +644,9 @@ class Derivation:
             return
         before = self._inode_row(vino)
         self._inode_before.setdefault(vino, before)
-        row = _row(vino, attrs, sibling, content, 1, 0, FLAG_DERIVED)
+        row = inode_row(vino, attrs, sibling, content, 1, 0, FLAG_DERIVED)
         if row != before:
-            self._write_inode(row)
+            write_inode(self._db, row)
 
     def _forget_version(self, vino: Ino) -> None:
         self._inode_before.setdefault(vino, self._inode_row(vino))
@@ -695,7 +707,7 @@ class Derivation:
             if before == after:
                 continue
             effects.inodes.append(ino)
-            changed = _content_change(before, after)
+            changed = content_change(before, after)
             if changed is not None:
                 effects.contents.append(changed)
         self._before.clear()
@@ -717,47 +729,3 @@ def _shown(
         return versions[0][0], versions[0][1], []
     (sibling, content), losers = split_versions(versions)
     return sibling, content, losers
-
-
-def _content_change(before: Inode | None, after: Inode | None) -> ContentChange | None:
-    if before is None or after is None or stat.S_ISDIR(after.mode):
-        return None
-    if (before.size, before.root) == (after.size, after.root):
-        return None
-    return ContentChange(
-        after.ino, before.size, before.root, after.size, after.root, after.chunk_log2
-    )
-
-
-def _row(
-    ino: Ino,
-    attrs: Attrs,
-    sibling: Sibling | None,
-    content: Content | None,
-    nlink: int,
-    parent: int,
-    flags: int,
-) -> Inode:
-    if content is None:
-        content = Content(attrs.btime_ns, attrs.ctime_ns)
-    size = len(attrs.target) if stat.S_ISLNK(attrs.mode) else content.size
-    return Inode(
-        ino,
-        attrs.mode,
-        attrs.uid,
-        attrs.gid,
-        attrs.rdev,
-        nlink,
-        size,
-        content.mtime_ns,
-        max(attrs.ctime_ns, content.ctime_ns),
-        attrs.atime_ns or content.mtime_ns,
-        attrs.btime_ns,
-        content.root,
-        content.chunk_log2,
-        sibling.node if sibling else 0,
-        sibling.seq if sibling else 0,
-        attrs.target,
-        parent,
-        flags,
-    )

@@ -48,6 +48,7 @@ from fusefs.model.records import (
 from fusefs.model.register import GONE, Sibling
 from fusefs.model.tx import Effects, Tx, Write
 from fusefs.namespace.derive import Derivation
+from fusefs.namespace.quick import Rows
 from fusefs.namespace.registers import Registers
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
 
@@ -61,28 +62,31 @@ class Transaction:
     def __init__(self, db: sqlite3.Connection, node: NodeId, clock_ns: int) -> None:
         self._db = db
         self._registers = Registers(db)
-        self._derivation = Derivation(db, self._registers)
+        self._rows: Rows = {}
+        self._derivation = Derivation(db, self._registers, self._rows)
         self._writes: dict[bytes, Write] = {}
         self.effects = Effects()
-        prev, last_hlc = db.execute(
-            "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc) FROM vector", (node,)
+        prev, last_hlc, skip = db.execute(
+            "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
+            " (SELECT value FROM meta WHERE key = 'skip') FROM vector",
+            (node,),
         ).fetchone()
         self._node = node
         self._prev = Seq(prev or 0)
-        self.seq = self._next_seq()
+        self.seq = Seq(self._prev + 1 + (skip or 0))
         self._hlc: Hlc = tick(Hlc(last_hlc or 0), clock_ns // 1_000_000)
         self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
-
-    def _next_seq(self) -> Seq:
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'skip'").fetchone()
-        return Seq(self._prev + 1 + (row[0] if row else 0))
 
     # -- reads ------------------------------------------------------------------
 
     def inode(self, ino: Ino) -> Inode | None:
         self._settle()
-        row = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
-        return Inode(*row) if row else None
+        if ino in self._rows:
+            return self._rows[ino]
+        found = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
+        row = Inode(*found) if found else None
+        self._rows[ino] = row
+        return row
 
     def entry(self, parent: Ino, name: bytes) -> Entry | None:
         self._settle()
@@ -248,10 +252,10 @@ class Transaction:
 
     def _ctime(self, ino: Ino) -> int:
         """Now, but never before the ctime shown (it must not go back)."""
-        row = self._db.execute(
-            "SELECT ctime_ns FROM inode WHERE ino = ?", (ino,)
-        ).fetchone()
-        return max(self.now_ns, row[0]) if row else self.now_ns
+        row = self._rows.get(ino)
+        if row is None:
+            row = self.inode(ino)
+        return max(self.now_ns, row.ctime_ns) if row else self.now_ns
 
     def set_attrs(
         self,
@@ -363,10 +367,8 @@ class Transaction:
     # -- materialising what merge rules show ----------------------------------------
 
     def _real_directory(self, ino: Ino) -> Ino:
-        row = self._db.execute(
-            "SELECT flags FROM inode WHERE ino = ?", (ino,)
-        ).fetchone()
-        if row is not None and row[0] & FLAG_DERIVED:
+        row = self._rows.get(ino) or self.inode(ino)
+        if row is not None and row.flags & FLAG_DERIVED:
             for entry in self.links(ino):
                 self._real_entry(entry.parent, entry.name)
         return ino

@@ -16,7 +16,8 @@ FLAG_APPENDS = 4
 
 
 class Inode(NamedTuple):
-    """One row of the table `inode`. For directories `parent` is where it is."""
+    """One row of the table `inode`. For directories `parent` is where it is;
+    `atime_ns` 0 means never set: show mtime."""
 
     ino: Ino
     mode: int
