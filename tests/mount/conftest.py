@@ -1,0 +1,42 @@
+"""Fixtures of the tests against real mounts and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lib.cluster import Cluster, Node, cluster
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """An empty cluster of this test alone."""
+    with cluster(tmp_path) as made:
+        yield made
+        _print_logs_if_failed(request, made)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    """Two connected nodes, shared by a module whose tests only use the tree."""
+    with cluster(tmp_path_factory.mktemp("pair")) as made:
+        yield made.start(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item):  # type: ignore[no-untyped-def]
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+def _print_logs_if_failed(request: pytest.FixtureRequest, made: Cluster) -> None:
+    if request.node.stash.get(FAILED, False):
+        for node in made.nodes:
+            print(node.logs())

@@ -1,0 +1,121 @@
+"""Where settings come from, and what is said when one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fusefs import config as configuration
+from fusefs import options
+from fusefs.config import Config
+from fusefs.errors import ConfigError
+
+HOME = Path("/home/somebody")
+
+
+def resolve(
+    argv: dict[str, str] | None = None,
+    o: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+    file: dict[str, str] | None = None,
+) -> options.Resolved:
+    return options.resolve(
+        argv or {},
+        mount_options=o,
+        environ=env or {},
+        file=file,
+        file_name="config.toml",
+        home=HOME,
+    )
+
+
+def test_every_option_is_a_field_and_its_default_parses() -> None:
+    fields = {f.name: f for f in msgspec.structs.fields(Config)}
+    for option in options.OPTIONS:
+        assert option.name in fields
+        default = fields[option.name].default
+        if option.name not in ("store", "join"):
+            assert option.parse(str(default)) == default
+
+
+def test_precedence_argv_over_o_over_environment_over_file_over_default() -> None:
+    file, env = {"port": "1"}, {"DFS_PORT": "2"}
+    assert resolve().config.port == 4000
+    assert resolve(file=file).config.port == 1
+    assert resolve(file=file, env=env).config.port == 2
+    assert resolve(file=file, env=env, o=("port=3",)).config.port == 3
+    everything = resolve({"port": "4"}, ("port=3",), env, file)
+    assert everything.config.port == 4
+    assert everything.origin == {"port": "command line"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "sentence"),
+    [
+        ({"o": ("prot=1",)}, "-o: unknown option 'prot'; did you mean 'port'?"),
+        ({"o": ("noatme",)}, "did you mean 'noatime'?"),
+        ({"env": {"DFS_PROT": "1"}}, "did you mean 'DFS_PORT'?"),
+        ({"o": ("port=x",)}, "-o: port is 'x'; it must be a whole number from 0"),
+        ({"env": {"DFS_SYNC": "no"}}, "it must be one of close, off, all"),
+        ({"file": {"port": "70000"}}, "config.toml: port is '70000'"),
+        ({"argv": {"cache_size": "much"}}, "a number of bytes such as 512M"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(
+    sources: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(**sources)  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
+
+
+def test_words_of_mount_are_passed_on_or_dropped() -> None:
+    words = options.split_mount_options(
+        ["rw,nosuid,nodev,_netdev", "noatime,x-systemd.automount,allow_other,sync"]
+    )
+    assert words.flags == ("nosuid", "nodev", "noatime", "allow_other", "sync")
+    assert words.settings == {}
+
+
+def test_the_later_of_opposite_words_wins() -> None:
+    assert options.split_mount_options(["ro,rw"]).flags == ()
+    assert options.split_mount_options(["rw,ro"]).flags == ("ro",)
+    assert "nosuid" not in options.split_mount_options(["nosuid,suid"]).flags
+
+
+def test_sync_is_mounts_word_and_sync_with_a_value_is_ours() -> None:
+    assert resolve(o=("sync",)).config.sync == "close"
+    assert resolve(o=("sync",)).config.mount_flags == ("sync",)
+    assert resolve(o=("sync=all",)).config.sync == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("512", 512), ("1k", 1024), ("1.5MiB", 3 << 19), ("10GB", 10 << 30)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert resolve({"cache_size": text}).config.cache_size == size
+
+
+def test_default_store_is_xdg_data() -> None:
+    assert resolve().config.store == "/home/somebody/.local/share/dfs"
+    assert resolve(env={"XDG_DATA_HOME": "/data"}).config.store == "/data/dfs"
+
+
+def test_toml_file_with_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('naem = "x"\n')
+    with pytest.raises(ConfigError, match="did you mean 'name'"):
+        options.load_file(path)
+    path.write_text('name = "x"\ndiscovery = false\nport = 5\noptions = "ro"\n')
+    config = resolve(file=options.load_file(path)).config
+    assert (config.name, config.discovery, config.port) == ("x", False, 5)
+    assert config.read_only
+
+
+def test_config_survives_the_hand_over_and_ignores_what_is_newer() -> None:
+    config = resolve({"name": "n"}, ("ro", "fsname=volume")).config
+    assert configuration.decode(configuration.encode(config)) == config
+    assert configuration.decode(b'{"port": 1, "of_tomorrow": 2}').port == 1

@@ -1,0 +1,144 @@
+"""The supervisor's parts: back-off, lock, reports, loop, and children that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusefs import readiness
+from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint.exits import CommandError
+from fusefs.supervisor import lock, state
+from fusefs.supervisor.child import LONGEST_DELAY_S, Child, delay_s
+from fusefs.supervisor.loop import Loop
+
+
+def test_delay_first_deaths_restart_at_once_then_slower_up_to_a_limit() -> None:
+    delays = [delay_s(deaths) for deaths in range(20)]
+    assert delays[:2] == [0.0, 0.0]
+    assert delays == sorted(delays)
+    assert delays[-1] == LONGEST_DELAY_S
+
+
+def test_lock_second_owner_is_told_who_has_it(tmp_path: Path) -> None:
+    held = lock.acquire(tmp_path, "/mnt/dfs")
+    try:
+        with pytest.raises(CommandError, match="mounted on /mnt/dfs") as caught:
+            lock.acquire(tmp_path, "/mnt/other")
+        assert str(os.getpid()) in str(caught.value)
+        assert caught.value.code == 32
+        assert lock.holder(tmp_path) == (os.getpid(), "/mnt/dfs")
+    finally:
+        os.close(held)
+    assert lock.holder(tmp_path) is None
+    os.close(lock.acquire(tmp_path, ""))
+
+
+def test_reports_noise_between_them_is_left_out() -> None:
+    lines = b'Traceback\n{"ready":{"port":1}}\n{"failed":"no","code":32}\n{"half":'
+    ready, failed, *_ = readiness.parse(lines)
+    assert ready.ready == {"port": 1}
+    assert (failed.failed, failed.code) == ("no", 32)
+
+
+def _child(tmp_path: Path, code: str) -> Child:
+    return Child("test", ["-c", code], tmp_path / "log", ())
+
+
+def _run_to_end(child: Child) -> int:
+    loop = Loop()
+    ended: list[int] = []
+
+    def end() -> None:
+        loop.forget(child.pidfd)
+        ended.append(child.ended())
+        loop.stop()
+
+    child.start()
+    loop.watch(child.pidfd, end)
+    loop.run()
+    return ended[0]
+
+
+def test_child_says_ready_and_its_status_is_seen(tmp_path: Path) -> None:
+    child = _child(
+        tmp_path, "from fusefs import readiness; readiness.ready(port=7); exit(3)"
+    )
+    assert _run_to_end(child) == 3
+    assert child.facts == {"port": 7}
+    assert child.quick_deaths == 1
+
+
+def test_child_without_a_reason_the_last_line_of_its_log_is_it(tmp_path: Path) -> None:
+    child = _child(tmp_path, "print('one'); raise ValueError('the reason')")
+    assert _run_to_end(child) == 1
+    assert child.why() == "ValueError: the reason"
+
+
+def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from fusefs.supervisor.child import Child
+log = Path({str(tmp_path)!r}) / "log"
+child = Child("sleeper", ["-c", "import time; time.sleep(60)"], log, ())
+child.start()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert nodes.wait_gone(pid, 10)
+
+
+def test_loop_signals_timers_and_order() -> None:
+    loop, seen = Loop(), []
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        loop.on_signals([signal.SIGUSR2], lambda: seen.append("signal"))
+        loop.after(0.02, loop.stop)
+        loop.after(0.0, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+        loop.run()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == ["signal"]
+
+
+def test_mount_table_octal_escapes_and_optional_fields() -> None:
+    text = (
+        b"36 35 0:52 / /mnt/with\\040space rw,noatime shared:1 - fuse.dfs dfs@a rw\n"
+        b"37 35 0:53 / /proc rw - proc proc rw\n"
+    )
+    ours, other = table.parse(text)
+    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a")
+    assert (ours.is_ours, ours.connection) == (True, "52")
+    assert not other.is_ours
+
+
+def test_state_round_trip_and_succession(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    before = state.State(
+        pid=1, store=str(tmp_path), mountpoint="/m", started_s=0, node_starts=1
+    )
+    state.write(before)
+    assert state.read(tmp_path) == before
+    after = state.State(
+        pid=1,
+        store=str(tmp_path),
+        mountpoint="/m",
+        started_s=0,
+        node_starts=2,
+        worker_starts=1,
+        node_ready=True,
+    )
+    assert not state.is_successor(before, after)
+    assert state.read(tmp_path / "nowhere") is None
