@@ -204,6 +204,8 @@ class Quick:
                     continue  # an inode no name shows
                 if attrs is None or attrs[0] is not EMPTY:
                     return None
+                if content is None and self._registers.load(content_key(ino)).siblings:
+                    return None  # a peer made it too and its data came first
                 after = _new_row(ino, attrs[1], content, counts)
             elif before.flags:
                 return None
