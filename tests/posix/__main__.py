@@ -60,7 +60,9 @@ def main() -> int:
         print(f"{result.seconds:8.3f} s  {result.id}")
     failed = sum(1 for result in results if result.error)
     total = sum(result.seconds for result in results)
-    print(f"{len(results)} cases, {failed} failed, {bad} not as expected, {total:.1f} s")
+    print(
+        f"{len(results)} cases, {failed} failed, {bad} not as expected, {total:.1f} s"
+    )
     return 1 if bad else 0
 
 

@@ -71,17 +71,13 @@ def utimensat(
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    _check(
-        _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
-    )
+    _check(_libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
 
 
 def linkat_fd(fd: int, new: bytes) -> None:
     """Gives the (unnamed) file of a descriptor a name."""
     old = b"/proc/self/fd/%d" % fd
     _check(_libc.linkat(AT_FDCWD, old, AT_FDCWD, new, AT_SYMLINK_FOLLOW))
-
-
 
 
 def fcntl_lock(kind: int, start: int, length: int, whence: int = 0) -> bytes:

@@ -233,9 +233,7 @@ KINDS: dict[str, Callable[[bytes], None]] = {
     "directory": lambda path: os.mkdir(path, 0o755),
     "fifo": lambda path: os.mkfifo(path, 0o644),
     "socket": _socket,
-    "character": lambda path: os.mknod(
-        path, stat.S_IFCHR | 0o644, os.makedev(1, 3)
-    ),
+    "character": lambda path: os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 3)),
     "block": lambda path: os.mknod(path, stat.S_IFBLK | 0o644, os.makedev(7, 0)),
     "symlink": lambda path: os.symlink(b"nowhere", path),
 }

@@ -335,7 +335,9 @@ def tmpfile_gets_a_name(t: Scene) -> None:
     libc.linkat_fd(fd, t.path("named"))
     same(os.fstat(fd).st_nlink, 1)
     os.close(fd)
-    same((read_file(t.path("named")), mode_of(t.path("named"))), (b"named later", 0o640))
+    same(
+        (read_file(t.path("named")), mode_of(t.path("named"))), (b"named later", 0o640)
+    )
 
 
 @case("open")

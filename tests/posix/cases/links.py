@@ -1,5 +1,7 @@
 """link, unlink, rmdir, symlink, readlink."""
 
+# ruff: noqa: F811  (a case is named group.function, the same function name may recur)
+
 from __future__ import annotations
 
 import os

@@ -125,7 +125,9 @@ def seek_over_a_changing_directory(t: Scene) -> None:
 
 @case("listing")
 def long_names(t: Scene) -> None:
-    names = {bytes([65 + number % 26]) * 250 + b"%04d" % number for number in range(200)}
+    names = {
+        bytes([65 + number % 26]) * 250 + b"%04d" % number for number in range(200)
+    }
     for name in names:
         os.mknod(t.path(name), stat.S_IFREG | 0o644)
     same(set(os.listdir(t.top)) == names, True, "the names")

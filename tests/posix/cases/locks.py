@@ -1,5 +1,7 @@
 """flock, POSIX (fcntl) and open-file-description locks between processes."""
 
+# ruff: noqa: F811  (a case is named group.function, the same function name may recur)
+
 from __future__ import annotations
 
 import fcntl

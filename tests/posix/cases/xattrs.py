@@ -157,11 +157,21 @@ def posix_acl_is_honoured_or_refused(t: Scene) -> None:
     path = t.file(mode=0o640)
     acl = bytes.fromhex(
         "02000000"
-        "0100" "0600" "ffffffff"
-        "0200" "0400" "e12e0000"  # user 12001: r
-        "0400" "0400" "ffffffff"
-        "1000" "0400" "ffffffff"
-        "2000" "0000" "ffffffff"
+        "0100"
+        "0600"
+        "ffffffff"
+        "0200"
+        "0400"
+        "e12e0000"  # user 12001: r
+        "0400"
+        "0400"
+        "ffffffff"
+        "1000"
+        "0400"
+        "ffffffff"
+        "2000"
+        "0000"
+        "ffffffff"
     )
     try:
         os.setxattr(path, b"system.posix_acl_access", acl)

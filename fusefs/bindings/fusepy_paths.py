@@ -1,0 +1,154 @@
+"""Paths to inodes for a binding that is given paths; libfuse's hidden files.
+
+Called from libfuse's threads. Holds no lock while the vfs works, except while it
+settles an unlink (see `Orphans`).
+
+The path of a directory is remembered, the last component of a path never is. One
+`forget` drops all that is remembered; a walk that began before it can only add to
+the dictionary that was dropped, so nothing stale comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from typing import NamedTuple, Protocol
+
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import Attr, Caller
+
+log = logging.getLogger("dfs.fusepy")
+
+ROOT = Ino(1)
+HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16,}")
+"""The name libfuse gives to a file that is removed while it is open."""
+
+MAX_DIRECTORIES = 4096
+"""Remembered directory paths (about 0.2 KiB each); then all are dropped."""
+
+SETTLE_S = 0.002
+"""How long an unlink of an open file waits for the rename it may belong to: libfuse
+makes both calls one after the other, a few microseconds apart."""
+
+
+class Names(Protocol):
+    """What is needed of the vfs here."""
+
+    def lookup(self, parent: Ino, name: bytes) -> Attr: ...
+    def getattr(self, ino: Ino) -> Attr: ...
+    def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None: ...
+
+
+class Paths:
+    """Walks paths. Raises what `lookup` raises."""
+
+    def __init__(self, names: Names, orphans: Orphans) -> None:
+        self._names = names
+        self._orphans = orphans
+        self._directories: dict[bytes, Ino] = {}
+
+    def forget(self) -> None:
+        """A directory was renamed or removed, here or elsewhere."""
+        self._directories = {}
+
+    def attr(self, path: bytes) -> Attr:
+        """What is at `path` now."""
+        if path == b"/":
+            return self._names.getattr(ROOT)
+        parent, name = self.split(path)
+        orphan = self._orphans.ino(parent, name)
+        if orphan is not None:
+            return self._names.getattr(orphan)
+        return self._names.lookup(parent, name)
+
+    def ino(self, path: bytes) -> Ino:
+        return ROOT if path == b"/" else self.attr(path).ino
+
+    def split(self, path: bytes) -> tuple[Ino, bytes]:
+        """The inode of the directory and the last name."""
+        head, _, name = path.rpartition(b"/")
+        return (self._directory(head) if head else ROOT), name
+
+    def _directory(self, path: bytes) -> Ino:
+        known = self._directories
+        ino = known.get(path)
+        if ino is None:
+            head, _, name = path.rpartition(b"/")
+            parent = self._directory(head) if head else ROOT
+            ino = self._names.lookup(parent, name).ino
+            if len(known) >= MAX_DIRECTORIES:
+                known = self._directories = {}
+            known[path] = ino
+        return ino
+
+
+class _Unsettled(NamedTuple):
+    """An unlink that was answered and is not done: a rename may follow at once."""
+
+    parent: Ino
+    name: bytes
+    caller: Caller
+
+
+class Orphans:
+    """Files removed while open.
+
+    libfuse 2 turns both the unlink of an open file and the replacing of one by a
+    rename into a rename to `.fuse_hidden*`, and unlinks that name at the last close.
+    Those names exist only here: the file itself is unlinked in the vfs, so no
+    listing, no peer and no disk ever sees them.
+
+    When it was a rename, the real one follows at once. It must replace the name in
+    one transaction, so the unlink waits (`SETTLE_S`) until another operation
+    arrives; the rename of the same name takes its place.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._hidden: dict[tuple[Ino, bytes], Ino] = {}
+        self._lock = threading.Lock()  # _unsettled, while it is done: Names.unlink
+        self._unsettled: _Unsettled | None = None
+
+    def ino(self, parent: Ino, name: bytes) -> Ino | None:
+        """The removed file that libfuse knows by this name."""
+        if self._hidden:
+            return self._hidden.get((parent, name))
+        return None
+
+    def hide(self, parent: Ino, name: bytes, hidden: bytes, caller: Caller) -> None:
+        """`name` is gone for programs; its file is now known as `hidden`."""
+        self.settle()
+        self._hidden[parent, hidden] = self._names.lookup(parent, name).ino
+        with self._lock:
+            self._unsettled = _Unsettled(parent, name, caller)
+        timer = threading.Timer(SETTLE_S, self.settle)
+        timer.daemon = True
+        timer.start()
+
+    def release(self, parent: Ino, hidden: bytes) -> bool:
+        """The last descriptor is closed. False when the name is not one of ours."""
+        return self._hidden.pop((parent, hidden), None) is not None
+
+    def replaced(self, parent: Ino, name: bytes) -> None:
+        """A rename onto `name` is about to be done: no unlink is needed for it."""
+        with self._lock:
+            waiting = self._unsettled
+            if waiting is not None and waiting[:2] == (parent, name):
+                self._unsettled = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Does the unlink that waits. Called before every other operation."""
+        if self._unsettled is None:
+            return
+        with self._lock:
+            waiting, self._unsettled = self._unsettled, None
+            if waiting is not None:
+                self._unlink(waiting)
+
+    def _unlink(self, waiting: _Unsettled) -> None:
+        try:
+            self._names.unlink(*waiting)
+        except Exception:
+            log.exception("cannot remove %r, which was open; it stays", waiting.name)
