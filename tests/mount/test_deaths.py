@@ -1,0 +1,172 @@
+"""kill -9 of node, worker and everything: the mount goes on, nothing synced is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fusefs.mountpoint import nodes
+from tests.lib.cluster import Cluster, Node, dfs, wait_until
+
+pytestmark = pytest.mark.mount
+
+BACK_S = 2.0
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert nodes.wait_gone(pid, 10)
+
+
+def test_node_killed_local_files_answer_and_it_is_back(fresh: Cluster) -> None:
+    a, b = fresh.start(2)
+    (a.mnt / "file").write_bytes(b"x" * 100_000)
+    for _ in range(3):
+        pid = a.node_pid()
+        began_s = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        assert (a.mnt / "file").read_bytes() == b"x" * 100_000
+        (a.mnt / "written-meanwhile").write_text("yes")
+        wait_until(lambda p=pid: a.node_pid() not in (0, p), "another node process")
+        wait_until(lambda: a.connected() == {"B"}, "it is connected again")
+        assert time.monotonic() - began_s < BACK_S + 3
+    wait_until((b.mnt / "written-meanwhile").exists, "B has what A wrote meanwhile")
+    fresh.wait_equal()
+
+
+def test_node_process_is_back_within_two_seconds(fresh: Cluster) -> None:
+    (a,) = fresh.start(1)
+    pid = a.node_pid()
+    began_s = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+
+    def answers() -> bool:
+        now = a.processes()
+        return now is not None and now.node not in (0, pid) and now.node_ready
+
+    wait_until(answers, "the node is back")
+    assert time.monotonic() - began_s < BACK_S
+
+
+def test_worker_killed_programs_go_on(fresh: Cluster) -> None:
+    """A copy is running; a file is open for writing and one for reading."""
+    (a,) = fresh.start(1)
+    (a.mnt / "read").write_bytes(b"r" * 3_000_000)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            number = 0
+            while not done.is_set():
+                (a.mnt / f"w{number % 50}").write_bytes(b"w" * 20_000)
+                number += 1
+        except BaseException as error:
+            failures.append(error)
+
+    with (a.mnt / "read").open("rb") as reader, (a.mnt / "open").open("wb") as out:
+        out.write(b"before")
+        out.flush()
+        os.fsync(out.fileno())
+        worker = threading.Thread(target=work)
+        worker.start()
+        for _ in range(3):
+            pid = a.worker_pid()
+            os.kill(pid, signal.SIGKILL)
+            began_s = time.monotonic()
+            os.listdir(a.mnt)
+            os.stat(a.mnt / "read")
+            assert time.monotonic() - began_s < BACK_S
+            wait_until(lambda p=pid: a.worker_pid() not in (0, p), "a new worker")
+        done.set()
+        worker.join(30)
+        out.write(b" after")
+        assert reader.read() == b"r" * 3_000_000
+    assert failures == []
+    assert (a.mnt / "open").read_bytes() == b"before after"
+
+
+def test_everything_killed_what_was_synced_is_there(fresh: Cluster) -> None:
+    (a,) = fresh.start(1)
+    for number in range(50):
+        with (a.mnt / f"{number}").open("wb") as out:
+            out.write(b"%d" % number * 1000)
+            os.fsync(out.fileno())
+    now = a.processes()
+    assert now is not None
+    for pid in (now.worker, now.pid, now.node):
+        os.kill(pid, signal.SIGKILL)
+    for pid in (now.worker, now.pid, now.node):
+        assert nodes.wait_gone(pid, 10)
+    a.mount()
+    for number in range(50):
+        assert (a.mnt / f"{number}").read_bytes() == b"%d" % number * 1000
+
+
+def test_supervisor_killed_the_rest_ends_and_the_mount_can_be_made_again(
+    fresh: Cluster,
+) -> None:
+    (a,) = fresh.start(1)
+    (a.mnt / "file").write_text("content")
+    now = a.processes()
+    assert now is not None
+    kill(now.pid)
+    for pid in (now.worker, now.node):
+        assert nodes.wait_gone(pid, 20)
+    a.mount()
+    assert (a.mnt / "file").read_text() == "content"
+
+
+def test_upgrade_replaces_both_while_a_program_works(fresh: Cluster) -> None:
+    (a,) = fresh.start(1)
+    before = a.processes()
+    script = "for i in $(seq 300); do echo $i >> log; cp log copy; done"
+    program = subprocess.Popen(["sh", "-ec", script], cwd=a.mnt)
+    try:
+        for _ in range(2):
+            dfs("upgrade", str(a.mnt))
+        assert program.wait(60) == 0
+    finally:
+        program.kill()
+    after = a.processes()
+    assert before is not None
+    assert after is not None
+    assert after.pid == before.pid
+    assert {after.worker, after.node} & {before.worker, before.node} == set()
+    lines = (a.mnt / "log").read_text().split()
+    assert lines == [str(n) for n in range(1, 301)]
+
+
+def test_watchdog_stuck_worker_is_dumped_and_the_mount_made_anew(
+    fresh: Cluster,
+) -> None:
+    a = fresh.add().mount("-o", "watchdog_s=3")
+    (a.mnt / "file").write_text("content")
+    pid = a.worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    stuck = threading.Thread(target=_ignore_errors, args=(a.mnt / "other",))
+    stuck.start()
+    wait_until(lambda: a.worker_pid() not in (0, pid), "another worker", limit_s=40)
+    stuck.join(20)
+    assert not stuck.is_alive()
+    wait_until(lambda: _text(a) == "content", "the new mount answers")
+
+
+def _ignore_errors(path: Path) -> None:
+    try:
+        path.write_text("x")
+    except OSError:
+        pass
+
+
+def _text(node: Node) -> str:
+    try:
+        return (node.mnt / "file").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,269 @@
+"""What can be wrong with a mount, and how mounting and unmounting behave."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusefs.mountpoint import nodes, table
+from tests.lib.cluster import DFS, ROOT, Cluster, clean_environment, dfs, wait_until
+
+pytestmark = pytest.mark.mount
+
+
+def refused(*words: str, code: int = 32, **env: str) -> str:
+    """The sentence with which a mount is refused; nothing else is printed."""
+    done = dfs("mount", *words, check=False, **env)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def somewhere(tmp_path: Path) -> tuple[str, str]:
+    """(an empty mountpoint, --store=...)"""
+    where = tmp_path / "mnt"
+    where.mkdir()
+    return str(where), f"--store={tmp_path / 'store'}"
+
+
+def test_mountpoint_missing_or_a_file_or_full_is_refused(
+    fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
+) -> None:
+    where, store = somewhere
+    assert "does not exist" in refused(where + "-not", store)
+    (tmp_path / "file").touch()
+    assert "is not a directory" in refused(str(tmp_path / "file"), store)
+    (Path(where) / "something").touch()
+    assert "is not empty" in refused(where, store)
+    assert not (tmp_path / "store").exists()
+
+
+def test_store_and_mountpoint_inside_each_other_are_refused(
+    fresh: Cluster, somewhere: tuple[str, str]
+) -> None:
+    where, _ = somewhere
+    assert "is below the mountpoint" in refused(where, f"--store={where}/store")
+    assert "is below the mountpoint" in refused(where, f"--store={where}")
+    outer = os.path.dirname(where)
+    assert "is below the store" in refused(where, f"--store={outer}")
+
+
+def test_a_store_that_holds_other_files_is_refused(
+    fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    assert "has other files" in refused(somewhere[0], f"--store={tmp_path}/photos")
+
+
+def test_port_in_use_is_refused(fresh: Cluster, somewhere: tuple[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused(*somewhere, "--listen=127.0.0.1", f"--port={port}")
+    assert f"port {port} is in use" in said
+    assert "--port" in said
+
+
+def test_bad_token_is_refused_and_leaves_no_store(
+    fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
+) -> None:
+    for token in ("nonsense", "dfs1-abcdefgh", "dfs1-" + "a" * 80):
+        assert "token" in refused(*somewhere, "--port=0", f"--join={token}")
+    assert not (tmp_path / "store" / "format").exists()
+    assert nodes.at_mountpoint(somewhere[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "sentence"),
+    [
+        (["--sotre=/x"], {}, "unrecognized arguments: --sotre"),
+        (["-o", "noatme"], {}, "did you mean 'noatime'"),
+        ([], {"DFS_PROT": "1"}, "did you mean 'DFS_PORT'"),
+        (["--port=x"], {}, "port is 'x'"),
+        (["--config=/nowhere.toml"], {}, "no such settings file"),
+    ],
+)
+def test_usage_errors_name_what_is_valid(
+    words: list[str], env: dict[str, str], sentence: str, somewhere: tuple[str, str]
+) -> None:
+    assert sentence in refused(*somewhere, *words, code=1, **env)
+
+
+def test_store_in_use_is_refused_and_says_by_whom(
+    fresh: Cluster, somewhere: tuple[str, str]
+) -> None:
+    node = fresh.add().mount()
+    said = refused(somewhere[0], f"--store={node.store}", "--port=0")
+    assert f"is in use: mounted on {node.mnt}" in said
+    assert "already a dfs mount" in refused(str(node.mnt), somewhere[1])
+
+
+def test_mount_table_shows_name_type_and_options(fresh: Cluster) -> None:
+    node = fresh.add().mount("-o", "noatime,nosuid,_netdev,fsname=volume")
+    mount = table.find(str(node.mnt))
+    assert mount is not None
+    assert (mount.fs_type, mount.source) == ("fuse.dfs", "volume")
+    done = subprocess.run(
+        ["findmnt", "-no", "OPTIONS", node.mnt], capture_output=True, text=True
+    )
+    assert {"noatime", "nosuid", "nodev", "rw"} <= set(done.stdout.strip().split(","))
+
+
+def test_read_only_mount_refuses_writes(fresh: Cluster) -> None:
+    node = fresh.add().mount("-o", "ro")
+    with pytest.raises(OSError, match="Read-only"):
+        (node.mnt / "file").touch()
+
+
+def test_mounted_again_everything_is_there(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "kept").write_text("content")
+    node.umount()
+    assert node.processes() is None
+    assert os.listdir(node.mnt) == []
+    node.mount()
+    assert (node.mnt / "kept").read_text() == "content"
+
+
+@pytest.mark.parametrize("command", [["umount"], ["fusermount3", "-u"]])
+def test_foreign_unmount_stops_the_node_too(fresh: Cluster, command: list[str]) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "file").write_bytes(b"x" * 100_000)
+    now = node.processes()
+    assert now is not None
+    subprocess.run([*command, node.mnt], check=True, timeout=30)
+    for pid in (now.pid, now.worker, now.node):
+        assert nodes.wait_gone(pid, 20)
+
+
+def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    with (node.mnt / "open").open("w") as out:
+        done = dfs("umount", str(node.mnt), check=False)
+        assert done.returncode == 32
+        assert f"({os.getpid()})" in done.stderr
+        out.write("still works")
+    assert (node.mnt / "open").read_text() == "still works"
+
+
+def test_sigterm_unmounts_even_while_busy(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    with (node.mnt / "open").open("w") as out:
+        out.write("unsynced")
+        out.flush()
+        node.stop()
+        assert table.find(str(node.mnt)) is None
+        out.close = lambda: None  # type: ignore[method-assign]
+    node.mount()
+    assert (node.mnt / "open").read_text() == "unsynced"
+
+
+def test_dead_mount_of_a_crash_is_recovered(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "kept").write_text("content")
+    now = node.processes()
+    assert now is not None
+    for pid in (now.pid, now.worker, now.node):
+        os.kill(pid, signal.SIGKILL)
+    for pid in (now.pid, now.worker, now.node):
+        assert nodes.wait_gone(pid, 10)
+    with pytest.raises(OSError, match=r"not connected|abort"):
+        os.listdir(node.mnt)
+    node.mount()
+    assert (node.mnt / "kept").read_text() == "content"
+
+
+def test_foreground_runs_until_sigint_and_unmounts(fresh: Cluster) -> None:
+    node = fresh.add()
+    words = ["mount", "-f", str(node.mnt), f"--store={node.store}", "--port=0"]
+    process = subprocess.Popen(
+        [*DFS, *words],
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+    assert process.stderr is not None
+    try:
+        wait_until(lambda: table.find(str(node.mnt)) is not None, "it is mounted")
+        (node.mnt / "file").write_text("x")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert table.find(str(node.mnt)) is None
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def test_systemd_is_told_ready_and_stopping(fresh: Cluster, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        node = fresh.add()
+        dfs(
+            *("mount", str(node.mnt), f"--store={node.store}", "--port=0"),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+        )
+        assert systemd.recv(100) == b"READY=1"
+        node.stop()
+        assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_mount_helper_form_takes_what_mount_8_passes(fresh: Cluster) -> None:
+    node = fresh.add()
+    node.mnt.mkdir(exist_ok=True)
+    done = dfs(str(node.store), str(node.mnt), "-o", "rw,noatime,dev,suid,port=0")
+    assert done.stdout == ""
+    (node.mnt / "file").write_text("x")
+
+
+def test_mount_8_with_type_fuse_dfs(fresh: Cluster, tmp_path: Path) -> None:
+    helper = shutil.which("mount.fuse3") or shutil.which("mount.fuse")
+    if os.geteuid() != 0 or helper is None:
+        pytest.skip("needs root and fuse3's mount helper")
+    node = fresh.add()
+    program = tmp_path / "dfs"
+    program.write_text(
+        f"#!/bin/sh\nPYTHONPATH={ROOT} exec {DFS[0]} {DFS[1]} '{DFS[2]}' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["mount", "-t", "fuse", f"{program}#{node.store}", node.mnt]
+        + ["-o", "port=0,noatime"],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (node.mnt / "file").write_text("x")
+
+
+def test_dfs_and_dfs_status_start_fast_and_import_no_daemon() -> None:
+    code = (
+        "import sys; from fusefs.cli import main; main(['--help']);"
+        "import fusefs.cli.status;"
+        "bad = {'trio', 'cryptography', 'fuse', 'fusefs.vfs.vfs', 'netnode'};"
+        "sys.exit(repr(bad & set(sys.modules)) if bad & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [DFS[0], "-c", code], env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_every_verb_prints_and_exits_0() -> None:
+    from fusefs.cli import VERBS
+
+    for verb in VERBS:
+        done = dfs(verb, "--help")
+        assert done.stdout.startswith(f"usage: dfs {verb}")

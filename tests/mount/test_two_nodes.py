@@ -1,0 +1,211 @@
+"""One tree on two and three machines: what is done on one is seen on the others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.lib.cluster import Cluster, Node, errno_of, wait_until
+
+pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
+SIZES = [0, 1, 4096, MIB - 1, MIB, MIB + 1, 100 * MIB]
+
+
+def content(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def sha(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def appears(path: Path) -> None:
+    wait_until(path.exists, f"{path} exists")
+
+
+def test_files_of_every_size_are_identical_on_three_nodes(fresh: Cluster) -> None:
+    a, b, c = fresh.start(3)
+    for size in SIZES:
+        data = content(size, size)
+        (a.mnt / f"{size}").write_bytes(data)
+        for other in (b, c):
+            appears(other.mnt / f"{size}")
+            assert (other.mnt / f"{size}").stat().st_size == size
+            assert sha(other.mnt / f"{size}") == hashlib.sha256(data).hexdigest()
+    fresh.wait_equal()
+
+
+def test_close_is_seen_by_the_next_open_on_the_peer(pair: list[Node]) -> None:
+    """No waiting in this test: close-to-open between near connected peers."""
+    a, b = pair
+    path, there = a.mnt / "now", b.mnt / "now"
+    for number in range(300):
+        writer, reader = (path, there) if number % 2 else (there, path)
+        data = f"round {number}".encode() * (number % 5 + 1)
+        writer.write_bytes(data)
+        assert reader.read_bytes() == data
+        assert reader.stat().st_size == len(data)
+
+
+def test_overwrite_append_truncate_rename_delete_arrive(pair: list[Node]) -> None:
+    a, b = pair
+    mine, theirs = a.mnt / "ops", b.mnt / "ops"
+    mine.write_bytes(b"0123456789")
+    assert theirs.read_bytes() == b"0123456789"
+    with mine.open("r+b") as out:
+        out.seek(3)
+        out.write(b"abc")
+    assert theirs.read_bytes() == b"012abc6789"
+    with mine.open("ab") as out:
+        out.write(b"tail")
+    assert theirs.read_bytes() == b"012abc6789tail"
+    with mine.open("r+b") as out:
+        out.truncate(5)
+    assert theirs.read_bytes() == b"012ab"
+    os.rename(mine, a.mnt / "ops2")
+    wait_until(lambda: not theirs.exists(), "the old name is gone")
+    assert (b.mnt / "ops2").read_bytes() == b"012ab"
+    os.unlink(a.mnt / "ops2")
+    wait_until(lambda: not (b.mnt / "ops2").exists(), "the file is gone")
+
+
+def test_replace_by_rename_is_never_half_seen(pair: list[Node]) -> None:
+    a, b = pair
+    target = a.mnt / "replaced"
+    target.write_bytes(b"old")
+    assert (b.mnt / "replaced").read_bytes() == b"old"
+    for number in range(50):
+        fresh_file = a.mnt / "replaced.new"
+        fresh_file.write_bytes(b"new %d" % number)
+        os.replace(fresh_file, target)
+        wait_until(
+            lambda n=number: (b.mnt / "replaced").read_bytes() == b"new %d" % n,
+            "the new content",
+        )
+
+
+def test_directories_links_modes_and_times_arrive(pair: list[Node]) -> None:
+    a, b = pair
+    top = a.mnt / "tree"
+    (top / "sub").mkdir(parents=True)
+    file = top / "sub" / "file"
+    file.write_bytes(b"data")
+    os.symlink("sub/file", top / "symlink")
+    os.link(file, top / "hard")
+    os.chmod(file, 0o640)
+    os.chmod(top / "sub", 0o2750)
+    os.utime(file, ns=(1_500_000_000_123_456_789, 1_400_000_000_987_654_321))
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 5678)
+    os.setxattr(file, "user.colour", b"blue")
+    os.mkfifo(top / "fifo")
+    there = b.mnt / "tree"
+    appears(there / "fifo")
+    assert os.readlink(there / "symlink") == "sub/file"
+    seen, hard = os.stat(there / "sub" / "file"), os.stat(there / "hard")
+    assert (seen.st_ino, seen.st_nlink) == (hard.st_ino, 2)
+    assert stat.S_IMODE(seen.st_mode) == 0o640
+    assert stat.S_IMODE(os.stat(there / "sub").st_mode) == 0o2750
+    assert seen.st_mtime_ns == 1_400_000_000_987_654_321
+    assert stat.S_ISFIFO(os.stat(there / "fifo").st_mode)
+    assert os.getxattr(there / "sub" / "file", "user.colour") == b"blue"
+    if os.geteuid() == 0:
+        assert (seen.st_uid, seen.st_gid) == (1234, 5678)
+    assert os.stat(file).st_ino == seen.st_ino
+    assert sorted(os.listdir(there)) == ["fifo", "hard", "sub", "symlink"]
+
+
+def test_names_are_any_bytes(pair: list[Node]) -> None:
+    a, b = pair
+    names = [b"latin-\xe9", "ünïcödé-文".encode(), b"new\nline", b"-rf", b"x" * 255]
+    here, there = os.fsencode(a.mnt) + b"/names", os.fsencode(b.mnt) + b"/names"
+    os.mkdir(here)
+    for name in names:
+        with open(here + b"/" + name, "wb") as out:
+            out.write(name)
+    wait_until(lambda: len(os.listdir(there)) == len(names), "all names")
+    assert sorted(os.listdir(there)) == sorted(names)
+    for name in names:
+        with open(there + b"/" + name, "rb") as source:
+            assert source.read() == name
+
+
+def test_an_open_file_follows_remote_appends(pair: list[Node]) -> None:
+    a, b = pair
+    (a.mnt / "log").write_bytes(b"one\n")
+    with (b.mnt / "log").open("rb", buffering=0) as reader:
+        assert reader.read() == b"one\n"
+        with (a.mnt / "log").open("ab") as out:
+            out.write(b"two\n")
+        assert reader.read() == b"two\n"
+
+
+def test_both_write_different_files_at_once(pair: list[Node]) -> None:
+    a, b = pair
+    for node in pair:
+        (node.mnt / f"from-{node.name}").mkdir()
+    for number in range(100):
+        for node in pair:
+            (node.mnt / f"from-{node.name}" / f"{number}").write_text(node.name)
+    for node, other in ((a, b), (b, a)):
+        there = node.mnt / f"from-{other.name}"
+        wait_until(lambda t=there: len(os.listdir(t)) == 100, "all are there")
+        assert {p.read_text() for p in there.iterdir()} == {other.name}
+
+
+def test_status_knows_peers_and_equal_digests(fresh: Cluster) -> None:
+    a, b = fresh.start(2)
+    (a.mnt / "file").write_bytes(b"x" * 5000)
+    fresh.wait_equal()
+    status = a.status()
+    peers = status["peers"]
+    assert isinstance(peers, list)
+    assert [p["name"] for p in peers] == ["B"]
+    assert peers[0]["connected"] is True
+    for key in ("node_id", "name", "mountpoint", "vector", "digest", "inodes"):
+        assert status[key], key
+    assert status["digest"] == b.status()["digest"]
+    assert status["mountpoint"] == str(a.mnt)
+
+
+def test_a_third_joins_through_any_member_and_knows_all(fresh: Cluster) -> None:
+    a, b = fresh.start(2)
+    (a.mnt / "early").write_text("from a")
+    c = fresh.add().mount(token=b.token())
+    fresh.wait_connected()
+    appears(c.mnt / "early")
+    assert (c.mnt / "early").read_text() == "from a"
+    assert a.connected() == {"B", "C"}
+
+
+def test_statfs_tells_real_numbers(pair: list[Node]) -> None:
+    a, _ = pair
+    here, disk = os.statvfs(a.mnt), os.statvfs(a.store)
+    assert here.f_namemax == 255
+    assert 0 < here.f_bavail * here.f_frsize <= disk.f_blocks * disk.f_frsize
+
+
+def test_errors_are_those_of_posix(pair: list[Node]) -> None:
+    import errno
+
+    a, _ = pair
+    (a.mnt / "dir").mkdir()
+    (a.mnt / "dir" / "file").touch()
+    cases = [
+        (lambda: os.rmdir(a.mnt / "dir"), errno.ENOTEMPTY),
+        (lambda: os.unlink(a.mnt / "dir"), errno.EISDIR),
+        (lambda: os.mkdir(a.mnt / "dir"), errno.EEXIST),
+        (lambda: os.open(a.mnt / "none", os.O_RDONLY), errno.ENOENT),
+        (lambda: os.stat(a.mnt / "dir" / "file" / "x"), errno.ENOTDIR),
+        (lambda: os.mkdir(a.mnt / ("x" * 256)), errno.ENAMETOOLONG),
+        (lambda: os.getxattr(a.mnt / "dir", "user.none"), errno.ENODATA),
+    ]
+    assert [errno_of(call) for call, _ in cases] == [wanted for _, wanted in cases]
