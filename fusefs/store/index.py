@@ -19,8 +19,8 @@ RENEW_AFTER_S = 60
 _PAGE = 1000
 _BATCH = 100
 _INSERT = (
-    "INSERT OR IGNORE INTO small(id, size, stored_s, flags, data)"
-    " VALUES(?1, ?2, ?3, ?4, ?5)"
+    "INSERT INTO small(id, size, stored_s, flags, data)"
+    " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(id) DO NOTHING"
 )
 _MOVE = (
     "UPDATE small SET stored_s = ?2, flags = flags | ?3,"

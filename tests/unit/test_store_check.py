@@ -1,0 +1,184 @@
+"""`Store.check` finds each kind of damage, repairs it, and is then silent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import Corrupt
+from fusefs.model.ids import ChunkId, chunk_id
+from fusefs.store import PUSHED, Store
+from fusefs.store.files import path_of
+from fusefs.store.scrub import START
+from tests.lib.stores import bytes_of, checked_store
+
+LARGE = 40_000
+
+
+def kinds(store: Store, **options: bool) -> list[str]:
+    return [problem.kind for problem in store.check(**options)]
+
+
+def found_and_repaired(store: Store, kind: str, *, contents: bool = False) -> None:
+    """The problem is found, found again, repaired, and gone."""
+    assert kinds(store, contents=contents) == [kind]
+    assert kinds(store, contents=contents) == [kind]
+    repaired = list(store.check(repair=True, contents=contents))
+    assert [(p.kind, p.repaired) for p in repaired] == [(kind, True)]
+    assert kinds(store, contents=True) == []
+
+
+def overwrite(directory: Path, cid: ChunkId, data: bytes) -> None:
+    path = directory / "objects" / path_of(cid)
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def test_check_of_a_healthy_store_finds_nothing_and_counts(tmp_path):
+    with checked_store(tmp_path) as store:
+        for i in range(100):
+            store.put(bytes_of(LARGE if i % 2 else 10, i))
+        told: list[int] = []
+        assert list(store.check(progress=told.append)) == []
+        assert told == [64, 100]
+
+
+def test_check_finds_a_stray_file(tmp_path):
+    with checked_store(tmp_path) as store:
+        (tmp_path / "objects/ab/notes.txt").write_text("?")
+        found_and_repaired(store, "stray-file")
+
+
+def test_check_finds_an_object_in_the_wrong_directory(tmp_path):
+    with checked_store(tmp_path) as store:
+        name = chunk_id(b"").hex()
+        assert name[:2] != "00"
+        (tmp_path / "objects/00" / name).write_bytes(bytes(LARGE))
+        found_and_repaired(store, "stray-file")
+
+
+def test_check_finds_a_file_without_row_and_keeps_it_as_pushed(tmp_path):
+    with checked_store(tmp_path) as store:
+        data = bytes_of(LARGE)
+        cid = store.put(data, pushed=False)
+        with store.lock:
+            store.index.delete_large(cid)
+        found_and_repaired(store, "unindexed")
+        assert store.get(cid) == data
+        assert store.flags(cid) == PUSHED
+
+
+def test_check_finds_a_row_without_file(tmp_path):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        (tmp_path / "objects" / path_of(cid)).unlink()
+        found_and_repaired(store, "row-without-file")
+        assert store.missing([cid]) == [cid]
+
+
+def test_check_finds_a_row_with_the_wrong_size(tmp_path):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        with store.lock:
+            store.index.put_large(cid, 1, 0, 0)
+        found_and_repaired(store, "wrong-size")
+        assert dict(store.objects()) == {cid: LARGE}
+
+
+def test_check_finds_a_truncated_file_without_reading_contents(tmp_path):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        overwrite(tmp_path, cid, b"cut")
+        repaired = list(store.check(repair=True))
+        assert [p.kind for p in repaired] == ["damaged"]
+        assert store.missing([cid]) == [cid]
+
+
+@pytest.mark.parametrize("size", [100, LARGE])
+def test_check_of_contents_finds_changed_bytes(tmp_path, size):
+    with checked_store(tmp_path) as store:
+        cid, good = store.put(bytes_of(size)), store.put(bytes_of(size, 1))
+        change(store, tmp_path, cid, size)
+        assert kinds(store) == []
+        found_and_repaired(store, "damaged", contents=True)
+        assert store.missing([cid, good]) == [cid]
+
+
+def change(store: Store, directory: Path, cid: ChunkId, size: int) -> None:
+    if size >= LARGE:
+        overwrite(directory, cid, bytes(size))
+    else:
+        with store.lock:
+            store.database.run(
+                "UPDATE small SET data = zeroblob(?) WHERE id = ?", (size, cid)
+            )
+
+
+@pytest.mark.parametrize("size", [100, LARGE])
+def test_scrub_deletes_damaged_objects_and_names_them(tmp_path, size, caplog):
+    with checked_store(tmp_path) as store:
+        bad, good = store.put(bytes_of(size)), store.put(bytes_of(size, 1))
+        change(store, tmp_path, bad, size)
+        step = store.scrub()
+        assert (step.next, step.checked, step.damaged) == (None, 2, [bad])
+        assert store.missing([bad, good]) == [bad]
+        assert "damaged" in caplog.text
+
+
+def test_scrub_in_steps_sees_every_object_once(tmp_path):
+    with checked_store(tmp_path) as store:
+        for i in range(300):
+            store.put(bytes_of(LARGE if i % 10 == 0 else 1000, i))
+        after, seen, seen_bytes, steps = START, 0, 0, 0
+        while after is not None:
+            step = store.scrub(after, budget_bytes=100_000)
+            assert step.checked_bytes < 100_000 + LARGE
+            seen, seen_bytes, steps = (
+                seen + step.checked,
+                seen_bytes + step.checked_bytes,
+                steps + 1,
+            )
+            after = step.next
+        assert (seen, seen_bytes) == (300, sum(size for _, size in store.objects()))
+        assert steps > 10
+
+
+def test_check_names_damage_of_the_database(tmp_path):
+    with checked_store(tmp_path) as store:
+        for i in range(200):
+            store.put(bytes_of(4000, i))
+    path = tmp_path / "small.db"
+    data = bytearray(path.read_bytes())
+    at = data.index(bytes_of(4000, 100)[2000:2100]) // 4096 * 4096
+    for page in range(at, at + 40 * 4096, 4096):
+        data[page : page + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    store = Store.open(tmp_path, min_free_bytes=0)
+    try:
+        problems = []
+        try:
+            problems = [p.kind for p in store.check()]
+        except Corrupt as error:
+            assert "fsck" in str(error)
+        assert problems[:1] in ([], ["database"])
+    finally:
+        store.close()
+
+
+def test_store_of_a_newer_format_is_refused(tmp_path):
+    with checked_store(tmp_path) as store, store.lock:
+        store.database.run("PRAGMA user_version = 99")
+    with pytest.raises(Corrupt, match="newer version"):
+        Store.open(tmp_path)
+
+
+def test_check_beside_a_writer_reports_nothing(tmp_path):
+    with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
+        cid = store.put(bytes_of(LARGE))
+        steps = other.check()
+        store.put(bytes_of(LARGE, 1))
+        store.delete(cid)
+        assert list(steps) == []
+        assert os.listdir(tmp_path / "objects" / "tmp") == []

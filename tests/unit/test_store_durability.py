@@ -1,0 +1,286 @@
+"""fsync, the background sync, and what a power cut or a killed process leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import ChunkMissing
+from fusefs.model.ids import ChunkId, chunk_id
+from fusefs.store import Store, files
+from fusefs.store import store as store_module
+from fusefs.store.files import path_of
+from tests.lib.stores import Clock, bytes_of, checked_store
+
+LARGE = 40_000
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The inodes fdatasync and fsync were called for, and "all" for syncfs."""
+    calls: list[object] = []
+
+    def record(name):
+        real = getattr(os, name)
+
+        def call(fd):
+            calls.append(os.fstat(fd).st_ino)
+            real(fd)
+
+        monkeypatch.setattr(os, name, call)
+
+    record("fdatasync")
+    record("fsync")
+    real = files.Files.sync_filesystem
+
+    def whole(self):
+        calls.append("all")
+        real(self)
+
+    monkeypatch.setattr(files.Files, "sync_filesystem", whole)
+    return calls
+
+
+def inode(store: Store, path: str) -> int:
+    return os.stat(path, dir_fd=store.files.fd).st_ino
+
+
+def wal(directory: Path) -> int:
+    return (directory / "small.db-wal").stat().st_ino
+
+
+def damage(store_directory: Path, cid: ChunkId, mtime_s: float) -> None:
+    """What a power cut does to a file that was renamed and not synced."""
+    path = store_directory / "objects" / path_of(cid)
+    path.chmod(0o600)
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, (mtime_s, mtime_s))
+
+
+def test_sync_syncs_file_and_directory_once(tmp_path, synced):
+    with checked_store(tmp_path) as store:
+        cid, other = store.put(bytes_of(LARGE)), store.put(bytes_of(LARGE, 1))
+        synced.clear()
+        store.sync([cid])
+        path = path_of(cid)
+        assert synced == [inode(store, path), inode(store, path[:2])]
+        synced.clear()
+        store.sync([cid])
+        assert synced == []
+        store.sync([other])
+        assert inode(store, path_of(other)) in synced
+
+
+def test_sync_of_a_small_object_syncs_the_wal_once(tmp_path, synced):
+    with checked_store(tmp_path) as store:
+        cid = store.put(b"small")
+        synced.clear()
+        store.sync([cid])
+        assert synced == [wal(tmp_path)]
+        store.sync([cid])
+        assert synced == [wal(tmp_path)]
+        store.put_many([(chunk_id(b"x"), b"x")])
+        store.sync([chunk_id(b"x")])
+        assert synced == [wal(tmp_path)] * 2
+
+
+def test_sync_after_another_process_wrote_it_syncs_it_here(tmp_path, synced):
+    data = bytes_of(LARGE)
+    with checked_store(tmp_path) as node, checked_store(tmp_path) as worker:
+        cid = node.put(data)
+        worker.put(data)
+        worker.put(b"small")
+        node.put(b"small")
+        synced.clear()
+        worker.sync([cid])
+        assert inode(worker, path_of(cid)) in synced
+        assert wal(tmp_path) in synced
+
+
+def test_sync_of_many_objects_is_one_sync(tmp_path, synced):
+    with checked_store(tmp_path) as store:
+        cids = [store.put(bytes_of(LARGE, i)) for i in range(40)]
+        synced.clear()
+        store.sync(cids)
+        assert synced == ["all"]
+        store.sync(cids)
+        assert synced == ["all"]
+
+
+def test_sync_of_a_removed_object_is_an_error(tmp_path):
+    with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
+        cid = store.put(bytes_of(LARGE))
+        other.delete(cid)
+        with pytest.raises(ChunkMissing):
+            store.sync([cid])
+
+
+def test_sync_all_leaves_nothing_to_sync(tmp_path, synced):
+    with checked_store(tmp_path) as store:
+        cids = [store.put(bytes_of(LARGE)), store.put(b"small")]
+        synced.clear()
+        store.sync_all()
+        assert synced == ["all", wal(tmp_path)]
+        store.sync(cids)
+        store.sync_all()
+        assert synced == ["all", wal(tmp_path)]
+        assert store.statistics().unsynced == 0
+
+
+def test_object_written_during_a_sync_stays_unsynced(tmp_path, monkeypatch):
+    with checked_store(tmp_path) as store:
+        data = bytes_of(LARGE)
+        cid = store.put(data)
+        real = files.Files.sync_filesystem
+
+        def during(self):
+            real(self)
+            store.put(data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.Files, "sync_filesystem", during)
+            store.sync_all()
+        assert store.statistics().unsynced == 1
+        store.sync([cid])
+        assert store.statistics().unsynced == 0
+
+
+def test_power_cut_damaged_object_is_missing_and_can_be_stored_again(tmp_path, caplog):
+    data, clock = bytes_of(LARGE), Clock()
+    with checked_store(tmp_path, clock=clock) as store:
+        cid = store.put(data)
+    damage(tmp_path, cid, clock.now_s + 5)
+    with checked_store(tmp_path, clock=clock, power_cut=True) as store:
+        assert store.missing([cid]) == []  # nobody has looked at it yet
+        with pytest.raises(ChunkMissing):
+            store.get(cid)
+        assert "damaged" in caplog.text
+        assert store.missing([cid]) == [cid]
+        store.put_verified(cid, data)
+        assert store.get(cid) == data
+
+
+def test_power_cut_damaged_object_is_missing_for_read_into(tmp_path):
+    clock = Clock()
+    with checked_store(tmp_path, clock=clock) as store:
+        cid = store.put(bytes_of(LARGE))
+    damage(tmp_path, cid, clock.now_s + 5)
+    with (
+        checked_store(tmp_path, clock=clock, power_cut=True) as store,
+        pytest.raises(ChunkMissing),
+    ):
+        store.read_into(cid, 0, memoryview(bytearray(10)))
+
+
+def test_power_cut_damaged_object_is_replaced_by_a_put(tmp_path):
+    data, clock = bytes_of(LARGE), Clock()
+    with checked_store(tmp_path, clock=clock) as store:
+        cid = store.put(data)
+    damage(tmp_path, cid, clock.now_s + 5)
+    with checked_store(tmp_path, clock=clock, power_cut=True) as store:
+        store.put(data)
+        assert store.get(cid) == data
+
+
+def test_power_cut_hashes_only_what_was_not_synced_and_only_once(tmp_path, monkeypatch):
+    clock = Clock()
+    with checked_store(tmp_path, clock=clock) as store:
+        old = store.put(bytes_of(LARGE))
+        clock.now_s += 100
+        store.sync_all()
+        new = store.put(bytes_of(LARGE, 1))
+    os.utime(tmp_path / "objects" / path_of(old), (clock.now_s - 50,) * 2)
+    os.utime(tmp_path / "objects" / path_of(new), (clock.now_s + 1,) * 2)
+    hashed = []
+    real = chunk_id
+    monkeypatch.setattr(
+        store_module, "chunk_id", lambda data: hashed.append(real(data)) or real(data)
+    )
+    with checked_store(tmp_path, clock=clock, power_cut=True) as store:
+        for cid in (old, new):
+            store.get(cid)
+            store._descriptors.clear()
+            store.get(cid)
+        assert hashed == [new]
+
+
+def test_suspicion_outlives_a_restart_until_all_were_looked_at(tmp_path):
+    clock = Clock()
+    with checked_store(tmp_path, clock=clock) as store:
+        good, bad = store.put(bytes_of(LARGE)), store.put(bytes_of(LARGE, 1))
+    damage(tmp_path, bad, clock.now_s + 5)
+    os.utime(tmp_path / "objects" / path_of(good), (clock.now_s + 5,) * 2)
+    Store.open(tmp_path, clock=clock, power_cut=True).close()
+    clock.now_s += 1000
+    with checked_store(tmp_path, clock=clock) as store:
+        assert store.suspects.since_s is not None
+        assert store.check_suspects() == [bad]
+        assert store.suspects.since_s is None
+        assert store.get(good) == bytes_of(LARGE)
+        assert store.check_suspects() == []
+    with checked_store(tmp_path, clock=clock) as store:
+        assert store.suspects.since_s is None
+
+
+def test_open_removes_old_leftovers_and_keeps_a_running_write(tmp_path):
+    Store.open(tmp_path).close()
+    old, young = tmp_path / "objects/tmp/old", tmp_path / "objects/tmp/young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with checked_store(tmp_path):
+        assert not old.exists()
+        assert young.exists()
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from fusefs.store import Store
+store = Store.open(Path(sys.argv[1]), min_free_bytes=0)
+n = 0
+while True:
+    for size in (200, 5000, 40000):
+        store.put(b"%d" % n + bytes(size))
+        n += 1
+    print(n, flush=True)
+"""
+
+
+def test_killed_writer_loses_nothing_it_had_stored(tmp_path):
+    for attempt in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"PYTHONPATH": "."},
+        )
+        assert writer.stdout
+        for _ in range(5 + attempt * 7):
+            count = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        count = int([count, *writer.stdout.read().split()][-1])
+        writer.wait()
+        with checked_store(tmp_path) as store:
+            left = list(store.check(repair=True, contents=True))
+            assert {problem.kind for problem in left} <= {"unindexed"}
+            for n in range(count):
+                data = b"%d" % n + bytes((200, 5000, 40000)[n % 3])
+                assert store.get(chunk_id(data)) == data
+
+
+def test_checkpoint_shortens_a_long_wal_and_keeps_everything(tmp_path):
+    with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
+        cids = [store.put(bytes_of(20_000, i)) for i in range(300)]
+        pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
+        assert pages and pages[1] > 1500
+        store.database.checkpoint(at_least_bytes=1 << 20)
+        store.put(b"the first of the new beginning")
+        pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
+        assert pages and pages[1] < 100
+        assert [len(other.get(cid)) for cid in cids] == [20_000] * 300
