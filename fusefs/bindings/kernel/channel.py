@@ -1,0 +1,169 @@
+"""One thread's share of serving: its buffers, the request it works on, its loop.
+
+A channel reads a request into its buffer, gives it to the handler of its opcode
+and writes the reply. Handlers are plain functions (channel, unique, nodeid) ->
+reply; they find the rest of the request in `buffer` from REQUEST on. This is the
+one place where errors become errnos: FsError its own, anything else is a bug: EIO
+and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from fusefs.bindings.kernel import encode
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.connection import Connection
+from fusefs.bindings.kernel.protocol import Op
+from fusefs.errors import FsError
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import Caller
+
+log = logging.getLogger("dfs.kernel")
+
+Reply = bytes | memoryview | None
+Handler = Callable[["Channel", int, Ino], Reply]
+
+_AGAIN: Final = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOENT))
+"""Reading: the request was interrupted before we got it, or none is there."""
+_GONE: Final = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.EBADF))
+"""Reading: unmounted, aborted, or closed by ourselves."""
+_ENTRY_REPLIES: Final = frozenset(
+    (Op.LOOKUP, Op.CREATE, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.TMPFILE)
+)
+
+
+class Channel:
+    """Belongs to one thread, but for what is marked."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        handlers: Sequence[Handler],
+        make_room: Callable[[], None],
+    ) -> None:
+        """`make_room`: called once before a request waits for somebody else; sees
+        to it that another thread reads."""
+        self.connection = connection
+        self.fs = connection.fs
+        self.handlers = handlers
+        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE)
+        self.view = memoryview(self.buffer)
+        self.out = mmap.mmap(-1, p.PAGE + p.MAX_WRITE)
+        """Replies with file data: the data page aligned, the header before it."""
+        self.out_view = memoryview(self.out)
+        self.length = 0
+        self.unique = 0
+        """The request being served, 0 while reading. Read by every thread."""
+        self.interrupted = -1
+        """A request of ours the kernel wants to end. Written by every thread."""
+        self.stopping = False
+        """Leave before reading again. Written by every thread."""
+        self.counts = [0] * p.OPCODES
+        """Requests served per opcode. Read by every thread."""
+        self.cancelled = self._is_cancelled
+        self._make_room = make_room
+        self._made_room = 0
+
+    # -- for handlers  ---------------------------------------------------------------
+
+    def caller(self, umask: int = 0) -> Caller:
+        """Who asks, from the header."""
+        uid, gid, pid = p.IN_WHO.unpack_from(self.buffer, p.WHO)
+        return Caller(uid, gid, pid, umask, self.cancelled)
+
+    def name_at(self, offset: int) -> bytes:
+        """The last name of the request, which begins at `offset`."""
+        return self.buffer[offset : self.length - 1]
+
+    def names_at(self, offset: int) -> tuple[bytes, bytes]:
+        """The two names that begin at `offset`."""
+        first, _, second = self.buffer[offset : self.length - 1].partition(b"\0")
+        return first, second
+
+    def about_to_wait(self) -> None:
+        """Sees to it that others are served while this request waits."""
+        if self._made_room != self.unique:
+            self._made_room = self.unique
+            self._make_room()
+
+    def _is_cancelled(self) -> bool:
+        """Caller.cancelled: asked by whoever waits, so it also tells us of it."""
+        self.about_to_wait()
+        return self.interrupted == self.unique
+
+    # -- the loop  -------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serves until the mount is gone or `stopping` is set."""
+        fd = self.connection.fd
+        readinto = io.FileIO(fd, "r+", closefd=False).readinto
+        start = p.IN_START.unpack_from
+        view, serve, write = self.view, self.serve, os.write
+        while not self.stopping:
+            try:
+                length = readinto(view)
+            except OSError as problem:
+                if problem.errno in _AGAIN:
+                    continue
+                if problem.errno in _GONE:
+                    return
+                raise
+            if not length:
+                continue
+            self.length = length
+            _, opcode, unique, nodeid = start(view)
+            self.unique = unique
+            reply = serve(opcode, unique, nodeid)
+            if reply is not None:
+                try:
+                    write(fd, reply)
+                except OSError as problem:
+                    self._unsent(problem, opcode, unique, reply)
+            self.unique = 0
+
+    def serve(self, opcode: int, unique: int, nodeid: Ino) -> Reply:
+        """The reply to the request in the buffer."""
+        try:
+            self.counts[opcode] += 1
+            return self.handlers[opcode](self, unique, nodeid)
+        except FsError as problem:
+            return encode.error(unique, problem.errno or errno.EIO)
+        except Exception as bug:
+            if opcode >= p.OPCODES:
+                return encode.error(unique, errno.ENOSYS)
+            return self._report(bug, opcode, unique, nodeid)
+
+    def _report(self, bug: Exception, opcode: int, unique: int, nodeid: Ino) -> Reply:
+        log.error("bug in %s of inode %d", _name(opcode), nodeid, exc_info=bug)
+        if opcode in (Op.FORGET, Op.BATCH_FORGET):
+            return None
+        return encode.error(unique, errno.EIO)
+
+    def _unsent(
+        self, problem: OSError, opcode: int, unique: int, reply: bytes | memoryview
+    ) -> None:
+        """ENOENT: the request is gone (aborted), so its lookup does not count."""
+        if problem.errno not in (errno.ENOENT, *_GONE):
+            log.error("reply to %s refused: %s", _name(opcode), problem)
+            try:
+                os.write(self.connection.fd, encode.error(unique, errno.EIO))
+            except OSError:
+                pass
+        if opcode in _ENTRY_REPLIES and len(reply) >= p.ENTRY_REPLY.size:
+            ino = Ino(int.from_bytes(reply[16:24], "little"))
+            if ino:
+                self.connection.lookups.forget(ino, 1)
+
+
+def _name(opcode: int) -> str:
+    try:
+        return Op(opcode).name.lower()
+    except ValueError:
+        return f"opcode {opcode}"

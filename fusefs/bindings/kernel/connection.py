@@ -1,0 +1,153 @@
+"""What all threads of one mount share, and the argument for endless validity.
+
+Replies make names, attributes, pages and listings valid for ever; a change from
+elsewhere takes them back by a notification (notify.py), sent after the vfs shows
+the change. Between computing a reply and the kernel's acting on it such a
+notification can overtake it, and the old state would stay for ever. Why it cannot:
+
+* **Names.** The kernel holds the directory's lock (i_rwsem) from before it asks
+  LOOKUP, READDIRPLUS, CREATE, ... until the answer is in its cache, and
+  NOTIFY_INVAL_ENTRY takes that lock: it waits for the answer, then removes it. (A
+  revalidation asks without the lock, but of a name in the cache, which the
+  notification unhashes: whatever is answered then is never found again.) Linux
+  6.19 looks for the name before it takes the lock and returns ENOENT at once when
+  the answer is still on its way; there notify.py repeats it while a reply from
+  that directory may be (`recent`).
+* **Attributes of an inode the kernel has** when the notification comes: it gives
+  the inode a new attr_version, and answers to LOOKUP, READDIRPLUS, GETATTR, STATX
+  and short READs asked before are dropped. It does not look at it for SETATTR,
+  LINK and CREATE of a file that exists: these get attributes valid for 0 s.
+* **Attributes of an inode the kernel does not have yet**: the notification finds
+  nothing (ENOENT), then the answer brings the old ones. The serving thread
+  1. reads `epoch`, 2. asks the vfs, 3. counts the lookup, 4. compares `epoch` and
+  says 0 s if it changed, 5. writes; the notifying thread a. raises `epoch` (the
+  vfs already shows the change), b. looks whether the inode is counted, c. sends.
+  If a comes before 4, the reply is valid for 0 s. If a comes after 4, then 3 came
+  before b: the inode is counted, so ENOENT means "on its way" (or just forgotten)
+  and c is repeated until the kernel has the inode or has forgotten it.
+* **Pages.** The kernel locks a page while it is being read or written;
+  NOTIFY_INVAL_INODE waits for that lock and then drops the page.
+* **Listings** (cached pages of the directory) are filled under the directory's
+  lock: NOTIFY_INVAL_ENTRY waits for it, then the pages are dropped. Besides, the
+  kernel uses a listing only while the directory's mtime is the one it began with,
+  and permission checks fetch attributes that were invalidated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.encode import FOREVER_S
+from fusefs.bindings.kernel.lookups import Lookups
+from fusefs.bindings.kernel.ports import FileSystem
+from fusefs.bindings.kernel.session import Session
+from fusefs.model.ids import Ino
+
+if TYPE_CHECKING:
+    from fusefs.bindings.kernel.channel import Channel
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to serve. The defaults are those of a mount by hand."""
+
+    locks: bool = True
+    """POSIX and flock locks come to the vfs (other nodes); else they stay local."""
+    readers: int = 2
+    """Threads that read requests while none of them waits."""
+    most_threads: int = 64
+    """Requests that may wait at once (fetches, locks, barriers)."""
+    notify_wait_s: float = 0.020
+    """Longest a notification holds up its caller; then it goes on behind."""
+    directory_lock_fences: bool = True
+    """NOTIFY_INVAL_ENTRY takes the directory's lock before it looks (to 6.18)."""
+
+
+class Connection:
+    """State of one mount; every field may be touched by any thread."""
+
+    def __init__(
+        self, fs: FileSystem, fd: int, settings: Settings, session: Session | None
+    ) -> None:
+        """`session`: the agreement of an earlier worker, when taking over."""
+        self.fs = fs
+        self.fd = fd
+        self.settings = settings
+        self.session = session
+        self.adopted = session is not None
+        self.lookups = Lookups(exact=session is None)
+        self.negative_valid_s = FOREVER_S
+        self.unflushed_reads = not settings.locks
+        """close(2) of a descriptor that only reads sends no FLUSH. Only where locks
+        stay local: a FLUSH is also how POSIX locks of a process are released."""
+        self.epoch = 0
+        self._epochs = itertools.count(1)
+        self.listed: set[Ino] = set()
+        """Directories of which the kernel may keep a listing."""
+        self.recent: tuple[set[Ino], set[Ino]] = (set(), set())
+        """Directories with replies on their way: of this and of the last tick."""
+        self.written: set[int] = set()
+        """Handles written since their last flush: their flush may wait."""
+        self.channels: tuple[Channel, ...] = ()
+        """Of every serving thread; replaced, never changed."""
+        self.agreed = threading.Event()
+        """Set when requests can be answered, or never will (`failure`)."""
+        self.failure: Exception | None = None
+        self._held: dict[Ino, int] = {}
+        self._held_lock = threading.Lock()
+        """Protects `_held`; nothing is called under it."""
+        if session is not None:
+            self.agree(session)
+
+    def agree(self, session: Session) -> None:
+        """Keeps the agreement and what follows from it."""
+        self.session = session
+        can_forget_all = session.minor >= p.INC_EPOCH_MINOR
+        self.negative_valid_s = FOREVER_S if can_forget_all else 1
+        self.agreed.set()
+
+    def begin(self, session: Session) -> None:
+        """A new connection was agreed on: the kernel holds nothing yet."""
+        self.adopted = False
+        self.lookups.exact = True
+        self.agree(session)
+
+    def failed(self, reason: Exception) -> None:
+        self.failure = reason
+        self.agreed.set()
+
+    def raise_epoch(self) -> None:
+        """Replies that were computed before do not become valid for ever."""
+        self.epoch = next(self._epochs)
+
+    def tick(self) -> None:
+        """Called every few ten milliseconds; ages `recent`."""
+        self.recent = (set(), self.recent[0])
+
+    # -- directories and files whose kernel lock a request of ours holds  ------------
+
+    @contextmanager
+    def holding(self, *inodes: Ino) -> Iterator[None]:
+        """While a request that changes these is served (it may wait for peers)."""
+        with self._held_lock:
+            for ino in inodes:
+                self._held[ino] = self._held.get(ino, 0) + 1
+        try:
+            yield
+        finally:
+            with self._held_lock:
+                for ino in inodes:
+                    left = self._held[ino] - 1
+                    if left:
+                        self._held[ino] = left
+                    else:
+                        del self._held[ino]
+
+    def is_held(self, ino: Ino) -> bool:
+        return ino in self._held

@@ -1,0 +1,143 @@
+"""Requests about inodes: attributes, links, extended attributes, forgetting."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from fusefs.bindings.kernel import encode
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.channel import Channel, Handler, Reply
+from fusefs.bindings.kernel.encode import FOREVER_S
+from fusefs.bindings.kernel.protocol import REQUEST, Op
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import NOW, SetAttr
+
+_ACL: Final = b"system.posix_acl_"
+
+
+def getattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """Valid for ever: the kernel drops an answer that a notification overtook."""
+    return encode.attributes(unique, ch.fs.getattr(nodeid), FOREVER_S)
+
+
+def statx(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    return encode.statx(unique, ch.fs.getattr(nodeid), FOREVER_S)
+
+
+def setattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """The kernel takes this answer even if a notification overtook it: 0 s."""
+    (
+        valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _,
+        mode, _, uid, gid, _,
+    ) = p.SETATTR_IN.unpack_from(ch.buffer, REQUEST)  # fmt: skip
+    change = SetAttr(
+        mode=mode & 0o7777 if valid & p.FATTR_MODE else None,
+        uid=uid if valid & p.FATTR_UID else None,
+        gid=gid if valid & p.FATTR_GID else None,
+        size=size if valid & p.FATTR_SIZE else None,
+        atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_ns),
+        mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
+        kill_suid=bool(valid & p.FATTR_KILL_SUIDGID),
+    )
+    handle = fh if valid & p.FATTR_FH else None
+    with ch.connection.holding(nodeid):
+        attr = ch.fs.setattr(nodeid, change, ch.caller(), handle)
+    return encode.attributes(unique, attr, 0)
+
+
+def _time(valid: int, given: int, now: int, seconds: int, ns: int) -> int | None:
+    if not valid & given:
+        return None
+    return NOW if valid & now else seconds * 1_000_000_000 + ns
+
+
+def readlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    return encode.data(unique, ch.fs.readlink(nodeid))
+
+
+def statfs(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    return encode.statfs(unique, ch.fs.statfs())
+
+
+# -- extended attributes  ------------------------------------------------------------
+
+
+def _sized(unique: int, value: bytes, room: int) -> bytes:
+    """The value; with no room given only its size; ERANGE if it does not fit."""
+    if room == 0:
+        return encode.written(unique, len(value))
+    if len(value) > room:
+        return encode.error(unique, errno.ERANGE)
+    return encode.data(unique, value)
+
+
+def getxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    room, _ = p.GETXATTR_IN.unpack_from(ch.buffer, REQUEST)
+    name = ch.name_at(REQUEST + p.GETXATTR_IN.size)
+    if name.startswith(_ACL):  # asked for each file by ls -l
+        return encode.error(unique, errno.EOPNOTSUPP)
+    return _sized(unique, ch.fs.getxattr(nodeid, name), room)
+
+
+def listxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    room, _ = p.GETXATTR_IN.unpack_from(ch.buffer, REQUEST)
+    names = b"".join(name + b"\0" for name in ch.fs.listxattr(nodeid))
+    return _sized(unique, names, room)
+
+
+def setxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    size, flags = p.SETXATTR_COMPAT_IN.unpack_from(ch.buffer, REQUEST)
+    session = ch.connection.session
+    extended = session is None or session.has(p.SETXATTR_EXT)
+    start = REQUEST + (p.SETXATTR_IN if extended else p.SETXATTR_COMPAT_IN).size
+    name, _, rest = ch.buffer[start : ch.length].partition(b"\0")
+    if name.startswith(_ACL):
+        return encode.error(unique, errno.EOPNOTSUPP)
+    with ch.connection.holding(nodeid):
+        ch.fs.setxattr(nodeid, name, rest[:size], flags, ch.caller())
+    return encode.ok(unique)
+
+
+def removexattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    with ch.connection.holding(nodeid):
+        ch.fs.removexattr(nodeid, ch.name_at(REQUEST), ch.caller())
+    return encode.ok(unique)
+
+
+# -- forgetting  ---------------------------------------------------------------------
+
+
+def forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    (count,) = p.FORGET_IN.unpack_from(ch.buffer, REQUEST)
+    if ch.connection.lookups.forget(nodeid, count):
+        ch.connection.listed.discard(nodeid)
+        ch.fs.forget(nodeid)
+    return None
+
+
+def batch_forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    count, _ = p.BATCH_FORGET_IN.unpack_from(ch.buffer, REQUEST)
+    start = REQUEST + p.BATCH_FORGET_IN.size
+    lookups, listed = ch.connection.lookups, ch.connection.listed
+    lines = ch.view[start : start + count * p.FORGET_ONE.size]
+    for ino, times in p.FORGET_ONE.iter_unpack(lines):
+        if lookups.forget(ino, times):
+            listed.discard(ino)
+            ch.fs.forget(ino)
+    return None
+
+
+HANDLERS: Final[dict[Op, Handler]] = {
+    Op.GETATTR: getattr_,
+    Op.STATX: statx,
+    Op.SETATTR: setattr_,
+    Op.READLINK: readlink,
+    Op.STATFS: statfs,
+    Op.GETXATTR: getxattr,
+    Op.LISTXATTR: listxattr,
+    Op.SETXATTR: setxattr,
+    Op.REMOVEXATTR: removexattr,
+    Op.FORGET: forget,
+    Op.BATCH_FORGET: batch_forget,
+}

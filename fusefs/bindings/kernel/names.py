@@ -1,0 +1,230 @@
+"""Requests about names: lookup, create, remove, rename, list.
+
+Replies that bring an entry follow the order that connection.py argues with: epoch,
+vfs, count, epoch again.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from fusefs.bindings.kernel import encode
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.channel import Channel, Handler, Reply
+from fusefs.bindings.kernel.encode import FOREVER_S
+from fusefs.bindings.kernel.protocol import REQUEST, Op
+from fusefs.errors import NotFound
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import Attr
+
+_DOTS: Final = (b".", b"..")
+
+
+def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    connection = ch.connection
+    epoch = connection.epoch
+    name = ch.buffer[REQUEST : ch.length - 1]
+    try:
+        dots = name in _DOTS  # of file handles (NFS, open_by_handle_at)
+        attr = _dot(ch, nodeid, name) if dots else ch.fs.lookup(nodeid, name)
+    except NotFound:
+        valid = connection.negative_valid_s if connection.epoch == epoch else 0
+        return encode.no_entry(unique, valid)
+    lookups = connection.lookups
+    ino = attr[0]
+    with lookups.lock:
+        lookups.table[ino] = lookups.table.get(ino, 0) + 1
+    valid = FOREVER_S if connection.epoch == epoch else 0
+    return encode.entry(unique, attr, valid, valid)
+
+
+def lookup_noted(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """lookup on kernels that answer an invalidation before our reply arrived."""
+    ch.connection.recent[0].add(nodeid)
+    return lookup(ch, unique, nodeid)
+
+
+def _dot(ch: Channel, nodeid: Ino, name: bytes) -> Attr:
+    return ch.fs.getattr(nodeid) if name == b"." else ch.fs.lookup(nodeid, name)
+
+
+def entry_reply(ch: Channel, unique: int, attr: Attr, epoch: int) -> bytes:
+    """The reply for what a request made, its lookup counted.
+
+    The kernel takes attributes of these replies unseen (no attr_version), so those
+    of an inode it may hold already are valid for 0 s.
+    """
+    connection = ch.connection
+    known = connection.lookups.knows(attr.ino)
+    connection.lookups.add(attr.ino)
+    valid = FOREVER_S if connection.epoch == epoch else 0
+    return encode.entry(unique, attr, valid, 0 if known else valid)
+
+
+def create(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    flags, mode, umask, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
+    connection = ch.connection
+    epoch = connection.epoch
+    with connection.holding(nodeid):
+        name = ch.name_at(REQUEST + p.CREATE_IN.size)
+        made = ch.fs.create(nodeid, name, mode, flags, ch.caller(umask))
+    reply = entry_reply(ch, unique, made.attr, epoch)
+    keep = p.FOPEN_KEEP_CACHE if made.keep_cache else 0
+    return encode.created(reply, unique, made.handle, keep)
+
+
+def tmpfile(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    flags, mode, umask, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
+    epoch = ch.connection.epoch
+    made = ch.fs.tmpfile(nodeid, mode, flags, ch.caller(umask))
+    reply = entry_reply(ch, unique, made.attr, epoch)
+    return encode.created(reply, unique, made.handle, p.FOPEN_KEEP_CACHE)
+
+
+def mknod(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(ch.buffer, REQUEST)
+    epoch = ch.connection.epoch
+    with ch.connection.holding(nodeid):
+        name = ch.name_at(REQUEST + p.MKNOD_IN.size)
+        device = encode.decode_dev(rdev) if rdev else 0
+        attr = ch.fs.mknod(nodeid, name, mode, device, ch.caller(umask))
+    return entry_reply(ch, unique, attr, epoch)
+
+
+def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    mode, umask = p.MKDIR_IN.unpack_from(ch.buffer, REQUEST)
+    epoch = ch.connection.epoch
+    with ch.connection.holding(nodeid):
+        name = ch.name_at(REQUEST + p.MKDIR_IN.size)
+        attr = ch.fs.mkdir(nodeid, name, mode, ch.caller(umask))
+    return entry_reply(ch, unique, attr, epoch)
+
+
+def symlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    epoch = ch.connection.epoch
+    with ch.connection.holding(nodeid):
+        name, target = ch.names_at(REQUEST)
+        attr = ch.fs.symlink(nodeid, name, target, ch.caller())
+    return entry_reply(ch, unique, attr, epoch)
+
+
+def link(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
+    epoch = ch.connection.epoch
+    with ch.connection.holding(nodeid, ino):
+        attr = ch.fs.link(ino, nodeid, ch.name_at(REQUEST + p.LINK_IN.size))
+    return entry_reply(ch, unique, attr, epoch)
+
+
+def unlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    with ch.connection.holding(nodeid):
+        ch.fs.unlink(nodeid, ch.name_at(REQUEST), ch.caller())
+    return encode.ok(unique)
+
+
+def rmdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    with ch.connection.holding(nodeid):
+        ch.fs.rmdir(nodeid, ch.name_at(REQUEST), ch.caller())
+    return encode.ok(unique)
+
+
+def rename(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    (target,) = p.RENAME_IN.unpack_from(ch.buffer, REQUEST)
+    return _rename(ch, unique, nodeid, target, 0, p.RENAME_IN.size)
+
+
+def rename2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
+    return _rename(ch, unique, nodeid, target, flags, p.RENAME2_IN.size)
+
+
+def _rename(
+    ch: Channel, unique: int, nodeid: Ino, target: Ino, flags: int, size: int
+) -> Reply:
+    old, new = ch.names_at(REQUEST + size)
+    with ch.connection.holding(nodeid, target):
+        ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
+    return encode.ok(unique)
+
+
+# -- listings  -----------------------------------------------------------------------
+
+
+def opendir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """ENOSYS: the kernel stops asking, and keeps listings (NO_OPENDIR_SUPPORT)."""
+    return encode.error(unique, errno.ENOSYS)
+
+
+def readdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    _, cookie, size = p.READ_START.unpack_from(ch.buffer, REQUEST)
+    ch.connection.listed.add(nodeid)
+    left = size
+    parts = [b""]
+    for line in ch.fs.readdir_ino(nodeid, cookie):
+        packed = encode.dirent(line)
+        left -= len(packed)
+        if left < 0:
+            break
+        parts.append(packed)
+    return _listing(unique, parts)
+
+
+def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """A listing with attributes; each line but "." and ".." counts as a lookup."""
+    _, cookie, size = p.READ_START.unpack_from(ch.buffer, REQUEST)
+    connection = ch.connection
+    epoch = connection.epoch
+    connection.listed.add(nodeid)
+    connection.recent[0].add(nodeid)
+    left = size
+    parts = [b""]
+    seen: list[Ino] = []
+    for line, attr in ch.fs.readdirplus_ino(nodeid, cookie):
+        name = line.name
+        if name in _DOTS:
+            packed = encode.dirent_bare(line)
+        else:
+            packed = encode.dirent_plus(line, attr)
+        left -= len(packed)
+        if left < 0:
+            break
+        parts.append(packed)
+        if name not in _DOTS:
+            seen.append(attr[0])
+    connection.lookups.add_all(seen)
+    if connection.epoch != epoch:
+        parts = [_valid_for_now(part) for part in parts]
+    return _listing(unique, parts)
+
+
+def _listing(unique: int, parts: list[bytes]) -> bytes:
+    length = p.OUT_BYTES + sum(map(len, parts))
+    parts[0] = p.OUT_HEADER.pack(length, 0, unique)
+    return b"".join(parts)
+
+
+_VALID: Final = slice(encode.VALID_AT, encode.VALID_AT + 16)
+
+
+def _valid_for_now(part: bytes) -> bytes:
+    """The same line with its entry and attributes valid for 0 s."""
+    return part[: _VALID.start] + bytes(16) + part[_VALID.stop :]
+
+
+HANDLERS: Final[dict[Op, Handler]] = {
+    Op.LOOKUP: lookup,
+    Op.CREATE: create,
+    Op.TMPFILE: tmpfile,
+    Op.MKNOD: mknod,
+    Op.MKDIR: mkdir,
+    Op.SYMLINK: symlink,
+    Op.LINK: link,
+    Op.UNLINK: unlink,
+    Op.RMDIR: rmdir,
+    Op.RENAME: rename,
+    Op.RENAME2: rename2,
+    Op.OPENDIR: opendir,
+    Op.READDIR: readdir,
+    Op.READDIRPLUS: readdirplus,
+}

@@ -1,0 +1,246 @@
+"""Telling the kernel what changed elsewhere: the binding's `Invalidator`.
+
+connection.py says why this suffices for answers on their way. Two more rules:
+
+* A notification may wait in the kernel: of a name for the lock of its directory (a
+  local mkdir, which with sync=all itself waits for peers), of data for a page that
+  is being read (which may wait for a fetch). So none of these is sent by a thread
+  that serves requests or brings answers of peers: they go to threads of their own,
+  started as needed. Attributes alone take no lock and are sent at once.
+* The caller waits until the kernel has forgotten, because then the change is
+  acknowledged to its origin; but where a request in flight holds the lock
+  (`Connection.is_held`) not at all, and never longer than `notify_wait_s`: the
+  notification is then queued behind that request, and two nodes that change one
+  directory at once do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final, TypeAlias
+
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.connection import Connection
+from fusefs.model.ids import Ino
+
+log = logging.getLogger("dfs.kernel")
+
+_SOON_S: Final = (0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5)
+"""When to repeat what may have come before the answer it is about: a woken task
+runs within microseconds; on a crowded machine it may take longer."""
+_MOST_THREADS: Final = 16
+"""Notifications that may wait in the kernel at once; more wait in our queue."""
+_IDLE_S: Final = 30.0
+"""A notifying thread without work ends after this."""
+_EVERYTHING_S: Final = 5.0
+"""Longest `everything` holds up its caller."""
+_FORBIDDEN: Final = frozenset((errno.ENODEV, errno.ENOTCONN, errno.EINVAL))
+
+Job: TypeAlias = "tuple[Callable[[], None], threading.Lock | None]"
+
+
+class Notifier:
+    """Implements fusefs.vfs.types.Invalidator. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        """Protects the counts of threads; nothing waits under it."""
+        self._threads = 0
+        self._idle = 0
+        self.sent = 0
+        self.queued_behind = 0
+        """Notifications whose caller did not wait for the end."""
+        self.repeated = 0
+
+    # -- Invalidator  ----------------------------------------------------------------
+
+    def entry(self, parent: Ino, name: bytes) -> None:
+        """Forget what `name` is in `parent`, and the cached listing of `parent`."""
+        self._connection.raise_epoch()
+        if self._connection.lookups.knows(parent):
+            message = _inval_entry(parent, name)
+            self._run(lambda: self._name_gone(parent, message), (parent,))
+
+    def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
+        """As `entry`, and watchers (inotify) of directory and file are told."""
+        self._connection.raise_epoch()
+        if self._connection.lookups.knows(parent):
+            message = _delete(parent, child, name)
+            self._run(lambda: self._name_gone(parent, message), (parent, child))
+
+    def attributes(self, ino: Ino) -> None:
+        """Forget attributes; of a directory also its cached listing."""
+        connection = self._connection
+        connection.raise_epoch()
+        if not connection.lookups.knows(ino):
+            return
+        if ino in connection.listed:
+            connection.listed.discard(ino)
+            self._run(lambda: self._inode_gone(ino, 0, 0), (ino,))
+        elif self._send(_inval_inode(ino, -1, 0)) == errno.ENOENT:
+            self._run(lambda: self._inode_gone(ino, -1, 0), ())
+
+    def data(self, ino: Ino, offset: int, length: int) -> None:
+        """Forget the pages of a range (length 0: to the end) and the attributes."""
+        self._connection.raise_epoch()
+        if self._connection.lookups.knows(ino):
+            self._run(lambda: self._inode_gone(ino, offset, length), ())
+
+    def everything(self) -> None:
+        """Forget all names, attributes, pages and listings."""
+        self._connection.raise_epoch()
+        self._run(self._all_gone, (), _EVERYTHING_S)
+
+    def everything_later(self) -> None:
+        """As `everything`, without waiting."""
+        self._connection.raise_epoch()
+        self._put(self._all_gone, None)
+
+    # -- in a notifying thread  ------------------------------------------------------
+
+    def _name_gone(self, parent: Ino, message: bytes) -> None:
+        connection = self._connection
+        problem = self._send(message)
+        if problem == errno.ENOENT and not connection.settings.directory_lock_fences:
+            self._repeat_while_recent(parent, message)
+        if parent in connection.listed:
+            connection.listed.discard(parent)
+            self._send(_inval_inode(parent, 0, 0))
+
+    def _repeat_while_recent(self, parent: Ino, message: bytes) -> None:
+        """The kernel did not find the name: its answer may be on its way."""
+        new, old = self._connection.recent
+        for delay in _SOON_S:
+            if parent not in new and parent not in old:
+                return
+            time.sleep(delay)
+            self.repeated += 1
+            if self._send(message) != errno.ENOENT:
+                return
+
+    def _inode_gone(self, ino: Ino, offset: int, length: int) -> None:
+        """Sent until the kernel, which was told of the inode, has it or forgot it."""
+        message = _inval_inode(ino, offset, length)
+        lookups = self._connection.lookups
+        for delay in (0.0, *_SOON_S):
+            if delay:
+                time.sleep(delay)
+                self.repeated += 1
+            if self._send(message) != errno.ENOENT or ino not in lookups.table:
+                return
+
+    def _all_gone(self) -> None:
+        connection = self._connection
+        session = connection.session
+        if session is not None and session.minor >= p.INC_EPOCH_MINOR:
+            self._send(p.OUT_HEADER.pack(16, p.NOTIFY_INC_EPOCH, 0))
+            names = False
+        else:
+            names = True
+        for ino in connection.lookups.all():
+            connection.listed.discard(ino)
+            self._send(_inval_inode(ino, 0, 0))
+        if names or not connection.lookups.exact:
+            self._walk(names)
+
+    def _walk(self, names: bool) -> None:
+        """Goes through the whole tree: what the kernel holds of it is not known."""
+        fs = self._connection.fs
+        todo = [Ino(p.ROOT_ID)]
+        while todo:
+            directory = todo.pop()
+            for line in fs.readdir_ino(directory, 0):
+                if line.name in (b".", b".."):
+                    continue
+                found = self._send(_inval_inode(line.ino, 0, 0))
+                if names:
+                    self._send(_inval_entry(directory, line.name))
+                if line.kind == 4 and (names or found is None):
+                    todo.append(line.ino)
+
+    def _send(self, message: bytes) -> int | None:
+        """The errno of the kernel's refusal, or None."""
+        self.sent += 1
+        try:
+            os.write(self._connection.fd, message)
+        except OSError as problem:
+            return problem.errno
+        return None
+
+    # -- threads  --------------------------------------------------------------------
+
+    def _run(
+        self, work: Callable[[], None], locks: tuple[Ino, ...], wait_s: float = -1
+    ) -> None:
+        """Has the work done by a notifying thread; waits as the module says."""
+        if any(self._connection.is_held(ino) for ino in locks):
+            self._put(work, None)
+            self.queued_behind += 1
+            return
+        done = threading.Lock()
+        done.acquire()
+        self._put(work, done)
+        if wait_s < 0:
+            wait_s = self._connection.settings.notify_wait_s
+        if not done.acquire(timeout=wait_s):
+            self.queued_behind += 1
+
+    def _put(self, work: Callable[[], None], done: threading.Lock | None) -> None:
+        self._jobs.put((work, done))
+        with self._lock:
+            if self._idle >= self._jobs.qsize() or self._threads >= _MOST_THREADS:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name="notify", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            try:
+                work, done = self._jobs.get(timeout=_IDLE_S)
+            except Empty:
+                with self._lock:
+                    self._idle -= 1
+                    if self._jobs.empty():
+                        self._threads -= 1
+                        return
+                continue
+            with self._lock:
+                self._idle -= 1
+            try:
+                work()
+            except Exception:
+                log.exception("bug while notifying the kernel")
+            if done is not None:
+                done.release()
+
+
+# -- messages  -----------------------------------------------------------------------
+
+
+def _inval_inode(ino: Ino, offset: int, length: int) -> bytes:
+    """`offset` -1: attributes only; `length` 0: to the end."""
+    return p.INVAL_INODE.pack(40, p.NOTIFY_INVAL_INODE, 0, ino, offset, length)
+
+
+def _inval_entry(parent: Ino, name: bytes) -> bytes:
+    head = p.INVAL_ENTRY
+    length = head.size + len(name) + 1
+    start = head.pack(length, p.NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0)
+    return start + name + b"\0"
+
+
+def _delete(parent: Ino, child: Ino, name: bytes) -> bytes:
+    head = p.DELETE
+    length = head.size + len(name) + 1
+    start = head.pack(length, p.NOTIFY_DELETE, 0, parent, child, len(name), 0)
+    return start + name + b"\0"

@@ -1,0 +1,114 @@
+"""What the binding asks of the vfs: inodes in, attributes out (fusefs.vfs.Vfs).
+
+Every method may raise FsError and may be called from several threads at once.
+`caller.cancelled` is passed where a call may wait for the network or for a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import (
+    Attr,
+    Buffer,
+    Caller,
+    DirEntry,
+    FileLock,
+    Opened,
+    SetAttr,
+    StatFs,
+)
+
+
+class FileSystem(Protocol):
+    """The part of the vfs that the kernel's requests end in."""
+
+    # names
+    def lookup(self, parent: Ino, name: bytes) -> Attr: ...
+    def symlink(
+        self, parent: Ino, name: bytes, target: bytes, caller: Caller
+    ) -> Attr: ...
+    def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> Attr: ...
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr: ...
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr: ...
+    def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None: ...
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> None: ...
+    def rename(
+        self,
+        parent: Ino,
+        name: bytes,
+        new_parent: Ino,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
+    ) -> None: ...
+    def readdir_ino(self, ino: Ino, cookie: int) -> Iterator[DirEntry]: ...
+    def readdirplus_ino(
+        self, ino: Ino, cookie: int
+    ) -> Iterator[tuple[DirEntry, Attr]]: ...
+    def fsyncdir(self, ino: Ino, datasync: bool) -> None: ...
+
+    # inodes
+    def getattr(self, ino: Ino) -> Attr: ...
+    def setattr(
+        self, ino: Ino, change: SetAttr, caller: Caller, handle: int | None = None
+    ) -> Attr: ...
+    def readlink(self, ino: Ino) -> bytes: ...
+    def getxattr(self, ino: Ino, name: bytes) -> bytes: ...
+    def setxattr(
+        self, ino: Ino, name: bytes, value: bytes, flags: int, caller: Caller
+    ) -> None: ...
+    def listxattr(self, ino: Ino) -> list[bytes]: ...
+    def removexattr(self, ino: Ino, name: bytes, caller: Caller) -> None: ...
+    def statfs(self) -> StatFs: ...
+    def forget(self, ino: Ino) -> None: ...
+    def sync(self) -> None: ...
+
+    # open files
+    def create(
+        self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> Opened: ...
+    def tmpfile(self, parent: Ino, mode: int, flags: int, caller: Caller) -> Opened: ...
+    def open(self, ino: Ino, flags: int, caller: Caller) -> Opened: ...
+    def read_into(
+        self, handle: int, offset: int, into: memoryview, caller: Caller
+    ) -> int: ...
+    def write(
+        self,
+        handle: int,
+        offset: int,
+        data: Buffer,
+        caller: Caller,
+        kill_suid: bool = False,
+    ) -> int: ...
+    def flush(self, handle: int, lock_owner: int) -> None: ...
+    def release(self, handle: int) -> None: ...
+    def fsync(self, handle: int, datasync: bool) -> None: ...
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None: ...
+    def lseek(self, handle: int, offset: int, whence: int) -> int: ...
+    def copy_file_range(
+        self,
+        handle_in: int,
+        offset_in: int,
+        handle_out: int,
+        offset_out: int,
+        length: int,
+    ) -> int: ...
+    def getlk(
+        self, handle: int, owner: int, lock: FileLock, is_flock: bool, caller: Caller
+    ) -> FileLock: ...
+    def setlk(
+        self,
+        handle: int,
+        owner: int,
+        lock: FileLock,
+        wait: bool,
+        is_flock: bool,
+        caller: Caller,
+    ) -> None: ...
+    def adopt_handle(self, handle: int, ino: Ino, flags: int) -> None:
+        """Opens `ino` again under a handle number given out by an earlier worker."""
