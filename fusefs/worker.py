@@ -12,26 +12,32 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
+from fusefs.housekeeping import Housekeeping
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
 from fusefs.store.store import Store
-from fusefs.vfs.vfs import Vfs, VfsOptions
+from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.vfs import Vfs
 
 log = logging.getLogger("dfs.worker")
 
-SYNC_EVERY_S = 5.0
-"""What was written without fsync is on disk after about this long."""
+
+class HasStatistics(Protocol):
+    """A binding that counts what it does."""
+
+    def statistics(self) -> dict[str, int]: ...
 
 
 class Parts:
@@ -39,9 +45,13 @@ class Parts:
 
     def __init__(self, config: Config) -> None:
         store_dir = Path(config.store)
+        self._server: HasStatistics | None = None
         self.namespace = Namespace.open(store_dir)
         self.store = Store.open(
-            store_dir, power_cut=config.power_cut, min_free_bytes=config.min_free
+            store_dir,
+            power_cut=config.power_cut,
+            min_free_bytes=config.min_free,
+            cache_bytes=config.cache_size or None,
         )
         self.link = NodeLink(
             config.run_dir / "node.sock",
@@ -51,9 +61,16 @@ class Parts:
         )
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
 
-    def statistics(self) -> object:
+    def serve_with(self, server: HasStatistics) -> None:
+        """The binding's server, once there is one: its counts are shown too."""
+        self._server = server
+
+    def statistics(self) -> dict[str, object]:
         """What `dfs status` shows of the worker."""
-        return {"vfs": self.vfs.statistics()}
+        shown: dict[str, object] = {"pid": os.getpid(), "vfs": self.vfs.statistics()}
+        if self._server is not None:
+            shown["requests"] = self._server.statistics()
+        return shown
 
     def close(self) -> None:
         """Stores what is dirty, publishes it, and lets go of everything."""
@@ -73,29 +90,8 @@ def vfs_options(config: Config) -> VfsOptions:
         fetch_timeout_s=config.fetch_timeout_s,
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,
+        kernel_refs=config.binding == "kernel",
     )
-
-
-class BackgroundSync:
-    """Makes what is written durable every few seconds, in a thread of its own."""
-
-    def __init__(self, store: Store, namespace: Namespace) -> None:
-        self._store, self._namespace = store, namespace
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._ended.wait(SYNC_EVERY_S):
-            try:
-                self._store.sync_all()
-                self._namespace.sync()
-            except Exception:
-                log.exception("background sync failed; trying again")
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 def main(argv: list[str]) -> int:
@@ -118,7 +114,7 @@ def main(argv: list[str]) -> int:
         readiness.failed(f"the store cannot be opened: {error}", MOUNT_FAILURE)
         log.exception("start failed")
         return MOUNT_FAILURE
-    background = BackgroundSync(parts.store, parts.namespace)
+    house = Housekeeping(parts.store, parts.namespace)
     try:
         serve(config, parts, arguments.fuse_fd, readiness.ready)
     except Exception as error:
@@ -126,7 +122,7 @@ def main(argv: list[str]) -> int:
         log.exception("serving failed")
         return MOUNT_BUG
     finally:
-        background.stop()
+        house.stop()
         parts.close()
     return 0
 
@@ -137,8 +133,17 @@ def serve(
     """Runs the binding; returns when the mount is gone or we make way."""
     if config.binding == "kernel":
         from fusefs.bindings.kernel import server
+        from fusefs.bindings.kernel.connection import Settings
 
-        server.run(parts.vfs, fuse_fd, on_ready=on_ready)
+        server.run(
+            parts.vfs,
+            fuse_fd,
+            on_ready=on_ready,
+            on_server=parts.serve_with,
+            set_invalidator=parts.vfs.set_invalidator,
+            settings=Settings(locks=config.locks == "cluster"),
+            state=config.run_dir / "fuse.json",
+        )
     else:
         from fusefs.bindings import fusepy_ops
 

@@ -34,6 +34,8 @@ def mount(config: Config) -> int:
     """
     from fusefs.bindings.kernel import mounting
 
+    # The agreement of a worker with a connection that is no more.
+    (config.run_dir / "fuse.json").unlink(missing_ok=True)
     try:
         return mounting.mount(
             config.mountpoint, fsname=config.fsname, flags=config.mount_flags

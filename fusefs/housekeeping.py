@@ -1,0 +1,90 @@
+"""What a store needs now and then: syncing, evicting, collecting garbage.
+
+One thread with low priority beside the hot path, in the worker, or in the node
+when there is no worker. A failure is logged and tried again at the next turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from fusefs.namespace.namespace import Namespace
+from fusefs.store import gc
+from fusefs.store.store import Store
+
+log = logging.getLogger("dfs.housekeeping")
+
+SYNC_EVERY_S = 5.0
+"""What was written without fsync is on disk after about this long."""
+EVICT_EVERY_S = 60.0
+COLLECT_EVERY_S = 3600.0
+PAUSE_S = 0.002
+"""Given to others between a few hundred objects of a collection."""
+
+
+class Stopped(Exception):
+    """The store is being closed: a collection ends where it is."""
+
+
+class Housekeeping:
+    """Starts its thread; `stop` before the store is closed."""
+
+    def __init__(self, store: Store, namespace: Namespace) -> None:
+        self._store, self._namespace = store, namespace
+        self._ended = threading.Event()
+        self._runs = 0
+        self._thread = threading.Thread(target=self._run, name="house", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        tasks: list[tuple[float, Callable[[], None]]] = [
+            (SYNC_EVERY_S, self._sync),
+            (EVICT_EVERY_S, self._evict),
+            (COLLECT_EVERY_S, self._collect),
+        ]
+        began_s = time.monotonic()
+        due_s = [began_s + every_s for every_s, _ in tasks]
+        while not self._ended.wait(max(0.0, min(due_s) - time.monotonic())):
+            turn = due_s.index(min(due_s))
+            every_s, task = tasks[turn]
+            self._do(task)
+            due_s[turn] = time.monotonic() + every_s
+
+    def _do(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Stopped:
+            pass
+        except Exception:
+            log.exception("failed; trying again later")
+
+    def _sync(self) -> None:
+        self._store.sync_all()
+        self._namespace.sync()
+
+    def _evict(self) -> None:
+        if freed := self._store.evict():
+            log.info("evicted bytes=%d", freed)
+
+    def _collect(self) -> None:
+        self._runs += 1
+        done = gc.collect(
+            self._store,
+            self._namespace.live_roots(),
+            now_s=time.time(),
+            run=self._runs,
+            pause=self._pause,
+        )
+        log.info("collected garbage: %s", done)
+
+    def _pause(self) -> None:
+        if self._ended.wait(PAUSE_S):
+            raise Stopped
