@@ -1,0 +1,70 @@
+"""mount.sh as a user runs it, with the virtual environment of this checkout."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusefs.mountpoint import nodes, table
+from tests.lib.cluster import ROOT, Cluster, Node, clean_environment, wait_until
+
+pytestmark = pytest.mark.mount
+
+
+def mount_sh(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "mount.sh"), *map(str, words)],
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def started(node: Node, *words: str) -> str:
+    done = mount_sh(node.mnt, "--store", node.store, "--port", "0", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_nodes_as_the_readme_says(fresh: Cluster) -> None:
+    a, b = fresh.add(), fresh.add()
+    said = started(a, "--name", "first", "--listen", "127.0.0.1")
+    assert f"mounted on {a.mnt} as node first" in said
+    invite = next(line for line in said.splitlines() if line.startswith("invite:"))
+    words = invite.split()[1:]
+    invited = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    token = invited.stdout.strip()
+    assert token.startswith("dfs1-"), invited.stderr
+    started(b, "--join", token, "-o", "noatime", "--listen", "127.0.0.1")
+    (a.mnt / "hello").write_text("world")
+    wait_until((b.mnt / "hello").exists, "it arrives")
+    assert (b.mnt / "hello").read_text() == "world"
+    for node in (a, b):
+        now = node.processes()
+        assert now is not None
+        done = mount_sh("-u", node.mnt)
+        assert done.returncode == 0, done.stderr
+        assert table.find(str(node.mnt)) is None
+        assert nodes.wait_gone(now.node, 0)
+
+
+def test_failure_prints_the_reason_and_mounts_exit_code(tmp_path: Path) -> None:
+    done = mount_sh(tmp_path / "missing", "--store", tmp_path / "store")
+    assert (done.returncode, done.stdout) == (32, "")
+    assert "does not exist; make it with" in done.stderr
+    done = mount_sh(tmp_path, "--prot", "1")
+    assert done.returncode == 1
+    done = mount_sh("-u", tmp_path)
+    assert done.returncode == 32
+    assert "is not a dfs mount" in done.stderr
+
+
+def test_help_and_no_arguments() -> None:
+    done = mount_sh("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--join TOKEN" in done.stdout
+    assert mount_sh().returncode == 1
