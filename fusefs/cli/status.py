@@ -1,0 +1,171 @@
+"""dfs status: what this node is, has, and is connected to. Quick whatever is stuck."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from fusefs.cli import settings
+from fusefs.mountpoint.exits import DEGRADED, NO_STORE, OK, CommandError
+from fusefs.nodelink import control
+from fusefs.supervisor import state
+from fusefs.supervisor.lock import holder
+
+ASK_S = 0.3
+"""The node has this long; then what the files say is shown without it."""
+
+DESCRIPTION = """\
+Tells about the node of a mountpoint or store: its peers and how far behind each is,
+what it has, and whether all is well. Exit code 0: it runs; 3: it does not, or does
+not answer; 10: there is no store."""
+
+Answer = dict[str, object]
+
+
+def main(argv: list[str]) -> int:
+    """Prints a page for people, or one JSON object."""
+    parser = settings.Parser("status", DESCRIPTION)
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="the mountpoint")
+    parser.add_argument("--json", action="store_true")
+    settings.add_store(parser)
+    arguments = parser.parse_args(argv)
+    store = settings.store_of(arguments)
+    if not (store / "format").exists():
+        raise CommandError(
+            f"there is no store at {store}; name it with --store or DFS_STORE",
+            NO_STORE,
+        )
+    answer = gather(store)
+    print(msgspec.json.encode(answer).decode() if arguments.json else page(answer))
+    return OK if answer["state"] == "running" else DEGRADED
+
+
+def gather(store: Path) -> Answer:
+    """Everything that can be known in half a second.
+
+    `state` is running, stopped, or silent: processes are there, the node does not
+    answer (it may be starting again).
+    """
+    node = _ask(store)
+    answer: Answer = {"state": "running" if node else "stopped", "store": str(store)}
+    answer.update(_processes(store))
+    if not node and answer["pids"]:
+        answer["state"] = "silent"
+    answer.update(node)
+    return answer
+
+
+def _ask(store: Path) -> Answer:
+    try:
+        said = control.ask(store / "run" / "node.sock", "status", timeout_s=ASK_S)
+    except (control.NotRunning, control.Refused, TimeoutError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _processes(store: Path) -> Answer:
+    now = state.read(store) if holder(store) else None
+    if now is None:
+        return {"mountpoint": None, "pids": {}}
+    return {
+        "mountpoint": now.mountpoint or None,
+        "pids": {"supervisor": now.pid, "worker": now.worker, "node": now.node},
+        "restarts": {
+            "worker": max(0, now.worker_starts - 1),
+            "node": max(0, now.node_starts - 1),
+        },
+        "up_s": round(time.time() - now.started_s),
+    }
+
+
+# -- for people -----------------------------------------------------------------------
+
+
+def page(answer: Answer) -> str:
+    """A few lines; what is not known is left out."""
+    get = answer.get
+    lines = [_line("state", _state(answer))]
+    if get("name"):
+        where = f"port {get('port')}" if get("port") else ""
+        lines.append(_line("node", f"{get('name')} ({get('node_id')}) {where}"))
+    lines.append(_line("store", str(get("store"))))
+    if get("mountpoint"):
+        lines.append(_line("mounted", str(get("mountpoint"))))
+    if "inodes" in answer:
+        lines.append(_line("tree", f"{get('inodes'):,} inodes, {size(get('bytes'))}"))
+    if "chunks" in answer:
+        here = size(get("chunk_bytes", 0))
+        lines.append(_line("chunks", f"{get('chunks'):,} here, {here}"))
+    if get("digest"):
+        lines.append(_line("digest", str(get("digest"))))
+    lines += _peers(get("peers"))
+    lines += _barrier(get("barrier"))
+    return "\n".join(lines)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<9}{text}".rstrip()
+
+
+def _state(answer: Answer) -> str:
+    up_s = answer.get("up_s")
+    text = str(answer["state"])
+    if isinstance(up_s, int) and text != "stopped":
+        text += f" since {duration(up_s)}"
+    restarts = answer.get("restarts")
+    if isinstance(restarts, dict) and any(restarts.values()):
+        counted = ", ".join(f"{k} {v}" for k, v in restarts.items() if v)
+        text += f", restarted: {counted}"
+    return text
+
+
+def _peers(peers: object) -> list[str]:
+    if not isinstance(peers, list):
+        return []
+    if not peers:
+        return [_line("peers", "none; invite one with: dfs invite")]
+    lines = []
+    for number, peer in enumerate(peers):
+        where = f"{peer.get('name', '?'):<12} {peer.get('address') or '-':<21}"
+        if peer.get("connected"):
+            rtt = peer.get("rtt_ms")
+            near = f"{rtt:.1f} ms" if isinstance(rtt, int | float) else ""
+            lag = peer.get("lag") or 0
+            text = f"{where} {near:<9} {f'behind by {lag}' if lag else 'in sync'}"
+        else:
+            text = f"{where} not connected"
+        lines.append(_line("" if number else "peers", text))
+    return lines
+
+
+def _barrier(barrier: object) -> list[str]:
+    if not isinstance(barrier, dict) or not barrier.get("count"):
+        return []
+    return [
+        _line(
+            "barrier",
+            f"{barrier['count']:,} waits, p50 {barrier['p50_ms']:.1f} ms, "
+            f"p95 {barrier['p95_ms']:.1f} ms, {barrier['timeouts']} timed out",
+        )
+    ]
+
+
+def size(count: object) -> str:
+    """Bytes in binary units, three digits."""
+    value = float(count) if isinstance(count, int | float) else 0.0
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: int) -> str:
+    """1h02m, 3m07s, 5s."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
