@@ -100,7 +100,9 @@ class Database:
             "journal_mode = WAL",
             "synchronous = NORMAL",
             f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
-            "mmap_size = 1073741824",
+            # Mapped, a read is 3 us faster and every page read counts as resident
+            # memory for each connection; and a disk error would kill the process.
+            "mmap_size = 0",
             "cache_size = -2048",
         ):
             connection.execute(f"PRAGMA {pragma}")

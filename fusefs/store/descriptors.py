@@ -50,7 +50,8 @@ class Descriptors:
         return file
 
     def add(self, cid: ChunkId, file: ChunkFile) -> None:
-        self._files[cid] = file
+        # Not an assignment: it would run the old file's __del__ half way through.
+        self._files.setdefault(cid, file)
         while len(self._files) > self._capacity:
             try:
                 self._files.popitem(last=False)
@@ -67,4 +68,5 @@ class Descriptors:
                 self.drop(cid)
 
     def clear(self) -> None:
-        self._files.clear()
+        while self._files:
+            self._files.popitem()

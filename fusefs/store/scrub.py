@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId
-from fusefs.store.files import path_of
 
 if TYPE_CHECKING:
     from fusefs.store.store import Store
-
-log = logging.getLogger(__name__)
 
 START = ChunkId(b"")
 _PAGE = 64
@@ -39,7 +34,7 @@ def scrub(
     while spent < budget_bytes:
         page = store.index.after(after, _PAGE)
         for cid, size in page:
-            if delete_if_damaged(store, cid):
+            if store.delete_if_damaged(cid):
                 damaged.append(cid)
             checked += 1
             spent += size
@@ -61,21 +56,9 @@ def check_suspects(store: Store) -> list[ChunkId]:
         cid = found.cid
         if cid is None or (cid, found.mtime_s) not in store.suspects:
             continue
-        if delete_if_damaged(store, cid):
+        if store.delete_if_damaged(cid):
             bad.append(cid)
     with store.lock:
         store.index.set_state("suspect_s", None)
     store.suspects.end()
     return bad
-
-
-def delete_if_damaged(store: Store, cid: ChunkId) -> bool:
-    """True if the bytes were read twice, did not match their id, and are gone."""
-    try:
-        if store.verify(cid) or store.verify(cid):
-            return False
-    except ChunkMissing:
-        return False
-    log.warning("%s is damaged; it is deleted and fetched again", path_of(cid))
-    store.delete(cid)
-    return True

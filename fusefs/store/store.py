@@ -16,27 +16,22 @@ Nothing is made durable before `sync` or `sync_all`.
 from __future__ import annotations
 
 import itertools
-import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fusefs.errors import ChunkMissing, Corrupt
-from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.errors import Corrupt
+from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import cache, check, scrub
 from fusefs.store.database import Database
-from fusefs.store.descriptors import ChunkFile, Descriptors
-from fusefs.store.durability import Durability
-from fusefs.store.files import Files, path_of
+from fusefs.store.files import Files
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
+from fusefs.store.objects import Objects
 from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects, window_start
 from fusefs.store.types import (
     MAX_OBJECT_BYTES,
-    PUSHED,
-    SMALL_LIMIT_BYTES,
     Buffer,
     Clock,
     Object,
@@ -45,17 +40,13 @@ from fusefs.store.types import (
     StoreStatistics,
 )
 
-log = logging.getLogger(__name__)
-
-KNOWN_LIMIT = 32768
-"""Sizes remembered: about 6 MiB of memory; beyond it all are forgotten."""
 EVICT_EVERY_BYTES = 64 << 20
 """After so many fetched bytes the quota is looked at: how far it is overrun."""
 _BATCH = 256
 """Objects changed under one hold of the lock: a few milliseconds at most."""
 
 
-class Store:
+class Store(Objects):
     """Everything a node keeps of the cluster's bytes. Open with `Store.open`."""
 
     def __init__(
@@ -65,23 +56,12 @@ class Store:
         database: Database,
         space: Space,
         suspects: Suspects,
-        *,
-        cache_quota_bytes: int | None,
         clock: Clock,
+        cache_quota_bytes: int | None,
     ) -> None:
-        self.files = files
-        self.lock = lock
-        self.database = database
-        self.index = Index(database)
-        self.space = space
-        self.suspects = suspects
+        super().__init__(files, lock, database, space, suspects, clock)
         self.cache_quota_bytes = cache_quota_bytes
-        self._clock = clock
-        self._descriptors = Descriptors()
-        self._known: dict[ChunkId, int] = {}
-        self._durability = Durability(files, database)
         self._fetched_bytes = 0
-        self._used: dict[ChunkId, int] = {}
         self._closed = False
 
     @classmethod
@@ -116,224 +96,9 @@ class Store:
             database,
             Space(files.fd, min_free_bytes),
             Suspects(suspect_s),
-            cache_quota_bytes=cache_bytes,
-            clock=clock,
+            clock,
+            cache_bytes,
         )
-
-    # -- writing --------------------------------------------------------------
-
-    def require_space(self, size_bytes: int) -> None:
-        """Raises NoSpace when that many bytes more would not fit: ask before
-        accepting a write that is only buffered."""
-        self.space.require(size_bytes)
-
-    def put(
-        self, data: Buffer, cid: ChunkId | None = None, *, pushed: bool = True
-    ) -> ChunkId:
-        """Store bytes made here; readable by both processes when it returns.
-
-        Args: data: up to 1 MiB, not kept; cid: its id when the caller has it.
-        pushed: keep it until the peers have confirmed enough copies.
-        Raises: NoSpace, before anything is stored.
-        """
-        if cid is None:
-            cid = chunk_id(data)
-        self.space.require(len(data))
-        self._store(cid, data, PUSHED if pushed else 0)
-        return cid
-
-    def put_many(
-        self, items: Iterable[tuple[ChunkId, Buffer]], *, pushed: bool = True
-    ) -> None:
-        """Store several objects, the small ones in one transaction. The ids are
-        trusted. Raises NoSpace, before anything is stored."""
-        batch = list(items)
-        self.space.require(sum(len(data) for _, data in batch))
-        flags = PUSHED if pushed else 0
-        small = [item for item in batch if len(item[1]) < SMALL_LIMIT_BYTES]
-        with self.lock:
-            self.index.put_smalls(small, flags, int(self._clock()))
-            self._durability.wrote_small()
-        for cid, data in small:
-            self._remember(cid, len(data))
-        for cid, data in batch:
-            if len(data) >= SMALL_LIMIT_BYTES:
-                self._store(cid, data, flags)
-
-    def put_verified(self, cid: ChunkId, data: Buffer, flags: int = 0) -> None:
-        """Store bytes that came from a peer, as cache unless flags say otherwise.
-
-        Raises: Corrupt when they are not the object's; NoSpace.
-        """
-        if len(data) > MAX_OBJECT_BYTES or chunk_id(data) != cid:
-            raise Corrupt(f"received bytes are not those of {cid.hex()}")
-        self._fetched_bytes += len(data)
-        over = self.space.free_bytes() - len(data) < self.space.min_free_bytes
-        if over or self._fetched_bytes >= EVICT_EVERY_BYTES:
-            self._fetched_bytes = 0
-            self.evict()
-        self.space.require_for_cache(len(data))
-        self._store(cid, data, flags)
-
-    def _store(self, cid: ChunkId, data: Buffer, flags: int) -> None:
-        size = len(data)
-        if size < SMALL_LIMIT_BYTES:
-            with self.lock:
-                self.index.put_small(cid, data, flags, int(self._clock()))
-                self._durability.wrote_small()
-        elif size <= MAX_OBJECT_BYTES:
-            self._store_large(cid, data, flags)
-        else:
-            raise ValueError(f"an object of {size} bytes is longer than a chunk")
-        self._remember(cid, size)
-
-    def _store_large(self, cid: ChunkId, data: Buffer, flags: int) -> None:
-        if self._keep_present(cid, len(data), flags):
-            return
-        tmp = self.files.write(data)
-        with self.lock:
-            self.files.publish(tmp, cid)
-            self.index.put_large(cid, len(data), flags, int(self._clock()))
-            self._durability.wrote_large(cid)
-        self.suspects.clear(cid)
-        self._descriptors.drop(cid)
-
-    def _keep_present(self, cid: ChunkId, size: int, flags: int) -> bool:
-        """True when a sound copy is here already; it is then renewed and counts as
-        written by this call. Its writer may not have synced it, so we do."""
-        stat = self.files.stat(cid)
-        if stat is None or stat.st_size != size:
-            return False
-        if (cid, stat.st_mtime) in self.suspects and not self.verify(cid):
-            return False
-        with self.lock:
-            now_s = self._clock()
-            if not self.files.renew(cid, now_s):
-                return False
-            self.index.put_large(cid, size, flags, int(now_s))
-            self._durability.wrote_large(cid)
-        self.suspects.clear(cid)
-        return True
-
-    def _remember(self, cid: ChunkId, size: int) -> None:
-        if len(self._known) >= KNOWN_LIMIT:
-            self._known.clear()
-        self._known[cid] = size
-
-    # -- reading --------------------------------------------------------------
-
-    def get(self, cid: ChunkId) -> bytes:
-        """The whole object. Raises ChunkMissing, also for one that a power cut
-        damaged (it is deleted, and can be fetched again)."""
-        if self._known.get(cid, 0) < SMALL_LIMIT_BYTES:
-            data = self.index.get_small(cid)
-            if data is not None:
-                self._remember(cid, len(data))
-                return data
-        file = self._descriptors.get(cid) or self._open(cid)
-        if file is None:
-            raise self._missing(cid)
-        try:
-            data = os.pread(file.fd, file.size, 0)
-        except OSError as error:
-            raise Corrupt(f"reading {path_of(cid)}: {error.strerror}") from error
-        if len(data) != file.size:
-            raise Corrupt(f"{path_of(cid)} is shorter than it was")
-        return data
-
-    def read_into(self, cid: ChunkId, offset: int, into: memoryview) -> int:
-        """Read at an offset of the object; gives how many bytes, fewer than asked
-        only at its end. Raises ChunkMissing like `get`."""
-        file = self._descriptors.get(cid)
-        if file is None:
-            size = self._known.get(cid)
-            if size is None or size >= SMALL_LIMIT_BYTES:
-                file = self._open(cid)
-            if file is None:
-                return self._read_small(cid, offset, into)
-        try:
-            return os.preadv(file.fd, (into,), offset)
-        except OSError as error:
-            raise Corrupt(f"reading {path_of(cid)}: {error.strerror}") from error
-
-    def _read_small(self, cid: ChunkId, offset: int, into: memoryview) -> int:
-        data = self.index.get_small(cid)
-        if data is None:
-            raise self._missing(cid)
-        self._remember(cid, len(data))
-        part = memoryview(data)[offset : offset + len(into)]
-        into[: len(part)] = part
-        return len(part)
-
-    def _open(self, cid: ChunkId) -> ChunkFile | None:
-        """Open a large object, after hashing it if it is a suspect."""
-        fd = self.files.open(cid)
-        if fd is None:
-            return None
-        stat = os.fstat(fd)
-        file = ChunkFile(fd, stat.st_size)
-        if (cid, stat.st_mtime) in self.suspects and not self._sound(cid, file):
-            scrub.delete_if_damaged(self, cid)
-            return None
-        self._descriptors.add(cid, file)
-        self._remember(cid, file.size)
-        self._used[cid] = int(self._clock())
-        return file
-
-    def _missing(self, cid: ChunkId) -> ChunkMissing:
-        self._known.pop(cid, None)
-        return ChunkMissing(f"{cid.hex()} is not in the store")
-
-    def has(self, cid: ChunkId) -> bool:
-        """Is the object here? A yes may be out of date after the other process
-        evicted it: reading then says ChunkMissing. A no is always true."""
-        return cid in self._known or self._size(cid) is not None
-
-    def size(self, cid: ChunkId) -> int:
-        """The object's length in bytes. Raises ChunkMissing."""
-        size = self._known.get(cid)
-        if size is None:
-            size = self._size(cid)
-        if size is None:
-            raise self._missing(cid)
-        return size
-
-    def _size(self, cid: ChunkId) -> int | None:
-        size = self.index.small_size(cid)
-        if size is None:
-            stat = self.files.stat(cid)
-            if stat is None:
-                return None
-            size = stat.st_size
-        self._remember(cid, size)
-        return size
-
-    def missing(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
-        """Those not here, each once, in order, holes left out; always looks."""
-        wanted = [cid for cid in dict.fromkeys(cids) if cid != HOLE]
-        maybe_small = [
-            cid for cid in wanted if self._known.get(cid, 0) < SMALL_LIMIT_BYTES
-        ]
-        small = self.index.small_sizes(maybe_small)
-        absent = []
-        for cid in wanted:
-            if cid not in small and self.files.stat(cid) is None:
-                self._known.pop(cid, None)
-                absent.append(cid)
-        return absent
-
-    def objects(self) -> Iterator[tuple[ChunkId, int]]:
-        """(id, size) of every object in the index; no lock is held between them."""
-        for item in itertools.chain(self.index.smalls(), self.index.larges()):
-            yield item.cid, item.size
-
-    def stored(self) -> Iterator[Object]:
-        """Every object with its flags and the time its grace counts from."""
-        yield from self.index.smalls()
-        for item in self.index.larges():
-            stat = self.files.stat(item.cid)
-            if stat is not None:
-                yield item._replace(stored_s=stat.st_mtime)
 
     # -- durability -----------------------------------------------------------
 
@@ -349,6 +114,8 @@ class Store:
         wait; it also settles the accounts that reads leave behind."""
         self._descriptors.drop_deleted()
         self._write_used()
+        if self.index.state("suspect_s") is None:
+            self.suspects.end()  # whichever process looked at them
         if self._durability.dirty:
             began_s = self._clock()
             self._durability.sync_all()
@@ -358,7 +125,7 @@ class Store:
 
     def _write_used(self) -> None:
         used, self._used = self._used, {}
-        for batch in _batches(used):
+        for batch in _batches(list(used)):
             with self.lock:
                 self.index.used({cid: used[cid] for cid in batch})
 
@@ -408,11 +175,6 @@ class Store:
     def _renew(self, cid: ChunkId, now_s: float) -> bool:
         return self.files.renew(cid, now_s) or self.index.renew_small(cid, int(now_s))
 
-    def delete(self, cid: ChunkId) -> None:
-        """Remove an object, whatever its flags; nothing happens if it is not here."""
-        with self.lock:
-            self.remove_locked(cid)
-
     def delete_older(
         self, cid: ChunkId, before_s: float, *, only_cache: bool = False
     ) -> bool:
@@ -438,36 +200,35 @@ class Store:
         the disk has its free space again; gives the bytes freed."""
         return cache.evict(self)
 
-    def remove_locked(self, cid: ChunkId) -> None:
-        """Remove file, row and what is remembered; the caller holds `lock`."""
-        if self.files.unlink(path_of(cid)) or not self.index.delete_small(cid):
-            self.index.delete_large(cid)
-        self._descriptors.drop(cid)
-        self._known.pop(cid, None)
-        self._durability.removed(cid)
+    def put_verified(self, cid: ChunkId, data: Buffer, flags: int = 0) -> None:
+        """Store bytes that came from a peer, as cache unless flags say otherwise.
+
+        Raises: Corrupt when they are not the object's; NoSpace.
+        """
+        if len(data) > MAX_OBJECT_BYTES or chunk_id(data) != cid:
+            raise Corrupt(f"received bytes are not those of {cid.hex()}")
+        self._fetched_bytes += len(data)
+        over = self.space.free_bytes() - len(data) < self.space.min_free_bytes
+        if over or self._fetched_bytes >= EVICT_EVERY_BYTES:
+            self._fetched_bytes = 0
+            cache.evict(self, len(data))
+        self.space.require_for_cache(len(data))
+        self._store(cid, data, flags)
+
+    def objects(self) -> Iterator[tuple[ChunkId, int]]:
+        """(id, size) of every object in the index; no lock is held between them."""
+        for item in itertools.chain(self.index.smalls(), self.index.larges()):
+            yield item.cid, item.size
+
+    def stored(self) -> Iterator[Object]:
+        """Every object with its flags and the time its grace counts from."""
+        yield from self.index.smalls()
+        for item in self.index.larges():
+            stat = self.files.stat(item.cid)
+            if stat is not None:
+                yield item._replace(stored_s=stat.st_mtime)
 
     # -- checking -------------------------------------------------------------
-
-    def verify(self, cid: ChunkId) -> bool:
-        """Read the object from the disk and hash it. Raises ChunkMissing."""
-        data = self.index.get_small(cid)
-        if data is not None:
-            return chunk_id(data) == cid
-        fd = self.files.open(cid)
-        if fd is None:
-            raise self._missing(cid)
-        return self._sound(cid, ChunkFile(fd, os.fstat(fd).st_size))
-
-    def _sound(self, cid: ChunkId, file: ChunkFile) -> bool:
-        try:
-            data = os.pread(file.fd, MAX_OBJECT_BYTES + 1, 0)
-        except OSError as error:
-            log.warning("reading %s: %s", path_of(cid), error.strerror)
-            return False
-        if chunk_id(data) != cid:
-            return False
-        self.suspects.clear(cid)
-        return True
 
     def check_suspects(self) -> list[ChunkId]:
         """Hash every object a power cut may have damaged, delete the bad ones (they

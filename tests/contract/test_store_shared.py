@@ -151,6 +151,18 @@ def test_file_deleted_by_the_other_process_is_let_go(tmp_path):
         assert worker.statistics().open_files == 0
 
 
+def test_suspicion_ends_for_both_when_one_has_looked(tmp_path):
+    Store.open(tmp_path).close()
+    with (
+        checked_store(tmp_path, power_cut=True) as worker,
+        checked_store(tmp_path, power_cut=True) as node,
+    ):
+        node.check_suspects()
+        assert worker.suspects.since_s is not None
+        worker.sync_all()
+        assert worker.suspects.since_s is None
+
+
 def hammer(store: Store, seed: int, rounds: int) -> None:
     """Random work on few objects: every answer is the truth or ChunkMissing."""
     rng = random.Random(seed)

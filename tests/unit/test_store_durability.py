@@ -13,7 +13,7 @@ import pytest
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import Store, files
-from fusefs.store import store as store_module
+from fusefs.store import objects as objects_module
 from fusefs.store.files import path_of
 from tests.lib.stores import Clock, bytes_of, checked_store
 
@@ -199,7 +199,7 @@ def test_power_cut_hashes_only_what_was_not_synced_and_only_once(tmp_path, monke
     hashed = []
     real = chunk_id
     monkeypatch.setattr(
-        store_module, "chunk_id", lambda data: hashed.append(real(data)) or real(data)
+        objects_module, "chunk_id", lambda data: hashed.append(real(data)) or real(data)
     )
     with checked_store(tmp_path, clock=clock, power_cut=True) as store:
         for cid in (old, new):

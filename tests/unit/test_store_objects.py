@@ -258,7 +258,7 @@ def test_store_closes_every_descriptor(tmp_path):
 
 
 def test_known_sizes_are_bounded(store, monkeypatch):
-    monkeypatch.setattr("fusefs.store.store.KNOWN_LIMIT", 10)
+    monkeypatch.setattr("fusefs.store.objects.KNOWN_LIMIT", 10)
     cids = [store.put(b"%d" % i) for i in range(50)]
     assert len(store._known) <= 10
     assert all(store.has(cid) for cid in cids)

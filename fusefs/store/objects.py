@@ -1,0 +1,294 @@
+"""Reading and writing objects: what the file system waits for.
+
+`Store` adds what happens behind it. The promises are in `store.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+
+from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.store.database import Database
+from fusefs.store.descriptors import ChunkFile, Descriptors
+from fusefs.store.durability import Durability
+from fusefs.store.files import Files, path_of
+from fusefs.store.index import Index
+from fusefs.store.locking import WriteLock
+from fusefs.store.space import Space
+from fusefs.store.suspects import Suspects
+from fusefs.store.types import (
+    MAX_OBJECT_BYTES,
+    PUSHED,
+    SMALL_LIMIT_BYTES,
+    Buffer,
+    Clock,
+)
+
+log = logging.getLogger(__name__)
+
+KNOWN_LIMIT = 32768
+"""Sizes remembered: about 6 MiB of memory; beyond it all are forgotten."""
+
+
+class Objects:
+    """The part of the store on the path of reads and writes."""
+
+    def __init__(
+        self,
+        files: Files,
+        lock: WriteLock,
+        database: Database,
+        space: Space,
+        suspects: Suspects,
+        clock: Clock,
+    ) -> None:
+        self.files = files
+        self.lock = lock
+        self.database = database
+        self.index = Index(database)
+        self.space = space
+        self.suspects = suspects
+        self._clock = clock
+        self._descriptors = Descriptors()
+        self._known: dict[ChunkId, int] = {}
+        self._durability = Durability(files, database)
+        self._used: dict[ChunkId, int] = {}
+
+    # -- writing --------------------------------------------------------------
+
+    def require_space(self, size_bytes: int) -> None:
+        """Raises NoSpace when that many bytes more would not fit: ask before
+        accepting a write that is only buffered."""
+        self.space.require(size_bytes)
+
+    def put(
+        self, data: Buffer, cid: ChunkId | None = None, *, pushed: bool = True
+    ) -> ChunkId:
+        """Store bytes made here; readable by both processes when it returns.
+
+        Args: data: up to 1 MiB, not kept; cid: its id when the caller has it.
+        pushed: keep it until the peers have confirmed enough copies.
+        Raises: NoSpace, before anything is stored.
+        """
+        if cid is None:
+            cid = chunk_id(data)
+        self.space.require(len(data))
+        self._store(cid, data, PUSHED if pushed else 0)
+        return cid
+
+    def put_many(
+        self, items: Iterable[tuple[ChunkId, Buffer]], *, pushed: bool = True
+    ) -> None:
+        """Store several objects, the small ones in one transaction. The ids are
+        trusted. Raises NoSpace, before anything is stored."""
+        batch = list(items)
+        self.space.require(sum(len(data) for _, data in batch))
+        flags = PUSHED if pushed else 0
+        small = [item for item in batch if len(item[1]) < SMALL_LIMIT_BYTES]
+        with self.lock:
+            self.index.put_smalls(small, flags, int(self._clock()))
+            self._durability.wrote_small()
+        for cid, data in small:
+            self._remember(cid, len(data))
+        for cid, data in batch:
+            if len(data) >= SMALL_LIMIT_BYTES:
+                self._store(cid, data, flags)
+
+    def _store(self, cid: ChunkId, data: Buffer, flags: int) -> None:
+        size = len(data)
+        if size < SMALL_LIMIT_BYTES:
+            with self.lock:
+                self.index.put_small(cid, data, flags, int(self._clock()))
+                self._durability.wrote_small()
+        elif size <= MAX_OBJECT_BYTES:
+            self._store_large(cid, data, flags)
+        else:
+            raise ValueError(f"an object of {size} bytes is longer than a chunk")
+        self._remember(cid, size)
+
+    def _store_large(self, cid: ChunkId, data: Buffer, flags: int) -> None:
+        if self._keep_present(cid, len(data), flags):
+            return
+        tmp = self.files.write(data)
+        with self.lock:
+            self.files.publish(tmp, cid)
+            self.index.put_large(cid, len(data), flags, int(self._clock()))
+            self._durability.wrote_large(cid)
+        self.suspects.clear(cid)
+        self._descriptors.drop(cid)
+
+    def _keep_present(self, cid: ChunkId, size: int, flags: int) -> bool:
+        """True when a sound copy is here already; it is then renewed and counts as
+        written by this call. Its writer may not have synced it, so we do."""
+        stat = self.files.stat(cid)
+        if stat is None or stat.st_size != size:
+            return False
+        if (cid, stat.st_mtime) in self.suspects and not self.verify(cid):
+            return False
+        with self.lock:
+            now_s = self._clock()
+            if not self.files.renew(cid, now_s):
+                return False
+            self.index.put_large(cid, size, flags, int(now_s))
+            self._durability.wrote_large(cid)
+        self.suspects.clear(cid)
+        return True
+
+    def _remember(self, cid: ChunkId, size: int) -> None:
+        if len(self._known) >= KNOWN_LIMIT:
+            self._known.clear()
+        self._known[cid] = size
+
+    # -- reading --------------------------------------------------------------
+
+    def get(self, cid: ChunkId) -> bytes:
+        """The whole object. Raises ChunkMissing, also for one that a power cut
+        damaged (it is deleted, and can be fetched again)."""
+        if self._known.get(cid, 0) < SMALL_LIMIT_BYTES:
+            data = self.index.get_small(cid)
+            if data is not None:
+                self._remember(cid, len(data))
+                return data
+        file = self._descriptors.get(cid) or self._open(cid)
+        if file is None:
+            raise self._missing(cid)
+        try:
+            data = os.pread(file.fd, file.size, 0)
+        except OSError as error:
+            raise Corrupt(f"reading {path_of(cid)}: {error.strerror}") from error
+        if len(data) != file.size:
+            raise Corrupt(f"{path_of(cid)} is shorter than it was")
+        return data
+
+    def read_into(self, cid: ChunkId, offset: int, into: memoryview) -> int:
+        """Read at an offset of the object; gives how many bytes, fewer than asked
+        only at its end. Raises ChunkMissing like `get`."""
+        file = self._descriptors.get(cid)
+        if file is None:
+            size = self._known.get(cid)
+            if size is None or size >= SMALL_LIMIT_BYTES:
+                file = self._open(cid)
+            if file is None:
+                return self._read_small(cid, offset, into)
+        try:
+            return os.preadv(file.fd, (into,), offset)
+        except OSError as error:
+            raise Corrupt(f"reading {path_of(cid)}: {error.strerror}") from error
+
+    def _read_small(self, cid: ChunkId, offset: int, into: memoryview) -> int:
+        data = self.index.get_small(cid)
+        if data is None:
+            raise self._missing(cid)
+        self._remember(cid, len(data))
+        part = memoryview(data)[offset : offset + len(into)]
+        into[: len(part)] = part
+        return len(part)
+
+    def _open(self, cid: ChunkId) -> ChunkFile | None:
+        """Open a large object, after hashing it if it is a suspect."""
+        fd = self.files.open(cid)
+        if fd is None:
+            return None
+        stat = os.fstat(fd)
+        file = ChunkFile(fd, stat.st_size)
+        if (cid, stat.st_mtime) in self.suspects and not self._sound(cid, file):
+            self.delete_if_damaged(cid)
+            return None
+        self._descriptors.add(cid, file)
+        self._remember(cid, file.size)
+        self._used[cid] = int(self._clock())
+        return file
+
+    def _missing(self, cid: ChunkId) -> ChunkMissing:
+        self._known.pop(cid, None)
+        return ChunkMissing(f"{cid.hex()} is not in the store")
+
+    def has(self, cid: ChunkId) -> bool:
+        """Is the object here? A yes may be out of date after the other process
+        evicted it: reading then says ChunkMissing. A no is always true."""
+        return cid in self._known or self._size(cid) is not None
+
+    def size(self, cid: ChunkId) -> int:
+        """The object's length in bytes. Raises ChunkMissing."""
+        size = self._known.get(cid)
+        if size is None:
+            size = self._size(cid)
+        if size is None:
+            raise self._missing(cid)
+        return size
+
+    def _size(self, cid: ChunkId) -> int | None:
+        size = self.index.small_size(cid)
+        if size is None:
+            stat = self.files.stat(cid)
+            if stat is None:
+                return None
+            size = stat.st_size
+        self._remember(cid, size)
+        return size
+
+    def missing(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
+        """Those not here, each once, in order, holes left out; always looks."""
+        wanted = [cid for cid in dict.fromkeys(cids) if cid != HOLE]
+        maybe_small = [
+            cid for cid in wanted if self._known.get(cid, 0) < SMALL_LIMIT_BYTES
+        ]
+        small = self.index.small_sizes(maybe_small)
+        absent = []
+        for cid in wanted:
+            if cid not in small and self.files.stat(cid) is None:
+                self._known.pop(cid, None)
+                absent.append(cid)
+        return absent
+
+    # -- removing -------------------------------------------------------------
+
+    def delete(self, cid: ChunkId) -> None:
+        """Remove an object, whatever its flags; nothing happens if it is not here."""
+        with self.lock:
+            self.remove_locked(cid)
+
+    def remove_locked(self, cid: ChunkId) -> None:
+        """Remove file, row and what is remembered; the caller holds `lock`."""
+        if self.files.unlink(path_of(cid)) or not self.index.delete_small(cid):
+            self.index.delete_large(cid)
+        self._descriptors.drop(cid)
+        self._known.pop(cid, None)
+        self._durability.removed(cid)
+
+    # -- checking -------------------------------------------------------------
+
+    def verify(self, cid: ChunkId) -> bool:
+        """Read the object from the disk and hash it. Raises ChunkMissing."""
+        data = self.index.get_small(cid)
+        if data is not None:
+            return chunk_id(data) == cid
+        fd = self.files.open(cid)
+        if fd is None:
+            raise self._missing(cid)
+        return self._sound(cid, ChunkFile(fd, os.fstat(fd).st_size))
+
+    def _sound(self, cid: ChunkId, file: ChunkFile) -> bool:
+        try:
+            data = os.pread(file.fd, MAX_OBJECT_BYTES + 1, 0)
+        except OSError as error:
+            log.warning("reading %s: %s", path_of(cid), error.strerror)
+            return False
+        if chunk_id(data) != cid:
+            return False
+        self.suspects.clear(cid)
+        return True
+
+    def delete_if_damaged(self, cid: ChunkId) -> bool:
+        """True if the bytes, read twice, did not match their id: they are gone."""
+        try:
+            if self.verify(cid) or self.verify(cid):
+                return False
+        except ChunkMissing:
+            return False
+        log.warning("%s is damaged; it is deleted and fetched again", path_of(cid))
+        self.delete(cid)
+        return True
