@@ -1,7 +1,7 @@
 """The portable binding: fusepy's path operations on libfuse 2, over the inode vfs.
 
 Runs in the main thread (libfuse's loop); the operations are called from libfuse's
-threads, which Python sees as new threads each time: nothing here is thread-local.
+threads, of which Python forgets some between calls: nothing here is thread-local.
 
 Limits, none of which the kernel binding has: remote changes show by the entry
 timeout; every name of a hard-linked file is an inode of its own to the kernel, hence
