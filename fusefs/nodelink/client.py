@@ -107,7 +107,7 @@ class NodeLink:
     def publish(self, tx: Tx, bodies: Sequence[Body] = ()) -> None:
         """Hand a committed transaction to the node, soon. Never blocks."""
         self._published += 1
-        if self._attached and self._outbox.put(tx, bodies):
+        if self._outbox.put(tx, bodies):
             self._wake.set()
 
     def barrier(self, seq: Seq, timeout_s: float) -> bool:
@@ -293,9 +293,8 @@ class NodeLink:
             case Peers():
                 self._near, self._connected_peers = message.near, message.connected
             case Attached():
-                # The node read the database after this; what waits here is in it.
-                self._outbox.clear()
                 self._attached = True
+                self._wake.set()
             case AskWorker():
                 self._tell_statistics(message.id)
             case _:

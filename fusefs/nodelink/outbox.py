@@ -77,12 +77,6 @@ class Outbox:
             at = end
         return messages
 
-    def clear(self) -> None:
-        """Forget it all: the node has just read the database."""
-        with self._lock:
-            self._queue.clear()
-            self._bytes = self._behind = 0
-
     @property
     def queued_bytes(self) -> int:
         return self._bytes

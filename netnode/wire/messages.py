@@ -85,6 +85,8 @@ class Ping(Message, frozen=True, tag=3):
     vector: Vector = {}
     digest: Digest = b""
     hlc: Hlc = Hlc(0)
+    settled: bool = True
+    """No cache of the sender shows anything older than `vector`."""
 
 
 class Pong(Message, frozen=True, tag=4):
@@ -116,13 +118,15 @@ class Want(Message, frozen=True, tag=7):
 
 class Delta(Message, frozen=True, tag=8):
     """Registers above `base`, in bounded parts. After this part the receiver's
-    vector covers `advance`. `base` comes with the first part only."""
+    vector covers `advance`. `base` comes with the first part only; `target` is the
+    vector of the snapshot that the whole delta shows."""
 
     round: Number
     base: Vector | None
     states: tuple[State, ...]
     advance: Vector
     done: bool
+    target: Vector = {}
 
 
 class Links(Message, frozen=True, tag=9):
@@ -188,10 +192,11 @@ class CancelGet(Message, frozen=True, tag=23):
 
 
 class Have(Message, frozen=True, tag=24):
-    """Which of these do you hold?"""
+    """Which of these do you hold? `keep`: and keep those, as replicas."""
 
     number: Number
     cids: Cids
+    keep: bool = False
 
 
 class Held(Message, frozen=True, tag=25):

@@ -1,0 +1,200 @@
+"""The node process.
+
+    python -m netnode --config STORE/run/config.json
+    python -m netnode init --config STORE/run/config.json
+
+`init` makes identity and namespace of a new store and ends. Otherwise it serves
+until SIGTERM. Whoever started it hears through `fusefs.readiness` that it is ready
+(with the port), or in one sentence why not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import trio
+
+from fusefs import config as configuration
+from fusefs import readiness
+from fusefs.config import Config
+from fusefs.errors import ConfigError, FsError
+from fusefs.namespace.namespace import Namespace
+from fusefs.store.store import Store
+from netnode import identity as identities
+from netnode.addresses import for_node
+from netnode.commands import Commands
+from netnode.console import Console
+from netnode.discovery import Discovery
+from netnode.environment import Environment
+from netnode.link import LinkServer
+from netnode.service import Node, Settings
+from netnode.tcp import TcpNetwork
+from netnode.tls import Contexts
+
+log = logging.getLogger("dfs.node")
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0 after a stop, 1 with a sentence when it cannot serve."""
+    parser = argparse.ArgumentParser(prog="python -m netnode")
+    parser.add_argument("action", nargs="?", choices=["run", "init"], default="run")
+    parser.add_argument("--config", required=True, type=Path)
+    arguments = parser.parse_args(argv)
+    try:
+        config = configuration.load(arguments.config)
+    except (OSError, msgspec.DecodeError) as error:
+        return fail(f"the settings in {arguments.config} cannot be read: {error}")
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    try:
+        if arguments.action == "init":
+            init(config)
+        else:
+            run(config)
+    except ConfigError as error:
+        return fail(str(error))
+    except (FsError, OSError) as error:
+        log.exception("cannot serve")
+        return fail(f"the node cannot serve {config.store}: {error}")
+    return 0
+
+
+def fail(sentence: str) -> int:
+    readiness.failed(sentence, 1)
+    print(f"dfs: {sentence}", file=sys.stderr)
+    return 1
+
+
+def init(config: Config) -> None:
+    """A new store: identity and namespace. Doing it again changes nothing.
+
+    Raises ConfigError (a bad token), OSError.
+    """
+    store = Path(config.store)
+    if not identities.exists(store):
+        token = identities.decode_token(config.join) if config.join else None
+        identities.create(store, config.name or os.uname().nodename, token)
+    identity = identities.load(store)
+    if (store / "meta.db").exists():
+        return
+    founding = not identity.seeds
+    namespace = Namespace.create(
+        store,
+        identity.node_id,
+        uid=os.getuid(),
+        gid=os.getgid(),
+        root=founding,
+    )
+    if founding:
+        namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
+    namespace.close()
+
+
+def run(config: Config) -> None:
+    """Serve until told to stop. Raises ConfigError, FsError, OSError."""
+    init(config)
+    store_dir = Path(config.store)
+    config.run_dir.mkdir(mode=0o700, exist_ok=True)
+    identity = identities.load(store_dir)
+    namespace = Namespace.open(store_dir)
+    store = Store.open(
+        store_dir,
+        power_cut=config.power_cut,
+        min_free_bytes=config.min_free,
+        cache_bytes=config.cache_size or None,
+    )
+    try:
+        trio.run(serve, config, identity, namespace, store)
+    finally:
+        store.close()
+        namespace.close()
+
+
+async def serve(
+    config: Config, identity: identities.Identity, namespace: Namespace, store: Store
+) -> None:
+    """Build everything, run it, until SIGTERM or the command `shutdown`."""
+    store_dir = Path(config.store)
+    parts: dict[str, Commands] = {}
+    network = TcpNetwork(
+        Contexts(identity, store_dir / "identity"),
+        config.listen,
+        config.port,
+        Console(lambda: parts["commands"]),
+    )
+    settings = Settings(
+        identity.cluster,
+        config.name or identity.name,
+        identity.seeds,
+        for_node(config.listen, config.advertise),
+    )
+    node = Node(settings, namespace, store, network, Environment())
+    link = LinkServer(
+        node,
+        config.run_dir / "node.sock",
+        lambda what, arguments: parts["commands"](what, arguments),
+    )
+    parts["commands"] = Commands(
+        node, identity.secret, config.mountpoint, link.worker_statistics
+    )
+    gc.freeze()  # modules and tables live as long as the process
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, node)
+        try:
+            port = await nursery.start(_run_node, node, nursery.cancel_scope)
+        except OSError as error:
+            raise ConfigError(_cannot_listen(config, error)) from error
+        await nursery.start(link.run)
+        if config.discovery:
+            nursery.start_soon(Discovery(node, identity.cluster).run)
+        _write_facts(config, node, port)
+        log.info("node %s (%x) listens on port %d", settings.name, node.me, port)
+        readiness.ready(port=port, node_id=f"{node.me:016x}")
+
+
+async def _run_node(
+    node: Node, scope: trio.CancelScope, *, task_status: trio.TaskStatus[int]
+) -> None:
+    await node.run(task_status=task_status)
+    scope.cancel()
+
+
+async def _stop_on_signal(node: Node) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping: %s", signal.Signals(number).name)
+            node.stop()
+
+
+def _cannot_listen(config: Config, error: OSError) -> str:
+    where = f"{config.listen or 'all addresses'} port {config.port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {config.port} is in use by another program; "
+            "choose another with --port, or 0 for any free one"
+        )
+    return f"cannot listen on {where}: {error.strerror or error}"
+
+
+def _write_facts(config: Config, node: Node, port: int) -> None:
+    """STORE/run/node.json: where the node is, for scripts."""
+    facts = {"pid": os.getpid(), "port": port, "node_id": f"{node.me:016x}"}
+    identities.write_private(config.run_dir / "node.json", msgspec.json.encode(facts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,386 @@
+"""The chunk plane: fetch, serve, and bring replicas to where they belong.
+
+One bulk connection per peer, used in both directions. `core.fetch` decides whom to
+ask, `core.pushes` what is owed to whom; this module carries it out. Bytes from
+peers are verified by the store before anybody hears of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import trio
+
+from fusefs.errors import ChunkMissing, Corrupt, FsError, NoSpace
+from fusefs.model.ids import ChunkId, NodeId
+from fusefs.store.store import Store
+from fusefs.store.types import RESPONSIBLE
+from netnode.connection import Connection
+from netnode.core.fetch import (
+    Action,
+    Ask,
+    CancelAsk,
+    FetchScheduler,
+    Find,
+    Finished,
+    Outcome,
+    Priority,
+)
+from netnode.core.membership import Membership
+from netnode.core.placement import holders
+from netnode.environment import Environment
+from netnode.transport import BrokenStream
+from netnode.wire.messages import (
+    AnyMessage,
+    CancelGet,
+    Chunk,
+    Get,
+    Have,
+    Held,
+    NoChunk,
+    Ping,
+    Pong,
+    Put,
+    Stored,
+)
+
+log = logging.getLogger(__name__)
+
+IN_PLACE_BYTES = 64 << 10
+"""Chunks up to this size are read and stored without a thread."""
+STORING = 4
+"""Chunks per connection that are being verified and stored while more arrive."""
+SERVE_AHEAD_BYTES = 1 << 20
+"""Data waiting in a connection before the next chunk is read."""
+
+Done = Callable[[int, str], None]
+"""Told (errno or 0, reason) once."""
+PushAnswer = Callable[[NodeId, AnyMessage], None]
+
+
+class Source:
+    """One peer as far as chunks are concerned. Lives as long as its control
+    connection; `connection` comes and goes."""
+
+    def __init__(self, peer: NodeId) -> None:
+        self.peer = peer
+        self.connection: Connection | None = None
+        self.unsent: list[AnyMessage] = []
+        """Requests made before the bulk connection is there."""
+        self.to_serve: deque[ChunkId] = deque()
+        self.cancelled: set[ChunkId] = set()
+        self.work = trio.Event()
+        self.finding: dict[int, tuple[ChunkId, ...]] = {}
+
+    def send(self, message: AnyMessage) -> None:
+        if self.connection is None:
+            self.unsent.append(message)
+        else:
+            self.connection.send(message)
+
+
+class ChunkPlane:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        membership: Membership,
+        environment: Environment,
+        replicas: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._membership = membership
+        self._environment = environment
+        self._replicas = replicas
+        self._sources: dict[NodeId, Source] = {}
+        self.scheduler = FetchScheduler(self._likely)
+        self._requests: dict[int, Done] = {}
+        self._numbers = 0
+        self._timer = trio.Event()
+        self._no_space = False
+        self._push_answer: PushAnswer | None = None
+        self.received_bytes = 0
+        self.served_bytes = 0
+        self.served_chunks = 0
+        self.rejected = 0
+        """Chunks that were not what they claimed to be."""
+
+    def _likely(self, cid: ChunkId) -> Sequence[NodeId]:
+        return holders(cid, self._membership.members(), self._replicas())
+
+    def answers_to(self, handler: PushAnswer) -> None:
+        """Who hears Held and Stored for what was offered and put."""
+        self._push_answer = handler
+
+    # -- fetching ------------------------------------------------------------------
+
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        limit_s: float,
+        priority: Priority,
+        hint: Sequence[NodeId],
+        done: Done,
+    ) -> int:
+        """Bring chunks into the store; a number for `cancel`."""
+        self._numbers += 1
+        number = self._numbers
+        missing = self._store.missing(cids)
+        if not missing:
+            done(0, "")
+            return number
+        self._requests[number] = done
+        now = self._environment.now()
+        self._act(
+            self.scheduler.want(number, missing, priority, hint, now, now + limit_s)
+        )
+        self._timer.set()
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits any more; `done` is not called."""
+        if self._requests.pop(number, None) is not None:
+            self._act(self.scheduler.cancel(number, self._environment.now()))
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Ask():
+                    self._sources[action.peer].send(Get(action.cids))
+                case CancelAsk():
+                    source = self._sources.get(action.peer)
+                    if source is not None:
+                        source.send(CancelGet((action.cid,)))
+                case Find():
+                    source = self._sources[action.peer]
+                    self._numbers += 1
+                    source.finding[self._numbers] = action.cids
+                    source.send(Have(self._numbers, action.cids))
+                case Finished():
+                    self._finish(action)
+
+    def _finish(self, finished: Finished) -> None:
+        done = self._requests.pop(finished.request, None)
+        if done is None:
+            return
+        match finished.outcome:
+            case Outcome.OK:
+                done(0, "")
+            case Outcome.TIMED_OUT:
+                done(errno.ETIMEDOUT, "no peer sent the data in time")
+            case Outcome.UNREACHABLE if self._no_space:
+                done(errno.ENOSPC, "no space left for data from peers")
+            case Outcome.UNREACHABLE:
+                count = len(self._sources)
+                who = f"none of {count} connected peers" if count else "no peer"
+                done(errno.EHOSTUNREACH, f"{who} has the data")
+
+    async def keep_time(self) -> None:
+        """The task that lets deadlines and hedges happen."""
+        while True:
+            at = self.scheduler.next_event()
+            now = self._environment.now()
+            if at is not None and at <= now:
+                self._act(self.scheduler.tick(now))
+                await trio.lowlevel.checkpoint()
+                continue
+            self._timer = trio.Event()
+            with trio.move_on_at(at if at is not None else float("inf")):
+                await self._timer.wait()
+
+    # -- peers ---------------------------------------------------------------------
+
+    def peer_joined(self, peer: NodeId) -> None:
+        """Its control connection is there; the bulk connection will be."""
+        self._sources[peer] = Source(peer)
+        self._act(self.scheduler.peer_joined(peer, self._environment.now()))
+
+    def peer_gone(self, peer: NodeId) -> None:
+        source = self._sources.pop(peer, None)
+        if source is not None and source.connection is not None:
+            source.connection.stream.close()
+        self._act(self.scheduler.peer_gone(peer, self._environment.now()))
+
+    def has_bulk(self, peer: NodeId) -> bool:
+        source = self._sources.get(peer)
+        return source is not None and source.connection is not None
+
+    def connected(self, peer: NodeId) -> bool:
+        return peer in self._sources
+
+    async def serve(self, peer: NodeId, connection: Connection) -> None:
+        """One bulk connection, until it ends. Raises as Connection.receive."""
+        source = self._sources.get(peer)
+        if source is None:
+            raise BrokenStream("a bulk connection without a control connection")
+        before, source.connection = source.connection, connection
+        if before is not None:
+            before.stream.close()
+        unsent, source.unsent = source.unsent, []
+        for message in unsent:
+            connection.send(message)
+        room = trio.Semaphore(STORING)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.stream.run)
+                nursery.start_soon(self._serve_chunks, source, connection)
+                while received := await connection.receive():
+                    for message, body in received:
+                        if isinstance(message, Chunk | Put):
+                            await room.acquire()
+                            if len(body) <= IN_PLACE_BYTES:
+                                await self._take(source, message, body, room)
+                            else:
+                                nursery.start_soon(
+                                    self._take, source, message, body, room
+                                )
+                        else:
+                            self._handle(source, connection, message)
+                nursery.cancel_scope.cancel()
+        finally:
+            connection.stream.close()
+            if source.connection is connection:
+                source.connection = None
+                source.to_serve.clear()
+                source.finding.clear()
+                if self._sources.get(peer) is source:
+                    self._reset(peer)
+
+    def _reset(self, peer: NodeId) -> None:
+        """What was asked on the broken connection is asked again."""
+        now = self._environment.now()
+        self._act(self.scheduler.peer_gone(peer, now))
+        self._act(self.scheduler.peer_joined(peer, now))
+
+    # -- messages ------------------------------------------------------------------
+
+    def _handle(
+        self, source: Source, connection: Connection, message: AnyMessage
+    ) -> None:
+        now = self._environment.now()
+        match message:
+            case Get():
+                source.cancelled.difference_update(message.cids)
+                source.to_serve.extend(message.cids)
+                source.work.set()
+            case CancelGet():
+                if source.to_serve:
+                    source.cancelled.update(message.cids)
+            case NoChunk():
+                for cid in message.cids:
+                    self._act(self.scheduler.absent(cid, source.peer, now))
+                self._timer.set()
+            case Have():
+                held = self._held(message)
+                connection.send(Held(message.number, held))
+            case Held():
+                asked = source.finding.pop(message.number, None)
+                if asked is not None:
+                    self._act(
+                        self.scheduler.held(source.peer, asked, message.cids, now)
+                    )
+                elif self._push_answer is not None:
+                    self._push_answer(source.peer, message)
+            case Stored():
+                if self._push_answer is not None:
+                    self._push_answer(source.peer, message)
+            case Ping():
+                connection.send(Pong(message.number))
+
+    def _held(self, message: Have) -> tuple[ChunkId, ...]:
+        absent = set(self._store.missing(message.cids))
+        held = tuple(cid for cid in message.cids if cid not in absent)
+        if message.keep and held:
+            self._store.set_flags(held, set_=RESPONSIBLE)
+        return held
+
+    async def _take(
+        self,
+        source: Source,
+        message: Chunk | Put,
+        body: bytes | bytearray | memoryview,
+        room: trio.Semaphore,
+    ) -> None:
+        """Verify and store one chunk."""
+        cid = message.cid
+        flags = RESPONSIBLE if isinstance(message, Put) else 0
+        problem = ""
+        try:
+            if len(body) <= IN_PLACE_BYTES:
+                self._store.put_verified(cid, body, flags)
+            else:
+                await self._environment.offload(
+                    lambda: self._store.put_verified(cid, body, flags)
+                )
+            self._no_space = False
+        except NoSpace as error:
+            self._no_space = True
+            problem = str(error)
+        except Corrupt as error:
+            self.rejected += 1
+            log.warning("%x sent a bad chunk: %s", source.peer, error)
+            problem = "the bytes are not those of the id"
+        except (FsError, OSError) as error:
+            log.warning("storing a chunk failed: %s", error)
+            problem = str(error)
+        finally:
+            room.release()
+        self.received_bytes += len(body)
+        now = self._environment.now()
+        if isinstance(message, Put):
+            source.send(Stored(cid, problem))
+        if problem:
+            self._act(self.scheduler.absent(cid, source.peer, now))
+        else:
+            self._act(self.scheduler.arrived(cid, source.peer, now))
+        self._timer.set()
+
+    # -- serving -------------------------------------------------------------------
+
+    async def _serve_chunks(self, source: Source, connection: Connection) -> None:
+        while True:
+            while source.to_serve:
+                cid = source.to_serve.popleft()
+                if cid in source.cancelled:
+                    source.cancelled.discard(cid)
+                    continue
+                await self.send_chunk(connection, Chunk(cid), NoChunk((cid,)))
+            source.cancelled.clear()
+            await source.work.wait()
+            source.work = trio.Event()
+
+    async def send_chunk(
+        self, connection: Connection, message: Chunk | Put, absent: NoChunk | None
+    ) -> bool:
+        """Read a chunk and send it as fast as the peer takes it; False: not here."""
+        try:
+            data = await self._read(message.cid)
+        except (ChunkMissing, Corrupt) as error:
+            log.debug("not served: %s", error)
+            if absent is not None:
+                connection.send(absent)
+            return False
+        await connection.stream.drained(SERVE_AHEAD_BYTES)
+        connection.send_with_body(message, data)
+        self.served_bytes += len(data)
+        self.served_chunks += 1
+        return True
+
+    async def _read(self, cid: ChunkId) -> bytes:
+        if self._store.size(cid) <= IN_PLACE_BYTES:
+            return self._store.get(cid)
+        return await self._environment.offload(lambda: self._store.get(cid))
+
+    def bulk(self, peer: NodeId) -> Connection | None:
+        """The bulk connection, for pushes."""
+        source = self._sources.get(peer)
+        return source.connection if source is not None else None
+
+    def next_number(self) -> int:
+        """For a Have of the pushes."""
+        self._numbers += 1
+        return self._numbers

@@ -1,0 +1,108 @@
+"""A stream with a session on it: messages instead of bytes, and the greeting."""
+
+from __future__ import annotations
+
+import trio
+
+from fusefs.model.ids import NodeId
+from netnode.transport import BrokenStream, Buffer, Stream
+from netnode.wire.frames import ProtocolError, pack, prefix
+from netnode.wire.messages import AnyMessage, Bye, Hello, encode
+from netnode.wire.session import Received, Session, hello_frame
+
+GREETING_S = 5.0
+"""For the Hello after the handshake."""
+FAREWELL_S = 0.5
+"""For the last message to leave."""
+
+
+class Refused(Exception):
+    """The other side said Bye; the message is its reason."""
+
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.reason)
+        self.fatal = bye.fatal
+
+
+class Connection:
+    """Used by one reading task; anyone may send."""
+
+    def __init__(self, stream: Stream, session: Session) -> None:
+        self.stream = stream
+        self._session = session
+        self._early: list[Received] = []
+        self.heard = trio.current_time()
+        """When the last bytes came."""
+
+    # -- sending ---------------------------------------------------------------
+
+    def send(self, message: AnyMessage) -> None:
+        """Now, as far as the network takes it; see Stream.send_nowait."""
+        self.stream.send_nowait(pack(encode(message)))
+
+    def send_frame(self, frame: bytes) -> None:
+        """The same for a frame made once for many peers."""
+        self.stream.send_nowait(frame)
+
+    def send_with_body(self, message: AnyMessage, body: Buffer) -> None:
+        """The body goes without a copy and must not change any more."""
+        self.stream.send_nowait(prefix(encode(message), len(body)), body)
+
+    async def say_bye(self, reason: str, fatal: bool = False) -> None:
+        """Tell why, if the other side still listens, and close."""
+        self.send(Bye(reason[:1000], fatal))
+        with trio.move_on_after(FAREWELL_S) as scope:
+            scope.shield = True
+            try:
+                await self.stream.drained(1)
+            except BrokenStream:
+                pass
+        self.stream.close()
+
+    # -- receiving -------------------------------------------------------------
+
+    async def receive(self) -> list[Received]:
+        """The messages that came; empty at the end of the stream.
+
+        Raises BrokenStream, ProtocolError, Refused.
+        """
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        while True:
+            count = await self.stream.receive_into(self._session.buffer())
+            if not count:
+                return []
+            self.heard = trio.current_time()
+            received = self._session.received(count)
+            if received:
+                for item in received:
+                    if isinstance(item.message, Bye):
+                        raise Refused(item.message)
+                return received
+
+    async def receive_hello(self) -> Hello:
+        """The first message, in time. Raises as `receive`."""
+        with trio.move_on_after(GREETING_S):
+            received = await self.receive()
+            if not received:
+                raise BrokenStream("it closed the connection")
+            hello = received[0].message
+            assert isinstance(hello, Hello)
+            self._early = received[1:]
+            self._check_node(hello)
+            return hello
+        raise BrokenStream("it sent no Hello in time")
+
+    def _check_node(self, hello: Hello) -> None:
+        proven: NodeId | None = self.stream.node
+        if proven != hello.node:
+            raise ProtocolError("it is not the node its certificate names")
+
+
+async def greet(stream: Stream, session: Session, ours: Hello) -> Connection:
+    """The dialling side: say Hello first, then hear theirs (session.hello)."""
+    connection = Connection(stream, session)
+    stream.send_nowait(hello_frame(ours))
+    await connection.receive_hello()
+    return connection

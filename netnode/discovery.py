@@ -1,0 +1,85 @@
+"""Peers on the local network by multicast DNS, when `zeroconf` is installed.
+
+Only members are of use: the service name carries the cluster id, and whoever is
+found still has to prove its membership. zeroconf runs in its own threads; what it
+finds is posted to the event loop.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from typing import Any
+
+import trio
+
+from netnode.service import Node
+from netnode.tcp import join_address, split_address
+
+log = logging.getLogger(__name__)
+
+SERVICE = "_dfs._tcp.local."
+
+
+class Discovery:
+    """Announces this node and offers what it finds as seeds."""
+
+    def __init__(self, node: Node, cluster: bytes) -> None:
+        self._node = node
+        self._cluster = cluster.hex()[:16]
+
+    async def run(self) -> None:
+        """For ever; at once over when there is no zeroconf or no network."""
+        try:
+            import zeroconf
+        except ImportError:
+            return
+        token = trio.lowlevel.current_trio_token()
+        try:
+            found = await trio.to_thread.run_sync(self._start, zeroconf, token)
+        except Exception as error:
+            log.info("no discovery on the local network: %s", error)
+            return
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(found.close)
+
+    def _start(self, zeroconf: Any, token: trio.lowlevel.TrioToken) -> Any:
+        service = zeroconf.Zeroconf()
+        name = f"{self._cluster}-{self._node.me:016x}.{SERVICE}"
+        addresses = []
+        for address in self._node.settings.addresses(self._node.port):
+            host, _ = split_address(address)
+            try:
+                addresses.append(ipaddress.ip_address(host).packed)
+            except ValueError:
+                continue
+        info = zeroconf.ServiceInfo(
+            SERVICE,
+            name,
+            port=self._node.port,
+            addresses=addresses,
+            properties={"cluster": self._cluster},
+        )
+        service.register_service(info, allow_name_change=True)
+
+        def changed(
+            zeroconf: Any, service_type: str, name: str, state_change: Any
+        ) -> None:
+            if not name.startswith(self._cluster) or "Removed" in str(state_change):
+                return
+            found = zeroconf.get_service_info(service_type, name, 2000)
+            if found is not None and found.port:
+                for host in found.parsed_addresses():
+                    token.run_sync_soon(self._found, join_address(host, found.port))
+
+        zeroconf.ServiceBrowser(service, SERVICE, handlers=[changed])
+        return service
+
+    def _found(self, address: str) -> None:
+        own = self._node.settings.addresses(self._node.port)
+        if address not in own and self._node.membership.add_seed(address):
+            log.info("found %s on the local network", address)
+            self._node.dialler.look()

@@ -1,0 +1,41 @@
+"""What a node takes from the world besides network and disk, so that a simulator
+can give it another: wall clock, randomness, threads. Monotonic time is trio's."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """Runs short blocking work without holding up the event loop."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def in_thread(work: Callable[[], T], /) -> T:
+    return await trio.to_thread.run_sync(work)
+
+
+class Environment:
+    """`wall_ms`: milliseconds since the epoch; `rng`: seeded in the simulator."""
+
+    def __init__(
+        self,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        rng: random.Random | None = None,
+        offload: Offload = in_thread,
+    ) -> None:
+        self.wall_ms = wall_ms
+        self.rng = rng or random.SystemRandom()
+        self.offload = offload
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return trio.current_time()

@@ -1,0 +1,329 @@
+"""Background replication: what was written here goes to the nodes that keep it,
+and what we keep and missed is fetched. Low priority: both wait while a program
+waits for data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+import trio
+
+from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.model import manifest
+from fusefs.model.ids import HOLE, ChunkId, NodeId
+from fusefs.model.records import CONTENT, decode_content
+from fusefs.model.tx import Tx
+from fusefs.store.store import Store
+from fusefs.store.types import PUSHED, RESPONSIBLE
+from netnode.chunks import ChunkPlane
+from netnode.core.fetch import Priority
+from netnode.core.membership import Membership
+from netnode.core.placement import holders
+from netnode.core.pushes import Pushes
+from netnode.environment import Environment
+from netnode.transport import BrokenStream
+from netnode.wire.messages import AnyMessage, Have, Held, Put, Stored
+
+log = logging.getLogger(__name__)
+
+DELAY_S = 1.0
+"""From publish to push: a file that is written again at once is pushed once, and
+the foreground has gone by."""
+BUSY_PAUSE_S = 0.05
+RETRY_S = 30.0
+"""After a peer refused a chunk (no space)."""
+PUSH_AHEAD_BYTES = 512 << 10
+"""Small: a Get of the peer waits behind it."""
+MAX_ROOTS = 100_000
+"""Files waiting to be looked at."""
+SEEN_NODES = 50_000
+"""Manifest nodes whose chunks were looked at: a file written in place shares most."""
+PULL_LIMIT_S = 300.0
+PULL_BATCH = 64
+SETTLE_BATCH = 512
+TICK_S = 0.25
+
+
+class _Root(msgspec.Struct, frozen=True):
+    root: bytes
+    size: int
+    chunk_log2: int
+    writer: NodeId
+    due: float
+
+
+class Replicas:
+    """Two tasks: `run` looks at what was published, `push` serves one peer."""
+
+    def __init__(
+        self,
+        store: Store,
+        plane: ChunkPlane,
+        membership: Membership,
+        environment: Environment,
+    ) -> None:
+        self._store = store
+        self._plane = plane
+        self._membership = membership
+        self._environment = environment
+        self.replicas = 3
+        self._pushes = Pushes()
+        self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
+        self._to_put: dict[NodeId, deque[ChunkId]] = {}
+        self._written: deque[_Root] = deque()
+        self._remote: deque[_Root] = deque()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._settled: list[ChunkId] = []
+        self._scan = True
+        """Look through everything not yet confirmed in the store."""
+        plane.answers_to(self._answered)
+
+    # -- inputs ----------------------------------------------------------------
+
+    def committed(self, txs: Iterable[Tx]) -> None:
+        """Local transactions: their data is owed to others."""
+        due = self._environment.now() + DELAY_S
+        for tx in txs:
+            for write in tx.writes:
+                if write.key[:1] == CONTENT and write.value:
+                    self._note(self._written, tx.node, write.value, due)
+
+    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """Content of others that came late: we may be one of its keepers."""
+        due = self._environment.now() + DELAY_S
+        for writer, _, value in writes:
+            self._note(self._remote, writer, value, due)
+
+    def _note(
+        self, queue: deque[_Root], writer: NodeId, value: bytes, due: float
+    ) -> None:
+        content = decode_content(value)
+        if not content.root:
+            return
+        if len(queue) >= MAX_ROOTS:
+            self._scan = True
+            return
+        queue.append(_Root(content.root, content.size, content.chunk_log2, writer, due))
+
+    def peer_gone(self, peer: NodeId) -> None:
+        self._pushes.peer_gone(peer)
+        self._offers.pop(peer, None)
+        self._to_put.pop(peer, None)
+
+    def members_changed(self) -> None:
+        """Other nodes keep what was written here now."""
+        self._scan = True
+
+    def backlog(self) -> int:
+        """Chunks not confirmed by everyone who should keep them."""
+        return len(self._pushes) + len(self._written)
+
+    # -- looking at what was published -----------------------------------------------
+
+    async def run(self) -> None:
+        """Turns published files into chunks owed, and into chunks to fetch."""
+        while True:
+            await trio.sleep(TICK_S)
+            if self._scan and self._membership.others():
+                self._scan = False
+                await self._owe_unconfirmed()
+            await self._look_at_written()
+            await self._look_at_remote()
+            await self._settle()
+
+    async def _owe_unconfirmed(self) -> None:
+        unconfirmed = await self._environment.offload(
+            lambda: [cid for cid, _ in self._store.pushed()]
+        )
+        now = self._environment.now()
+        for at in range(0, len(unconfirmed), SETTLE_BATCH):
+            self._owe(unconfirmed[at : at + SETTLE_BATCH], now + DELAY_S)
+            await trio.lowlevel.checkpoint()
+
+    async def _look_at_written(self) -> None:
+        now = self._environment.now()
+        while self._written and self._written[0].due <= now:
+            root = self._written.popleft()
+            if root.size >> root.chunk_log2 < 2:
+                self._owe(self._expand(root), now)
+            else:
+                found = await self._environment.offload(
+                    lambda root=root: list(self._expand(root))  # type: ignore[misc]
+                )
+                self._owe(found, now)
+
+    def _expand(self, root: _Root) -> Iterator[ChunkId]:
+        """Chunks and manifest nodes of a file, without parts looked at before."""
+        count = manifest.chunk_count(root.size, root.chunk_log2)
+        yield from self._walk(root.root, manifest.depth(count))
+
+    def _walk(self, node: bytes, level: int) -> Iterator[ChunkId]:
+        if not node or node == HOLE:
+            return
+        if level == 0:
+            yield ChunkId(node)
+            return
+        if node in self._seen:
+            self._seen.move_to_end(node)
+            return
+        try:
+            data = self._store.get(ChunkId(node))
+        except (ChunkMissing, Corrupt):
+            return
+        self._seen[node] = None
+        if len(self._seen) > SEEN_NODES:
+            self._seen.popitem(last=False)
+        yield ChunkId(node)
+        for at in range(0, len(data), 32):
+            yield from self._walk(data[at : at + 32], level - 1)
+
+    def _owe(self, cids: Iterable[ChunkId], due: float) -> None:
+        members = self._membership.members()
+        me = self._membership.me
+        for cid in cids:
+            keepers = holders(cid, members, self.replicas, writer=me)
+            others = [node for node in keepers if node != me]
+            if self._pushes.owe(cid, others, due):
+                self._settled.append(cid)
+        if self._pushes.overflowed:
+            self._pushes.overflowed = False
+            self._scan = True
+
+    # -- fetching what we keep and missed ----------------------------------------------
+
+    async def _look_at_remote(self) -> None:
+        now = self._environment.now()
+        looked = 0
+        while self._remote and self._remote[0].due <= now and looked < PULL_BATCH:
+            if self._plane.scheduler.busy or len(self._plane.scheduler) > PULL_BATCH:
+                return
+            looked += 1
+            root = self._remote.popleft()
+            await self._pull(root)
+
+    async def _pull(self, root: _Root) -> None:
+        count = manifest.chunk_count(root.size, root.chunk_log2)
+        depth = manifest.depth(count)
+        if depth and self._i_keep_any(root):
+            await self._pull_tree(root, ChunkId(root.root), depth)
+        elif not depth:
+            self._pull_chunks(root, [ChunkId(root.root)])
+
+    def _i_keep_any(self, root: _Root) -> bool:
+        return self.replicas > 1 and len(self._membership.members()) > 1
+
+    async def _pull_tree(self, root: _Root, node: ChunkId, level: int) -> None:
+        """Manifest nodes are small and needed to know the rest: all are fetched."""
+        if node == HOLE or node in self._seen:
+            return
+        if not self._store.has(node) and not await self._fetch_one(root, node):
+            return
+        try:
+            data = self._store.get(node)
+        except (ChunkMissing, Corrupt):
+            return
+        self._seen[bytes(node)] = None
+        children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
+        if level > 1:
+            for child in children:
+                await self._pull_tree(root, child, level - 1)
+            return
+        for at in range(0, len(children), PULL_BATCH):
+            self._pull_chunks(root, children[at : at + PULL_BATCH])
+            while len(self._plane.scheduler) > PULL_BATCH:
+                await trio.sleep(BUSY_PAUSE_S)
+
+    async def _fetch_one(self, root: _Root, cid: ChunkId) -> bool:
+        finished = trio.Event()
+        result: list[int] = []
+
+        def done(error: int, reason: str) -> None:
+            result.append(error)
+            finished.set()
+
+        self._plane.fetch((cid,), PULL_LIMIT_S, Priority.REPAIR, (root.writer,), done)
+        await finished.wait()
+        return result == [0]
+
+    def _pull_chunks(self, root: _Root, cids: Sequence[ChunkId]) -> None:
+        members, me = self._membership.members(), self._membership.me
+        mine = [
+            cid
+            for cid in cids
+            if cid != HOLE
+            and me in holders(cid, members, self.replicas, writer=root.writer)
+        ]
+        for cid in self._store.missing(mine):
+
+            def done(error: int, reason: str, cid: ChunkId = cid) -> None:
+                if not error:
+                    self._store.set_flags((cid,), set_=RESPONSIBLE)
+
+            self._plane.fetch(
+                (cid,), PULL_LIMIT_S, Priority.REPAIR, (root.writer,), done
+            )
+
+    # -- pushing -----------------------------------------------------------------------
+
+    async def push(self, peer: NodeId) -> None:
+        """The task of one connected peer: offers, then sends what it lacks."""
+        last = None
+        while True:
+            await self._while_busy()
+            connection = self._plane.bulk(peer)
+            if connection is not last:
+                self.peer_gone(peer)  # what was open on another one is lost
+                last = connection
+            if connection is None:
+                await trio.sleep(TICK_S)
+                continue
+            to_put = self._to_put.get(peer)
+            if to_put:
+                cid = to_put.popleft()
+                try:
+                    await connection.stream.drained(PUSH_AHEAD_BYTES)
+                    if not await self._plane.send_chunk(connection, Put(cid), None):
+                        self._pushes.forget(cid)
+                except BrokenStream:
+                    self.peer_gone(peer)
+                continue
+            batch = self._pushes.offer(peer, self._environment.now())
+            if batch:
+                number = self._plane.next_number()
+                self._offers.setdefault(peer, {})[number] = batch
+                connection.send(Have(number, batch, keep=True))
+            await trio.sleep(TICK_S)
+
+    async def _while_busy(self) -> None:
+        while self._plane.scheduler.busy:
+            await trio.sleep(BUSY_PAUSE_S)
+
+    def _answered(self, peer: NodeId, message: AnyMessage) -> None:
+        if isinstance(message, Held):
+            offered = self._offers.get(peer, {}).pop(message.number, None)
+            if offered is None:
+                return
+            lacked, settled = self._pushes.answered(peer, offered, message.cids)
+            self._settled += settled
+            self._to_put.setdefault(peer, deque()).extend(lacked)
+        elif isinstance(message, Stored):
+            if message.refused:
+                retry = self._environment.now() + RETRY_S
+                self._pushes.refused(peer, message.cid, retry)
+            elif self._pushes.confirmed(peer, message.cid):
+                self._settled.append(message.cid)
+
+    async def _settle(self) -> None:
+        """Enough others keep them: our copy is one of the replicas from now on."""
+        while self._settled:
+            batch = self._settled[:SETTLE_BATCH]
+            del self._settled[:SETTLE_BATCH]
+            await self._environment.offload(
+                lambda batch=batch: self._store.set_flags(  # type: ignore[misc]
+                    batch, set_=RESPONSIBLE, clear=PUSHED
+                )
+            )

@@ -1,0 +1,550 @@
+"""Replication of the namespace: the stream of transactions in and out.
+
+Carries out what `core.replication` and `core.repair` decide: broadcasts local
+transactions, applies those of peers, lets the worker forget what they changed, and
+acknowledges only then. Everything runs in trio tasks of the node; database work is
+done in place when it is short and in a thread when it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from fusefs.errors import FsError
+from fusefs.model.ids import Dot, NodeId, Seq, chunk_id
+from fusefs.model.records import CONTENT, MEMBER, SETTING
+from fusefs.model.register import decode_register
+from fusefs.model.tx import Body, Effects, State, Tx
+from fusefs.model.vector import Vector, merged
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.replicate import Applied, DeltaBatch
+from fusefs.store.store import Store
+from netnode.core.barrier import Barriers
+from netnode.core.repair import Agreement, differing
+from netnode.core.replication import Incoming, Verdict
+from netnode.environment import Environment
+from netnode.peers import Peer, Peers
+from netnode.settling import Settling
+from netnode.wire.frames import ProtocolError, pack
+from netnode.wire.messages import (
+    Ack,
+    AnyMessage,
+    AskBuckets,
+    AskKeys,
+    AskStates,
+    BucketKeys,
+    Buckets,
+    Delta,
+    Live,
+    Ping,
+    States,
+    Want,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+DELTA_BYTES = 128 << 10
+"""Registers in one part: applied in some 10 ms, so that others get their turn."""
+FRAME_STATES_BYTES = 512 << 10
+"""A part with large registers is cut further: frames have a limit."""
+DELTA_AHEAD_BYTES = 512 << 10
+"""Parts that may wait in the connection: enough to keep the peer busy."""
+IN_PLACE_TXS = 64
+"""So many transactions are applied without a thread: up to some 5 ms."""
+KEYS_PER_PART = 4000
+STATES_PER_PART = 500
+
+BarrierDone = Callable[[bool], None]
+
+
+class Interest(Protocol):
+    """Who else wants to know what was committed or applied."""
+
+    def committed(self, txs: Sequence[Tx]) -> None:
+        """Local transactions."""
+
+    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """(writer, key, value) of content registers that came by a delta."""
+
+    def membership_changed(self) -> None:
+        """Member or setting registers changed."""
+
+    def barriers_changed(self) -> None:
+        """Which peers a barrier waits for may have changed."""
+
+
+class Replicator:
+    """See the module."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        store: Store,
+        peers: Peers,
+        settling: Settling,
+        environment: Environment,
+        interest: Interest,
+    ) -> None:
+        self._namespace = namespace
+        self._store = store
+        self._peers = peers
+        self._settling = settling
+        self._environment = environment
+        self._interest = interest
+        self.me = namespace.node_id
+        self.vector: dict[NodeId, Seq] = namespace.vector()
+        self.incoming = Incoming()
+        self.barriers: Barriers[BarrierDone] = Barriers()
+        self._applying = trio.Lock()  # one batch at a time; held over a thread
+        self._changes = 0
+        self._digest: tuple[tuple[object, int], bytes] | None = None
+        self.applied_count = 0
+        self.sent_messages = 0
+
+    # -- local transactions --------------------------------------------------------
+
+    def publish(self, txs: Sequence[Tx], bodies: Sequence[Body] = ()) -> None:
+        """Broadcast what was committed here, in the order of seq."""
+        for tx in txs:
+            if self.vector.get(tx.node, 0) < tx.seq:
+                self.vector[tx.node] = tx.seq
+        self._changes += 1
+        self._broadcast(txs, bodies, None)
+        if any(w.key[:1] in (MEMBER, SETTING) for tx in txs for w in tx.writes):
+            self._interest.membership_changed()
+        self._interest.committed(txs)
+
+    def reread_vector(self) -> None:
+        """Transactions were committed that were not published here: deltas."""
+        self.vector = merged(self.vector, self._namespace.vector())
+        self._changes += 1
+        self._send_deltas()
+
+    def _broadcast(
+        self, txs: Sequence[Tx], bodies: Sequence[Body], source: Peer | None
+    ) -> None:
+        """Offer to every peer; equal messages are encoded once."""
+        now = self._environment.now()
+        frames: dict[tuple[Dot, ...], bytes] = {}
+        for peer in self._peers:
+            if peer is source:
+                continue
+            outgoing = peer.outgoing
+            if peer.congested and outgoing.subscribed:
+                outgoing.behind = True
+                peer.wake()
+                continue
+            chosen: list[Tx] = []
+            for tx in txs:
+                verdict = outgoing.offer(tx)
+                if verdict is Verdict.SEND:
+                    chosen.append(tx)
+                elif verdict is Verdict.BEHIND:
+                    peer.wake()
+            if not chosen:
+                continue
+            dots = tuple(tx.dot for tx in chosen)
+            frame = frames.get(dots)
+            if frame is None:
+                frame = pack(encode(Live(tuple(chosen), tuple(bodies))))
+                frames[dots] = frame
+            peer.connection.send_frame(frame)
+            peer.nearness.owes(now)
+            self.sent_messages += 1
+
+    def _send_deltas(self) -> None:
+        for peer in self._peers:
+            outgoing = peer.outgoing
+            if outgoing.subscribed and outgoing.lacks(self.vector):
+                outgoing.behind = True
+                peer.wake()
+
+    # -- barriers ------------------------------------------------------------------
+
+    def barrier(self, seq: Seq, limit_s: float, done: BarrierDone) -> None:
+        """`done(True)` when every near level peer has acknowledged our `seq`."""
+        now = self._environment.now()
+        waiting = [
+            peer.id
+            for peer in self._peers
+            if peer.outgoing.acked.get(self.me, 0) < seq and peer.waits_in_barriers(now)
+        ]
+        if self.barriers.begin(done, seq, waiting, now, limit_s):
+            done(True)
+
+    def near_peers(self) -> int:
+        now = self._environment.now()
+        return sum(peer.waits_in_barriers(now) for peer in self._peers)
+
+    def expire_barriers(self) -> None:
+        for done, _ in self.barriers.expire(self._environment.now()):
+            done(False)
+
+    def _acknowledged(self, peer: Peer, dots: Iterable[Dot]) -> None:
+        outgoing = peer.outgoing
+        before = outgoing.acked.get(self.me, 0)
+        outgoing.acknowledged(dots)
+        now = self._environment.now()
+        acked = outgoing.acked.get(self.me, Seq(0))
+        level = acked >= self.vector.get(self.me, 0)
+        peer.nearness.progressed(now, level)
+        if acked > before:
+            for done in self.barriers.acknowledged(peer.id, acked):
+                done(True)
+
+    # -- a peer comes and goes -------------------------------------------------------
+
+    def joined(self, peer: Peer, our_vector: Vector) -> None:
+        """`our_vector`: the one our Hello told."""
+        hello = peer.hello
+        peer.outgoing.greeted(hello.vector, our_vector, hello.links)
+        now = self._environment.now()
+        self.incoming.joined(peer.id, hello.vector, our_vector, now)
+        if peer.outgoing.subscribed and peer.outgoing.lacks(self.vector):
+            peer.outgoing.behind = True
+            peer.wake()
+        self._catch_up()
+
+    def gone(self, peer: Peer) -> None:
+        self.incoming.gone(peer.id)
+        for done in self.barriers.gone(peer.id):
+            done(True)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Ask the next peer for what we lack, if it is time."""
+        found = self.incoming.next(self.vector, self._environment.now())
+        if found is None:
+            return
+        peer = self._peers.get(found[0])
+        if peer is not None:
+            peer.send(Want(found[1], dict(self.vector)))
+
+    async def send_deltas(self, peer: Peer) -> None:
+        """The task of one peer: a delta whenever it is behind."""
+        while True:
+            await peer.until_behind()
+            while peer.outgoing.behind:
+                await self._send_delta(peer)
+
+    async def _send_delta(self, peer: Peer) -> None:
+        outgoing = peer.outgoing
+        base: Vector | None = outgoing.delta_begins()
+        round_ = outgoing.round
+        parts = self._namespace.delta(base or {}, DELTA_BYTES)
+        try:
+            while True:
+                part = await self._environment.offload(lambda: next(parts, None))
+                if part is None or outgoing.round != round_:
+                    break
+                await peer.connection.stream.drained(DELTA_AHEAD_BYTES)
+                if outgoing.round != round_:
+                    break
+                self._send_part(peer, round_, base, part)
+                base = None
+                outgoing.delta_part(part.advance)
+        finally:
+            if isinstance(parts, Generator):
+                parts.close()
+        if outgoing.round == round_:
+            outgoing.delta_ends(self.vector)
+            self._interest.barriers_changed()
+        else:
+            outgoing.streaming = False
+
+    def _send_part(
+        self, peer: Peer, round_: int, base: Vector | None, part: DeltaBatch
+    ) -> None:
+        first = dict(base) if base is not None else None
+        pieces = list(_pieces(part.states))
+        for piece in pieces[:-1]:
+            peer.send(Delta(round_, first, piece, {}, False, part.target))
+            first = None
+        peer.send(
+            Delta(round_, first, pieces[-1], part.advance, part.done, part.target)
+        )
+        peer.nearness.owes(self._environment.now())
+        self.sent_messages += len(pieces)
+
+    # -- what peers send -----------------------------------------------------------
+
+    async def live(self, peer: Peer, messages: Sequence[Live]) -> None:
+        """Transactions of a peer that arrived together, applied in one commit."""
+        txs = [tx for message in messages for tx in message.txs]
+        if not self.incoming.live(peer.id, txs):
+            peer.outgoing.knows(tx.dot for tx in txs)
+            return
+        bodies = [body for message in messages for body in message.bodies]
+        self._store_bodies(bodies)
+        if len(txs) <= IN_PLACE_TXS:
+            try:
+                self._applying.acquire_nowait()
+            except trio.WouldBlock:
+                await self._applying.acquire()
+            try:
+                applied = self._namespace.apply(txs)
+            finally:
+                self._applying.release()
+        else:
+            async with self._applying:
+                applied = await self._environment.offload(
+                    lambda: self._namespace.apply(txs)
+                )
+        self._note(applied)
+        if applied.gap:
+            self.incoming.gap(peer.id)
+            self._catch_up()
+        done = [tx for tx in txs if self.vector.get(tx.node, 0) >= tx.seq]
+        dots = tuple(_highest(tx.dot for tx in done))
+        peer.outgoing.knows(dots)
+        self._settle(peer, dots, applied.effects)
+        if len(self._peers) > 1:
+            self._broadcast(done, bodies, peer)
+        self._look_at_keys(w.key for tx in done for w in tx.writes)
+        self._interest.applied(
+            [
+                (tx.node, w.key, w.value)
+                for tx in done
+                if tx.node not in self._peers
+                for w in tx.writes
+                if w.key[:1] == CONTENT and w.value
+            ]
+        )
+
+    def _store_bodies(self, bodies: Sequence[Body]) -> None:
+        """Before the transactions are applied: what they name is here then."""
+        if not bodies:
+            return
+        for body in bodies:
+            if chunk_id(body.data) != body.id:
+                raise ProtocolError("an attached chunk is not the one it claims to be")
+        try:
+            self._store.put_many([(b.id, b.data) for b in bodies], pushed=False)
+        except FsError as error:
+            # They can be fetched when they are read; the transactions still count.
+            log.warning("attached chunks were not stored: %s", error)
+
+    async def delta(self, peer: Peer, message: Delta) -> None:
+        """One part of what we lack, applied in a thread."""
+        now = self._environment.now()
+        base, vector = message.base, self.vector
+        if not self.incoming.part(peer.id, message.round, base, vector, now):
+            self._catch_up()
+            return
+        states, advance, target = message.states, message.advance, message.target
+        async with self._applying:
+            applied = await self._environment.offload(
+                lambda: self._namespace.apply_states(states, advance, target)
+            )
+        self._note(applied)
+        self.incoming.applied(peer.id, message.done, advance)
+        if advance.get(self.me, 0) > self.vector.get(self.me, 0):
+            self.vector[self.me] = advance[self.me]  # ours, lost in a power cut
+        dots = tuple(advance.items())
+        peer.outgoing.knows(dots)
+        self._settle(peer, dots, applied.effects)
+        self._send_deltas()
+        self._look_at_keys(s.key for s in states)
+        self._interest.applied(_contents(states))
+        self._catch_up()
+
+    def _note(self, applied: Applied) -> None:
+        own = self.vector.get(self.me, Seq(0))
+        self.vector = merged(self.vector, applied.vector)
+        self.applied_count += applied.count
+        self._changes += 1
+        # Ours counts once it is published; the database may know it earlier.
+        self.vector[self.me] = own
+
+    def _look_at_keys(self, keys: Iterable[bytes]) -> None:
+        if any(key[:1] in (MEMBER, SETTING) for key in keys):
+            self._interest.membership_changed()
+
+    def _settle(self, peer: Peer, dots: tuple[Dot, ...], effects: Effects) -> None:
+        """Acknowledge once no cache of ours shows the old."""
+
+        def acknowledge() -> None:
+            if self._peers.get(peer.id) is peer:
+                peer.send(Ack(dots))
+                self.sent_messages += 1
+
+        self._settling.add(effects, acknowledge if dots else None)
+
+    # -- messages ------------------------------------------------------------------
+
+    async def handle(self, peer: Peer, message: AnyMessage) -> None:
+        """Everything of the control channel that is about the namespace."""
+        match message:
+            case Delta():
+                await self.delta(peer, message)
+            case Ack():
+                self._acknowledged(peer, message.dots)
+            case Want():
+                peer.outgoing.wants(message.round, message.vector)
+                peer.wake()
+            case AskBuckets():
+                peer.send(Buckets(tuple(self._namespace.buckets())))
+            case Buckets():
+                found = peer.repair.buckets(self._namespace.buckets(), message.digests)
+                self._ask_bucket(peer, found)
+            case AskKeys():
+                await self._send_keys(peer, message)
+            case BucketKeys():
+                await self._compare_keys(peer, message)
+            case AskStates():
+                self._send_states(peer, message.keys)
+            case States():
+                await self._merge_states(peer, message)
+
+    # -- heartbeat and repair --------------------------------------------------------
+
+    def ping(self, number: int) -> Ping:
+        """What a heartbeat tells of the namespace."""
+        vector = self._namespace.vector()
+        digest = self._digest_of(vector)
+        return Ping(
+            number,
+            vector,
+            digest,
+            settled=not self._settling.pending,
+        )
+
+    def _digest_of(self, vector: Vector) -> bytes:
+        """Of exactly this vector; empty when something came in between."""
+        key = (tuple(sorted(vector.items())), self._changes)
+        if self._digest is None or self._digest[0] != key:
+            digest = self._namespace.digest()
+            if self._namespace.vector() != vector:
+                return b""
+            self._digest = (key, digest)
+        return self._digest[1]
+
+    def digest(self) -> bytes:
+        return self._namespace.digest()
+
+    def heard(self, peer: Peer, ping: Ping) -> None:
+        """A peer's heartbeat: is it level, does it agree?"""
+        self.incoming.told(peer.id, ping.vector)
+        if peer.outgoing.pinged(ping.vector, ping.settled, self.vector):
+            log.info("%s makes no progress: sending it a delta", peer.name)
+            peer.wake()
+        if ping.settled:
+            self._acknowledged(peer, ping.vector.items())
+        ours = self._namespace.vector()
+        if ping.digest and _same(ours, ping.vector):
+            mine = self._digest_of(ours)
+            if mine and peer.repair.compared(mine == ping.digest):
+                log.warning("this node and %s differ; comparing registers", peer.name)
+                peer.send(AskBuckets())
+        self._catch_up()
+
+    def _ask_bucket(self, peer: Peer, bucket: int | None) -> None:
+        if bucket is not None:
+            peer.send(AskKeys(bucket))
+
+    async def _send_keys(self, peer: Peer, ask: AskKeys) -> None:
+        keys = await self._environment.offload(
+            lambda: sorted(self._namespace.bucket_keys(ask.bucket))
+        )
+        later = [item for item in keys if item[0] > ask.after]
+        part = tuple(later[:KEYS_PER_PART])
+        peer.send(BucketKeys(ask.bucket, part, len(part) == len(later)))
+
+    async def _compare_keys(self, peer: Peer, theirs: BucketKeys) -> None:
+        ours = await self._environment.offload(
+            lambda: dict(self._namespace.bucket_keys(theirs.bucket))
+        )
+        wanted = differing(ours, theirs.keys)
+        for at in range(0, len(wanted), STATES_PER_PART):
+            peer.send(AskStates(tuple(wanted[at : at + STATES_PER_PART])))
+        if theirs.done:
+            self._ask_bucket(peer, peer.repair.next_bucket())
+        elif theirs.keys:
+            peer.send(AskKeys(theirs.bucket, theirs.keys[-1][0]))
+
+    def _send_states(self, peer: Peer, keys: Sequence[bytes]) -> None:
+        for piece in _pieces(self._namespace.states(keys)):
+            peer.send(States(piece))
+
+    async def _merge_states(self, peer: Peer, message: States) -> None:
+        states = message.states
+        async with self._applying:
+            applied = await self._environment.offload(
+                lambda: self._namespace.apply_states(states, {})
+            )
+        self._note(applied)
+        peer.repair.repaired += applied.count
+        self._settle(peer, (), applied.effects)
+        self._look_at_keys(s.key for s in states)
+
+    # -- for people --------------------------------------------------------------------
+
+    def behind(self) -> tuple[int, NodeId] | None:
+        """How many operations we lack, from whom."""
+        worst: tuple[int, NodeId] | None = None
+        for peer in self._peers:
+            theirs = self.incoming.has(peer.id)
+            lag = sum(
+                max(0, seq - self.vector.get(node, 0))
+                for node, seq in theirs.items()
+                if node != self.me
+            )
+            if lag and (worst is None or lag > worst[0]):
+                worst = (lag, peer.id)
+        return worst
+
+    def sync_state(self) -> str:
+        """`in sync`, `behind by N operations from NAME`, `diverged, repairing`, ..."""
+        behind = self.behind()
+        if behind is not None:
+            peer = self._peers.get(behind[1])
+            name = peer.name if peer else f"{behind[1]:x}"
+            return f"behind by {behind[0]} operations from {name}"
+        states = {peer.repair.agreement for peer in self._peers}
+        if Agreement.REPAIRING in states:
+            return "diverged, repairing"
+        if self.incoming.catching_up():
+            return "catching up"
+        return "in sync" if self._peers else "alone"
+
+
+def _pieces(states: Sequence[State]) -> Iterable[tuple[State, ...]]:
+    """Cut into what fits a frame; at least one piece, perhaps empty."""
+    piece: list[State] = []
+    size = 0
+    for state in states:
+        length = len(state.key) + len(state.state) + 16
+        if piece and size + length > FRAME_STATES_BYTES:
+            yield tuple(piece)
+            piece, size = [], 0
+        piece.append(state)
+        size += length
+    yield tuple(piece)
+
+
+def _highest(dots: Iterable[Dot]) -> Iterable[Dot]:
+    top: dict[NodeId, Seq] = {}
+    for node, seq in dots:
+        if top.get(node, 0) < seq:
+            top[node] = seq
+    return top.items()
+
+
+def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:
+    """(writer, key, value) of every live content version."""
+    return [
+        (sibling.node, state.key, sibling.value)
+        for state in states
+        if state.key[:1] == CONTENT
+        for sibling in decode_register(state.state).live
+    ]
+
+
+def _same(a: Vector, b: Vector) -> bool:
+    nodes = {*a, *b}
+    return all(a.get(n, 0) == b.get(n, 0) for n in nodes)

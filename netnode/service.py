@@ -1,0 +1,538 @@
+"""The node: composition root of the network, and the life of its connections.
+
+`Node.run` owns every task. A stream that arrives or was dialled is greeted, checked
+(cluster, identity, clock, membership), and becomes the control connection of a peer
+or its bulk connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from fusefs.model.hlc import MAX_AHEAD_MS, Hlc, physical_ms
+from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.records import Member
+from fusefs.model.tx import Body, Tx
+from fusefs.namespace.namespace import Namespace
+from fusefs.store.store import Store
+from netnode.chunks import ChunkPlane, Done
+from netnode.connection import Connection, Refused
+from netnode.core.fetch import Priority
+from netnode.core.membership import Link, Membership, keep_new
+from netnode.core.placement import DEFAULT_REPLICAS
+from netnode.dialler import Dialler
+from netnode.environment import Environment
+from netnode.peers import Peer, Peers
+from netnode.replicas import Replicas
+from netnode.replicator import BarrierDone, Replicator
+from netnode.settling import Settling
+from netnode.transport import BrokenStream, Network, Stream
+from netnode.wire.frames import ProtocolError
+from netnode.wire.messages import (
+    OLDEST,
+    VERSION,
+    Bye,
+    Hello,
+    Links,
+    Live,
+    Ping,
+    Pong,
+)
+from netnode.wire.session import Received, Session, hello_frame
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
+DEAD_S = 6.0
+"""A peer that sent no byte for so long is gone."""
+BULK_RETRY_S = 0.5
+SETTLE_S = 3.0
+"""After the start, a fetch waits this long for the first connections."""
+SYNC_S = 5.0
+PREFETCH_LIMIT_S = 60.0
+
+
+class Settings(NamedTuple):
+    """What a node is told about itself."""
+
+    cluster: bytes
+    name: str
+    seeds: tuple[str, ...] = ()
+    addresses: Callable[[int], tuple[str, ...]] = lambda port: ()
+    """Where others reach this node, given the port it listens on."""
+
+
+class _Unwanted(Exception):
+    """This node must not be a peer; the message is told to both sides."""
+
+
+class Node:
+    """See the module. Everything is called from the trio thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        namespace: Namespace,
+        store: Store,
+        network: Network,
+        environment: Environment,
+    ) -> None:
+        self.settings = settings
+        self.namespace = namespace
+        self.store = store
+        self.environment = environment
+        self.me = namespace.node_id
+        self.boot = environment.rng.getrandbits(62)
+        self.port = 0
+        self.started = environment.now()
+        self.last_hlc = Hlc(0)
+        self.peers = Peers()
+        self.membership = Membership(self.me, settings.seeds)
+        self.settling = Settling(environment.now)
+        self.replicas = DEFAULT_REPLICAS
+        self.replicator = Replicator(
+            namespace, store, self.peers, self.settling, environment, self
+        )
+        self.chunks = ChunkPlane(
+            store, self.membership, environment, lambda: self.replicas
+        )
+        self.keeper = Replicas(store, self.chunks, self.membership, environment)
+        self.dialler = Dialler(
+            self.membership, environment, self._connected, self._dial
+        )
+        self.last_seen: dict[NodeId, int] = {}
+        """Wall clock (ms) when a peer that is away was last connected."""
+        self._network = network
+        self._nursery: trio.Nursery | None = None
+        self._near = (-1, -1)
+        self._on_near: Callable[[int, int], None] = lambda near, connected: None
+        self._stopped = trio.Event()
+        self._pings = 0
+
+    # -- for the link, the console and tests -------------------------------------------
+
+    def publish(self, txs: Sequence[Tx], bodies: Sequence[Body] = ()) -> None:
+        """Transactions the worker committed."""
+        self.last_hlc = max(self.last_hlc, *(tx.hlc for tx in txs))
+        self.replicator.publish(txs, bodies)
+
+    def behind(self) -> None:
+        """Transactions were committed that nobody published here."""
+        self.replicator.reread_vector()
+        self.keeper.members_changed()
+
+    def barrier(self, seq: Seq, limit_s: float, done: BarrierDone) -> None:
+        self.replicator.barrier(seq, limit_s, done)
+
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        limit_s: float,
+        hint: Sequence[NodeId],
+        done: Done,
+    ) -> int:
+        """Bring chunks into the store for a program that waits."""
+        return self.chunks.fetch(cids, limit_s, Priority.FOREGROUND, hint, done)
+
+    def prefetch(self, cids: Sequence[ChunkId], hint: Sequence[NodeId]) -> None:
+        self.chunks.fetch(
+            cids, PREFETCH_LIMIT_S, Priority.PREFETCH, hint, lambda error, reason: None
+        )
+
+    async def connections_settled(self) -> None:
+        """Just after the start: give the first connections a moment."""
+        while not self.settled:
+            await trio.sleep(0.02)
+
+    @property
+    def settled(self) -> bool:
+        """Whoever can be reached at once has been."""
+        if self.environment.now() - self.started > SETTLE_S:
+            return True
+        reached = self.dialler.tried_all or not self.membership.targets(())
+        return reached and all(self.chunks.has_bulk(p) for p in self.peers.ids())
+
+    def on_near_changed(self, tell: Callable[[int, int], None]) -> None:
+        """`tell(near, connected)` now and whenever it changes."""
+        self._on_near = tell
+        self._near = (-1, -1)
+        self.barriers_changed()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopped.set()
+
+    # -- life ----------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `stop`; starts with the port it listens on."""
+        self._read_members()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.port = await nursery.start(self._listen)
+            self._announce()
+            nursery.start_soon(self.dialler.run)
+            nursery.start_soon(self._heartbeat)
+            nursery.start_soon(self.chunks.keep_time)
+            nursery.start_soon(self.keeper.run)
+            nursery.start_soon(self._sync_disk)
+            task_status.started(self.port)
+            await self._stopped.wait()
+            async with trio.open_nursery() as farewell:
+                for peer in self.peers:
+                    farewell.start_soon(peer.connection.say_bye, "it stops")
+            nursery.cancel_scope.cancel()
+
+    async def _listen(self, *, task_status: trio.TaskStatus[int]) -> None:
+        await self._network.listen(self._accept, task_status=task_status)
+
+    def _announce(self) -> None:
+        """Our member register says our name and addresses."""
+        addresses = self.settings.addresses(self.port)
+        known = self.membership.member(self.me)
+        name = self.settings.name
+        if known is None or (known.name, known.addresses) != (name, addresses):
+            self._put_member(Member(name, addresses))
+
+    def _put_member(self, member: Member) -> None:
+        tx = self.namespace.put_member(self.me, member)
+        if tx is not None:
+            self.publish((tx,))
+
+    async def _sync_disk(self) -> None:
+        """What this process stored is on disk after a while."""
+        done = -1
+        while True:
+            await trio.sleep(SYNC_S)
+            state = self.replicator.applied_count + self.chunks.received_bytes
+            if state != done:
+                await self.environment.offload(self.store.sync_all)
+                await self.environment.offload(self.namespace.sync)
+                done = state
+
+    # -- Interest (told by the replicator) --------------------------------------------
+
+    def committed(self, txs: Sequence[Tx]) -> None:
+        self.keeper.committed(txs)
+
+    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        if writes:
+            self.keeper.applied(writes)
+
+    def membership_changed(self) -> None:
+        before = self.membership.members()
+        self._read_members()
+        if self.membership.members() != before:
+            self.keeper.members_changed()
+        for peer in self.peers:
+            if self.membership.forgotten(peer.id):
+                peer.close("it was removed from the cluster")
+        self.dialler.look()
+
+    def barriers_changed(self) -> None:
+        near = (self.replicator.near_peers(), len(self.peers))
+        if near != self._near:
+            self._near = near
+            self._on_near(*near)
+
+    def _read_members(self) -> None:
+        self.membership.learn_members(self.namespace.members())
+        value = self.namespace.settings().get(b"replicas")
+        if value:
+            self.replicas = max(1, int(msgspec.msgpack.decode(value, type=int)))
+        self.keeper.replicas = self.replicas
+
+    # -- connections -----------------------------------------------------------------
+
+    def _connected(self) -> tuple[NodeId, ...]:
+        return self.peers.ids()
+
+    def hello(self, channel: str) -> Hello:
+        """Ours, as of now."""
+        control = channel == "control"
+        now_ms = self.environment.wall_ms()
+        return Hello(
+            VERSION,
+            OLDEST,
+            self.settings.cluster,
+            self.me,
+            self.settings.name,
+            channel,  # type: ignore[arg-type]
+            self.boot,
+            self.settings.addresses(self.port) if control else (),
+            self.port,
+            dict(self.replicator.vector) if control else {},
+            self.last_hlc,
+            now_ms,
+            self.peers.ids() if control else (),
+            self.membership.told(self.peers.ids()) if control else {},
+        )
+
+    async def _accept(self, stream: Stream) -> None:
+        """A stream that somebody dialled."""
+        connection = Connection(stream, Session(self.settings.cluster))
+        try:
+            theirs = await connection.receive_hello()
+            self._check(theirs)
+            ours = self.hello(theirs.channel)
+            stream.send_nowait(hello_frame(ours))
+            await self._serve(connection, ours, theirs, None)
+        except _Unwanted as error:
+            await connection.say_bye(str(error), fatal=True)
+        except (BrokenStream, ProtocolError, Refused, OSError) as error:
+            await self._failed(connection, error)
+
+    async def _dial(self, address: str, node: NodeId | None) -> None:
+        """Dial, then serve the control connection until it ends."""
+        stream = await self._network.dial(address)
+        try:
+            if stream.node == self.me:
+                self.membership.seed_is(address, self.me)
+                return
+            if node is not None and stream.node != node:
+                raise BrokenStream("another node answers there")
+            if stream.node is not None and stream.node in self.peers:
+                self.membership.seed_is(address, stream.node)
+                return
+            session = Session(self.settings.cluster, "control")
+            connection = Connection(stream, session)
+            ours = self.hello("control")
+            stream.send_nowait(hello_frame(ours))
+            try:
+                theirs = await connection.receive_hello()
+                self._check(theirs)
+                await self._serve(connection, ours, theirs, address)
+            except _Unwanted as error:
+                await connection.say_bye(str(error), fatal=True)
+                raise Refused(Bye(str(error), fatal=True)) from error
+            except ProtocolError as error:
+                await self._failed(connection, error)
+                raise
+        finally:
+            stream.close()
+
+    async def _failed(self, connection: Connection, error: Exception) -> None:
+        level = logging.INFO if isinstance(error, Refused) else logging.WARNING
+        if not isinstance(error, BrokenStream):
+            log.log(level, "dropped %s: %s", connection.stream.remote, error)
+        if isinstance(error, ProtocolError):
+            await connection.say_bye(str(error))
+        connection.stream.close()
+
+    async def _serve(
+        self, connection: Connection, ours: Hello, theirs: Hello, address: str | None
+    ) -> None:
+        if theirs.channel == "bulk":
+            await self.chunks.serve(theirs.node, connection)
+            return
+        peer = self._admit(connection, ours, theirs, address)
+        if peer is None:
+            await connection.say_bye("another connection with this node is kept")
+            return
+        try:
+            await self._serve_peer(peer)
+        finally:
+            self._dismiss(peer)
+
+    def _check(self, theirs: Hello) -> None:
+        """Raises _Unwanted when this node cannot be a peer."""
+        reason = self._objection(theirs)
+        if reason:
+            log.warning("refused %s (%x): %s", theirs.name, theirs.node, reason)
+            raise _Unwanted(reason)
+
+    def _objection(self, theirs: Hello) -> str:
+        """Why not, for a person to read."""
+        if theirs.node == self.me:
+            return "it has the node id of this node: was a store copied?"
+        if self.membership.forgotten(theirs.node):
+            return "it was removed from the cluster (dfs forget)"
+        ahead = max(physical_ms(theirs.hlc), theirs.now_ms) - self.environment.wall_ms()
+        if ahead > MAX_AHEAD_MS:
+            return (
+                f"the clock of {theirs.name} is {ahead / 1000:.0f} s ahead of that of "
+                f"{self.settings.name}; at most {MAX_AHEAD_MS // 1000} s are accepted"
+            )
+        return ""
+
+    def _admit(
+        self, connection: Connection, ours: Hello, theirs: Hello, address: str | None
+    ) -> Peer | None:
+        """The one control connection with a node, or None: another is kept."""
+        dialled_by = theirs.node if address is None else self.me
+        link = Link(dialled_by, theirs.boot, self.environment.now())
+        before = self.peers.get(theirs.node)
+        if before is not None:
+            if not keep_new(before.link, link, self.me, theirs.node):
+                return None
+            before.close("a newer connection replaces it")
+            self._dismiss(before)
+        self._learn(theirs, connection.stream.remote, address)
+        where = address or f"{connection.stream.remote}:{theirs.port}"
+        peer = Peer(self.me, theirs, connection, link, where)
+        self.peers.add(peer)
+        self.last_seen.pop(peer.id, None)
+        log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
+        self.chunks.peer_joined(peer.id)
+        self.replicator.joined(peer, ours.vector)
+        self._ping(peer)
+        self._tell_links()
+        return peer
+
+    def _learn(self, theirs: Hello, remote: str, address: str | None) -> None:
+        """Where it and those it knows can be dialled."""
+        node = theirs.node
+        if address is not None:
+            self.membership.seed_is(address, node)
+            self.membership.learn_addresses(node, (address,), confirmed=True)
+        elif theirs.port and remote:
+            host = f"[{remote}]" if ":" in remote else remote
+            self.membership.learn_addresses(node, (f"{host}:{theirs.port}",))
+        self.membership.learn_addresses(node, theirs.addresses)
+        for other, addresses in theirs.members.items():
+            self.membership.learn_addresses(other, addresses)
+        self.dialler.look()
+
+    def _dismiss(self, peer: Peer) -> None:
+        """The connection is over: it counts for nothing from this moment."""
+        if not self.peers.remove(peer):
+            return
+        log.info("disconnected from %s: %s", peer.name, peer.why_closed or "it closed")
+        self.last_seen[peer.id] = self.environment.wall_ms()
+        self.chunks.peer_gone(peer.id)
+        self.keeper.peer_gone(peer.id)
+        self.replicator.gone(peer)
+        self._tell_links()
+        self.barriers_changed()
+        self.dialler.look()
+
+    def _tell_links(self) -> None:
+        """Who is connected to whom decides about relay."""
+        nodes = self.peers.ids()
+        for peer in self.peers:
+            peer.send(Links(nodes))
+
+    async def _serve_peer(self, peer: Peer) -> None:
+        """All tasks of a peer, until its control connection ends."""
+        with peer.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.connection.stream.run)
+                nursery.start_soon(self._guard, peer, self.replicator.send_deltas)
+                nursery.start_soon(self.keeper.push, peer.id)
+                if peer.dialled:
+                    nursery.start_soon(self._keep_bulk, peer)
+                try:
+                    await self._receive(peer)
+                except (BrokenStream, Refused, ProtocolError) as error:
+                    peer.why_closed = peer.why_closed or str(error)
+                    if isinstance(error, ProtocolError):
+                        log.warning("dropped %s: %s", peer.name, error)
+                        await peer.connection.say_bye(str(error))
+                nursery.cancel_scope.cancel()
+
+    async def _guard(self, peer: Peer, task: Callable[[Peer], Awaitable[None]]) -> None:
+        try:
+            await task(peer)
+        except BrokenStream as error:
+            peer.close(str(error))
+
+    async def _receive(self, peer: Peer) -> None:
+        while received := await peer.connection.receive():
+            if len(received) == 1:
+                await self._handle(peer, received[0])
+            else:
+                await self._handle_many(peer, received)
+
+    async def _handle_many(self, peer: Peer, received: list[Received]) -> None:
+        """Transactions that arrived together are applied together."""
+        live: list[Live] = []
+        for item in received:
+            if isinstance(item.message, Live):
+                live.append(item.message)
+                continue
+            if live:
+                await self.replicator.live(peer, live)
+                live = []
+            await self._handle(peer, item)
+        if live:
+            await self.replicator.live(peer, live)
+
+    async def _handle(self, peer: Peer, item: Received) -> None:
+        message = item.message
+        match message:
+            case Live():
+                await self.replicator.live(peer, (message,))
+            case Ping():
+                peer.send(Pong(message.number))
+                self.replicator.heard(peer, message)
+            case Pong():
+                self._measured(peer, message.number)
+            case Links():
+                peer.outgoing.linked(message.nodes)
+                if peer.outgoing.subscribed and peer.outgoing.lacks(
+                    self.replicator.vector
+                ):
+                    peer.outgoing.behind = True
+                    peer.wake()
+            case _:
+                await self.replicator.handle(peer, message)
+
+    # -- bulk ------------------------------------------------------------------------
+
+    async def _keep_bulk(self, peer: Peer) -> None:
+        """The side that dialled the control connection dials the bulk one, too."""
+        while True:
+            try:
+                await self._serve_bulk(peer)
+            except (OSError, BrokenStream, ProtocolError, Refused) as error:
+                log.info("bulk connection with %s: %s", peer.name, error)
+            await trio.sleep(BULK_RETRY_S)
+
+    async def _serve_bulk(self, peer: Peer) -> None:
+        stream = await self._network.dial(peer.address)
+        try:
+            if stream.node != peer.id:
+                raise BrokenStream("another node answers there")
+            connection = Connection(stream, Session(self.settings.cluster, "bulk"))
+            stream.send_nowait(hello_frame(self.hello("bulk")))
+            await connection.receive_hello()
+            await self.chunks.serve(peer.id, connection)
+        finally:
+            stream.close()
+
+    # -- heartbeat ---------------------------------------------------------------------
+
+    def _ping(self, peer: Peer) -> None:
+        self._pings += 1
+        peer.pings[self._pings] = self.environment.now()
+        while len(peer.pings) > 4:
+            del peer.pings[next(iter(peer.pings))]
+        peer.send(self.replicator.ping(self._pings))
+
+    def _measured(self, peer: Peer, number: int) -> None:
+        sent = peer.pings.pop(number, None)
+        if sent is not None:
+            peer.nearness.measured(self.environment.now() - sent)
+            self.barriers_changed()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await trio.sleep(HEARTBEAT_S)
+            now = self.environment.now()
+            for peer in self.peers:
+                if now - peer.connection.heard > DEAD_S:
+                    peer.close(f"silent for {DEAD_S:.0f} s")
+                    self._dismiss(peer)
+                else:
+                    self._ping(peer)
+            self.replicator.expire_barriers()
+            self.settling.tick()
+            self.barriers_changed()
+            self.dialler.look()

@@ -1,0 +1,267 @@
+"""The network as it is: TCP and TLS 1.3, one listening port for everything.
+
+The first byte of a connection tells what it is: 0x16 begins a TLS handshake (a
+peer), anything else is text for the console. Strangers are bounded: so many
+connections may be undecided at a time, each for a few seconds; when there are
+more, the oldest of them goes.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from fusefs.model.ids import NodeId
+from netnode.tls import ALPN, Contexts, peer_node
+from netnode.transport import (
+    SEND_BUFFER_BYTES,
+    Accept,
+    BrokenStream,
+    SocketStream,
+    Stream,
+)
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_S = 5.0
+"""From accept to a proven peer; a handshake takes milliseconds."""
+CONNECT_S = 4.0
+UNDECIDED = 128
+"""Connections between accept and a proven peer."""
+TLS_FIRST_BYTE = 0x16
+BACKLOG = 256
+
+Console = Callable[[SocketStream, bool], Awaitable[None]]
+"""Serves a text connection; True: it comes from this machine."""
+
+
+class TcpNetwork:
+    """A Network. `console` gets what is not TLS."""
+
+    def __init__(
+        self, contexts: Contexts, host: str, port: int, console: Console
+    ) -> None:
+        self._contexts = contexts
+        self._host = host
+        self._port = port
+        self._console = console
+        self._undecided: dict[int, trio.CancelScope] = {}
+        self._count = 0
+        self.strangers = 0
+        """Connections dropped before they proved to be peers."""
+
+    # -- dialling --------------------------------------------------------------
+
+    async def dial(self, address: str) -> Stream:
+        """Raises OSError, BrokenStream (not a member, no answer in time)."""
+        host, port = split_address(address)
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        last: OSError | BrokenStream = OSError(f"{host} has no address")
+        for family, kind, proto, _, where in found:
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, proto)
+            try:
+                with trio.fail_after(CONNECT_S):
+                    await _connect(sock, where)
+                    return await self._handshake(sock, str(where[0]), server=False)
+            except trio.TooSlowError:
+                last = BrokenStream(f"{address} did not answer in time")
+            except (OSError, BrokenStream) as error:
+                last = error
+            except BaseException:
+                sock.close()
+                raise
+            sock.close()
+        raise last
+
+    # -- listening -------------------------------------------------------------
+
+    async def listen(
+        self, accept: Accept, *, task_status: trio.TaskStatus[int]
+    ) -> None:
+        sockets = bind(self._host, self._port)
+        port = int(sockets[0].getsockname()[1])
+        async with trio.open_nursery() as nursery:
+            for sock in sockets:
+                nursery.start_soon(self._accept_for_ever, sock, accept, nursery)
+            task_status.started(port)
+
+    async def _accept_for_ever(
+        self, listener: socket.socket, accept: Accept, nursery: trio.Nursery
+    ) -> None:
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    sock, where = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    # Out of descriptors: serve those we have, try again soon.
+                    log.warning("accepting a connection failed: %s", error)
+                    await trio.sleep(0.1)
+                    continue
+                nursery.start_soon(self._serve, sock, str(where[0]), accept)
+        finally:
+            listener.close()
+
+    async def _serve(self, sock: socket.socket, remote: str, accept: Accept) -> None:
+        """One connection, from accept to its end. Never raises."""
+        try:
+            stream = await self._decide(sock, remote)
+        except (OSError, BrokenStream) as error:
+            self.strangers += 1
+            log.info("dropped a connection from %s: %s", remote, error)
+            sock.close()
+            return
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            if stream.node is None:
+                await self._console(stream, is_loopback(remote))
+            else:
+                await accept(stream)
+        except Exception:
+            log.exception("serving %s failed", remote)
+        finally:
+            stream.close()
+
+    async def _decide(self, sock: socket.socket, remote: str) -> SocketStream:
+        """A peer, or a text connection (without a node)."""
+        sock.setblocking(False)
+        self._count += 1
+        number = self._count
+        if len(self._undecided) >= UNDECIDED:
+            self._undecided.pop(next(iter(self._undecided))).cancel()
+        with trio.move_on_after(HANDSHAKE_S) as scope:
+            self._undecided[number] = scope
+            try:
+                if await _first_byte(sock) == TLS_FIRST_BYTE:
+                    return await self._handshake(sock, remote, server=True)
+                return SocketStream(sock, plain_address(remote), None)
+            finally:
+                self._undecided.pop(number, None)
+        raise BrokenStream("it did not say who it is in time")
+
+    async def _handshake(
+        self, sock: socket.socket, remote: str, *, server: bool
+    ) -> SocketStream:
+        """Mutual TLS. Raises BrokenStream when the other side is no member."""
+        tune(sock)
+        context = self._contexts.server if server else self._contexts.client
+        tls = context.wrap_socket(
+            sock, server_side=server, do_handshake_on_connect=False
+        )
+        try:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await trio.lowlevel.wait_readable(tls)
+                except ssl.SSLWantWriteError:
+                    await trio.lowlevel.wait_writable(tls)
+            node = peer_node(tls)
+            if node is None or tls.selected_alpn_protocol() != ALPN:
+                raise BrokenStream("it is no dfs node")
+        except ssl.SSLError as error:
+            tls.close()
+            raise BrokenStream(f"no member of this cluster: {error.reason}") from error
+        except BaseException:
+            tls.close()
+            raise
+        return SocketStream(tls, plain_address(remote), NodeId(node))
+
+
+async def _first_byte(sock: socket.socket) -> int:
+    while True:
+        try:
+            data = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+            continue
+        if not data:
+            raise BrokenStream("it said nothing")
+        return data[0]
+
+
+async def _connect(sock: socket.socket, where: tuple[object, ...]) -> None:
+    sock.setblocking(False)
+    code = sock.connect_ex(where)
+    if code not in (0, errno.EINPROGRESS):
+        raise OSError(code, errno.errorcode.get(code, "connect"))
+    await trio.lowlevel.wait_writable(sock)
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, errno.errorcode.get(code, "connect"))
+
+
+def tune(sock: socket.socket) -> None:
+    """No waiting for more to send; a queue in the kernel that holds a chunk."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets; both families on one when no host is given. Raises
+    OSError."""
+    if not host:
+        try:
+            return [_bind_one(socket.AF_INET6, ("::", port), both=True)]
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+        return [_bind_one(socket.AF_INET, ("0.0.0.0", port))]
+    out: list[socket.socket] = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, _, _, _, where in dict.fromkeys(found):
+        address = (where[0], out[0].getsockname()[1] if out else port)
+        out.append(_bind_one(socket.AddressFamily(family), address))
+    return out
+
+
+def _bind_one(
+    family: socket.AddressFamily, where: tuple[str | int, int], both: bool = False
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def plain_address(remote: str) -> str:
+    """An IPv4 address that came in over IPv6 as itself."""
+    return remote.removeprefix("::ffff:") if "." in remote else remote
+
+
+def is_loopback(remote: str) -> bool:
+    try:
+        return ipaddress.ip_address(plain_address(remote).split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """ "host:port", "[v6]:port". Raises OSError for anything else."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise OSError(errno.EINVAL, f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
