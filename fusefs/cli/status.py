@@ -62,7 +62,11 @@ def _ask(store: Path) -> Answer:
         said = control.ask(store / "run" / "node.sock", "status", timeout_s=ASK_S)
     except (control.NotRunning, control.Refused, TimeoutError):
         return {}
-    return said if isinstance(said, dict) else {}
+    if not isinstance(said, dict):
+        return {}
+    if "store" in said:
+        said["objects"] = said.pop("store")
+    return said
 
 
 def _processes(store: Path) -> Answer:
@@ -100,6 +104,8 @@ def page(answer: Answer) -> str:
         lines.append(_line("chunks", f"{get('chunks'):,} here, {here}"))
     if get("digest"):
         lines.append(_line("digest", str(get("digest"))))
+    if get("sync"):
+        lines.append(_line("sync", str(get("sync"))))
     lines += _peers(get("peers"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)

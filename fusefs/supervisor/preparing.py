@@ -23,6 +23,8 @@ log = logging.getLogger("dfs.supervisor")
 LOG_LIMIT_BYTES = 8 << 20
 """A log longer than this is set aside as NAME.log.1 when a node starts."""
 INIT_LIMIT_S = 60.0
+FORMAT = "dfs store 1\n"
+"""Written last: a store with it is whole."""
 LOGS = ("supervisor.log", "worker.log", "node.log")
 
 
@@ -106,7 +108,9 @@ def create(config: Config) -> None:
         reasons = [r.failed for r in readiness.parse(said.read()) if r.failed]
     if done.returncode:
         lines = reasons or done.stderr.strip().splitlines() or ["it said nothing"]
-        raise CommandError(lines[-1], MOUNT_FAILURE if config.mountpoint else FAILED)
+        reason = lines[-1].removeprefix("dfs: ")
+        raise CommandError(reason, MOUNT_FAILURE if config.mountpoint else FAILED)
+    (Path(config.store) / "format").write_text(FORMAT)
 
 
 def mark_running(config: Config) -> Config:
