@@ -15,7 +15,7 @@ import msgspec
 
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Dot, NodeId, Seq
-from fusefs.model.vector import covers, merged
+from fusefs.model.vector import Vector, covers, merged
 
 GONE = b""
 """The value of a removed dirent, xattr or setting."""
@@ -77,6 +77,27 @@ def merge(a: Register, b: Register) -> Register:
     kept.update((s.dot, s) for s in a.siblings if s.dot in in_b)
     siblings = tuple(kept[dot] for dot in sorted(kept))
     return Register(merged(a.context, b.context), siblings)
+
+
+def forgotten(register: Register, upto: Vector) -> Register:
+    """The register without the deletes every member knows (dots at or below `upto`).
+
+    The context loses what only they needed, so that a node that dropped the register
+    before it was written anew and one that drops it later hold equal states. Safe
+    only for a causally stable `upto` (namespace/tombstones.py).
+    """
+    kept = tuple(s for s in register.siblings if s.value or not covers(upto, s.dot))
+    if len(kept) == len(register.siblings):
+        return register
+    if not kept:
+        return EMPTY
+    dots = {s.dot for s in kept}
+    context = {
+        node: seq
+        for node, seq in register.context.items()
+        if (node, seq) in dots or not covers(upto, (node, seq))
+    }
+    return Register(context, kept)
 
 
 # -- encoding -------------------------------------------------------------------

@@ -345,6 +345,7 @@ class Derivation:
         ).fetchone()
         self._remove(parent, origin, Row(name, ino, kind, flags, why, base, 0, 0))
         if why == "version":
+            self._forget_version(Ino(ino))
             self._versions[Ino(base)] = None
         else:
             self._names[(parent, origin)] = None

@@ -46,6 +46,7 @@ from fusefs.namespace.replicate import (
     read_vector,
     tree_digest,
 )
+from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 
@@ -340,6 +341,13 @@ class Namespace:
             t.put_setting(name, value)
         return t.tx
 
+    def put_horizon(self, upto: Vector, after: Vector) -> Tx | None:
+        """All members acknowledged `upto`; see tombstones.py for `after`."""
+        return self.put_setting(HORIZON, encode_horizon(upto, after))
+
+    def registers_count(self) -> int:
+        return self._read("SELECT count(*) FROM register")[0][0]  # type: ignore[return-value]
+
     # -- replication ----------------------------------------------------------
 
     def vector(self) -> dict[NodeId, Seq]:
@@ -354,11 +362,14 @@ class Namespace:
         self.forget(applied.effects)
         return applied
 
-    def apply_states(self, states: Sequence[State], advance: Vector) -> Applied:
-        """Merge a delta batch in one commit, then the vector covers `advance`."""
+    def apply_states(
+        self, states: Sequence[State], advance: Vector, target: Vector | None = None
+    ) -> Applied:
+        """Merge a delta batch in one commit, then the vector covers `advance`.
+        `target` is the batch's own (DeltaBatch)."""
         with self._write() as db:
             batch = Apply(db)
-            batch.states(states, advance)
+            batch.states(states, advance, target or {})
             applied = batch.finish(False)
         self.forget(applied.effects)
         return applied
@@ -366,8 +377,14 @@ class Namespace:
     def delta(
         self, since: Vector, limit_bytes: int = 256 * 1024
     ) -> Iterator[DeltaBatch]:
-        """What a peer with vector `since` lacks, in batches of about limit_bytes."""
-        return delta(self._read, self.vector(), since, limit_bytes)
+        """What a peer with vector `since` lacks, in batches of about limit_bytes,
+        all of one snapshot. Close the generator when it is not read to its end."""
+        snapshot = schema.connect(self.path, read_only=True)
+        try:
+            snapshot.execute("BEGIN")
+            yield from delta(snapshot, since, limit_bytes)
+        finally:
+            snapshot.close()
 
     def buckets(self) -> list[bytes]:
         """The digest of each of the 256 buckets."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 
+import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
 
 from fusefs.model.ids import NodeId, Seq
@@ -18,13 +19,16 @@ from fusefs.model.register import (
     Sibling,
     decode_register,
     encode_register,
+    forgotten,
     merge,
     written,
 )
 from fusefs.model.tx import Write
+from fusefs.model.vector import Vector
 
 BUCKETS = 256
 _DELTA = struct.Struct(">B16s")
+_Pairs = list[tuple[int, int]]
 
 
 def bucket_of(key: bytes) -> int:
@@ -44,6 +48,7 @@ class Registers:
         self._db = db
         self._loaded: dict[bytes, tuple[Register, bytes]] = {}
         self._xor: dict[int, int] = {}
+        self._horizon: Vector | None = None
         self.changed: dict[bytes, tuple[Register, Register]] = {}
         """key -> (before this transaction, now)."""
 
@@ -74,13 +79,41 @@ class Registers:
         """Merge a remote state in; False when it brought nothing."""
         before = self.load(key)
         after = merge(before, other)
+        if any(not s.value for s in after.siblings):
+            after = forgotten(after, self.horizon)
         if after == before:
             return False
-        self._save(key, after)
+        if after.siblings:
+            self._save(key, after)
+        else:
+            self.drop(key)
         return True
 
+    @property
+    def horizon(self) -> Vector:
+        """The deletes this node has already forgotten."""
+        if self._horizon is None:
+            row = self._db.execute(
+                "SELECT value FROM meta WHERE key = 'horizon'"
+            ).fetchone()
+            pairs = msgspec.msgpack.decode(row[0], type=_Pairs) if row else []
+            self._horizon = {NodeId(node): Seq(seq) for node, seq in pairs}
+        return self._horizon
+
+    def forget_deletes(self, key: bytes, upto: Vector) -> int:
+        """Drop the register's deletes at or below `upto`; 1 if there were any."""
+        before = self.load(key)
+        after = forgotten(before, upto)
+        if after is before:
+            return 0
+        if after.siblings:
+            self._save(key, after)
+        else:
+            self.drop(key)
+        return 1
+
     def drop(self, key: bytes) -> None:
-        """Remove a register for good (tombstone collection)."""
+        """Remove a register for good; it shows nothing any more."""
         before, raw = self._load(key)
         if raw:
             self._move_digest(key, raw, b"")

@@ -1,14 +1,14 @@
 """What replication asks of the namespace: apply, delta, digests.
 
-Applying runs inside one write transaction. Deltas are read in bounded batches
-from a read connection while writes go on; what changes meanwhile has a dot above
-the vector the delta was begun with, and comes by the live stream or the next one.
+Applying runs inside one write transaction. A delta is read in bounded batches from
+one snapshot of the database while writes go on; what changes meanwhile has a dot
+above the snapshot's vector, and comes by the live stream or the next delta.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from xxhash import xxh3_128_digest
@@ -17,11 +17,13 @@ from fusefs.model.hlc import Hlc
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.register import Register, Sibling, decode_register
 from fusefs.model.tx import Effects, State, Tx
-from fusefs.model.vector import Vector
+from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers, bucket_of, state_hash
+from fusefs.namespace.tombstones import collect
 
-Execute = Callable[..., list[tuple[object, ...]]]
+Row = tuple[object, ...]
+Execute = Callable[..., list[Row]]
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -35,15 +37,35 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class DeltaBatch(msgspec.Struct, frozen=True):
-    """Registers, and how far the receiver's vector may go once they are applied."""
+    """Registers, and how far the receiver's vector may go once they are applied.
+
+    `target` is the vector of the snapshot the whole delta shows. Until a receiver
+    has reached it, a register may still lack the write that replaced what it has.
+    """
 
     states: list[State]
     advance: dict[NodeId, Seq]
     done: bool
+    target: dict[NodeId, Seq]
 
 
 def read_vector(db: sqlite3.Connection) -> dict[NodeId, Seq]:
     return {NodeId(n): Seq(s) for n, s in db.execute("SELECT node, seq FROM vector")}
+
+
+def read_pending(db: sqlite3.Connection) -> dict[NodeId, Seq]:
+    """The targets of deltas begun and not yet reached (meta.pending)."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'pending'").fetchone()
+    pairs = msgspec.msgpack.decode(row[0], type=list[tuple[int, int]]) if row else []
+    return {NodeId(node): Seq(seq) for node, seq in pairs}
+
+
+def write_pending(db: sqlite3.Connection, pending: Vector) -> None:
+    if pending:
+        value = msgspec.msgpack.encode(sorted(pending.items()))
+        db.execute("INSERT OR REPLACE INTO meta VALUES('pending', ?)", (value,))
+    else:
+        db.execute("DELETE FROM meta WHERE key = 'pending'")
 
 
 class Apply:
@@ -56,6 +78,8 @@ class Apply:
         self._hlc: dict[NodeId, Hlc] = {}
         self._moved: dict[NodeId, Seq] = {}
         self._count = 0
+        self._pending = read_pending(db)
+        self._was_pending = self._pending
 
     def txs(self, txs: Sequence[Tx]) -> bool:
         """Apply live transactions in order; True when one was beyond a gap."""
@@ -82,8 +106,8 @@ class Apply:
             self._count += 1
         return gap
 
-    def states(self, states: Sequence[State], advance: Vector) -> None:
-        """Merge whole registers, then raise the vector."""
+    def states(self, states: Sequence[State], advance: Vector, target: Vector) -> None:
+        """Merge whole registers, then raise the vector; `target`: see DeltaBatch."""
         for state in states:
             register = decode_register(state.state)
             if self._registers.merge(state.key, register):
@@ -92,6 +116,7 @@ class Apply:
                 self._see(sibling.node, sibling.hlc)
         for node, seq in advance.items():
             self._advance(node, seq)
+        self._pending = merged(self._pending, target)
 
     def _advance(self, node: NodeId, seq: Seq) -> None:
         if self._vector.get(node, 0) < seq:
@@ -104,6 +129,11 @@ class Apply:
 
     def finish(self, gap: bool) -> Applied:
         effects = Derivation(self._db, self._registers).run()
+        if dominates(self._vector, self._pending):
+            self._pending = {}
+            collect(self._db, self._registers, self._vector)
+        if self._pending != self._was_pending:
+            write_pending(self._db, self._pending)
         self._registers.flush_digest()
         for node in {*self._moved, *self._hlc}:
             self._db.execute(
@@ -126,13 +156,17 @@ _PAGE = 500
 
 
 def delta(
-    execute: Execute,
-    upto: Mapping[NodeId, Seq],
-    since: Vector,
-    limit_bytes: int,
+    snapshot: sqlite3.Connection, since: Vector, limit_bytes: int
 ) -> Iterator[DeltaBatch]:
-    """Every register with a sibling dot in (since, upto], in batches whose last
-    transaction is whole. The last batch has `done` and the whole vector."""
+    """Every register with a sibling dot above `since`, in batches that end with a
+    whole transaction. `snapshot` is inside a read transaction of its own: were the
+    batches of different moments, a write might be missing whose predecessor was
+    replaced meanwhile."""
+
+    def execute(sql: str, args: tuple[object, ...]) -> list[Row]:
+        return snapshot.execute(sql, args).fetchall()
+
+    upto = read_vector(snapshot)
     states: list[State] = []
     size = 0
     advance: dict[NodeId, Seq] = {}
@@ -149,15 +183,15 @@ def delta(
             at = Seq(rows[-1][2])  # type: ignore[arg-type]
             advance[node] = at
             if size >= limit_bytes:
-                yield DeltaBatch(states, advance, False)
+                yield DeltaBatch(states, advance, False, upto)
                 states, size, advance = [], 0, {}
         advance[node] = upto[node]
-    yield DeltaBatch(states, dict(upto) | advance, True)
+    yield DeltaBatch(states, dict(upto) | advance, True, upto)
 
 
 def _whole_transactions(
-    execute: Execute, rows: list[tuple[object, ...]], node: NodeId, after: int
-) -> list[tuple[object, ...]]:
+    execute: Execute, rows: list[Row], node: NodeId, after: int
+) -> list[Row]:
     """A full page may end inside a transaction: drop or complete that one."""
     if len(rows) < _PAGE:
         return rows

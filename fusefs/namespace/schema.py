@@ -19,6 +19,7 @@ CREATE TABLE register(key BLOB PRIMARY KEY, node INTEGER NOT NULL,
 CREATE INDEX register_dot ON register(node, seq);
 CREATE TABLE extra_dot(node INTEGER, seq INTEGER, key BLOB,
                        PRIMARY KEY(node, seq, key)) WITHOUT ROWID;
+CREATE TABLE retired(ino INTEGER PRIMARY KEY);
 CREATE TABLE digest_delta(n INTEGER PRIMARY KEY, delta BLOB NOT NULL);
 CREATE TABLE digest(bucket INTEGER PRIMARY KEY, xor BLOB NOT NULL);
 """

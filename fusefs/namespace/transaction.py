@@ -50,7 +50,10 @@ from fusefs.model.tx import Effects, Tx, Write
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.quick import Rows
 from fusefs.namespace.registers import Registers
+from fusefs.namespace.tombstones import HORIZON_KEY, collect
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
+
+_VECTOR = "SELECT node, seq FROM vector"
 
 
 class Transaction:
@@ -124,12 +127,14 @@ class Transaction:
         bump = 0
         while True:
             ino = derive_ino(parent, name, kind, dot, bump)
-            if (
-                ino >= FIRST_FREE_INO
-                and not self._registers.load(attrs_key(ino)).siblings
-            ):
+            used = self._registers.load(attrs_key(ino)).siblings
+            if ino >= FIRST_FREE_INO and not used and not self._retired(ino):
                 return ino
             bump += 1
+
+    def _retired(self, ino: Ino) -> bool:
+        row = self._db.execute("SELECT 1 FROM retired WHERE ino = ?", (ino,)).fetchone()
+        return row is not None
 
     def create(
         self,
@@ -185,8 +190,9 @@ class Transaction:
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """Remove an empty directory."""
-        self._real_entry(parent, name)
+        entry = self._real_entry(parent, name)
         self._write(dirent_key(parent, name), GONE)
+        self._bury(entry)
         self.touch(parent)
 
     def _drop(self, entry: Entry) -> None:
@@ -199,6 +205,10 @@ class Transaction:
         if others:
             self.set_attrs(entry.ino)
             return
+        self._bury(entry)
+
+    def _bury(self, entry: Entry) -> None:
+        """Its last name went: remember where it was and what data was seen."""
         seen = merged_seen([c for _, c in self.versions(entry.ino)])
         value = Unlinked(entry.parent, entry.name, _pairs(seen))
         self._write(unlinked_key(entry.ino), encode_value(value))
@@ -212,7 +222,7 @@ class Transaction:
         if target is not None:
             target = self._real_entry(new_parent, new_name)
         self.link(new_parent, new_name, entry.ino, entry.kind)
-        if target is not None and target.kind != S_DIR and target.ino != entry.ino:
+        if target is not None and target.ino != entry.ino:
             self._drop_replaced(target)
         self._write(dirent_key(parent, name), GONE)
         self.set_attrs(entry.ino)
@@ -221,13 +231,11 @@ class Transaction:
             self.touch(new_parent)
 
     def _drop_replaced(self, target: Entry) -> None:
-        """The file a rename replaced: its dirent is already rewritten."""
-        if self.links(target.ino):
+        """What a rename replaced: its dirent is already rewritten."""
+        if target.kind != S_DIR and self.links(target.ino):
             self.set_attrs(target.ino)
-            return
-        seen = merged_seen([c for _, c in self.versions(target.ino)])
-        value = Unlinked(target.parent, target.name, _pairs(seen))
-        self._write(unlinked_key(target.ino), encode_value(value))
+        else:
+            self._bury(target)
 
     def exchange(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
@@ -458,6 +466,9 @@ class Transaction:
         if not self._writes:
             return
         self._settle()
+        if HORIZON_KEY in self._writes:
+            vector = {NodeId(n): Seq(s) for n, s in self._db.execute(_VECTOR)}
+            collect(self._db, self._registers, vector | {self._node: self.seq})
         self._registers.flush_digest()
         self._db.execute(
             "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",

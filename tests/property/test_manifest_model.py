@@ -39,8 +39,9 @@ def test_updates_equal_building_anew(steps: list, a: int, b: int) -> None:
             assert root == manifest.build(model, save)
         first, last = sorted((a, b))
         padded = model + [HOLE] * 100
-        assert manifest.lookup_range(root, count, first, last, load) == (
-            padded[first:last]
+        assert (
+            manifest.lookup_range(root, count, first, last, load)
+            == (padded[first:last])
         )
         assert dict(manifest.present(root, count, load)) == {
             i: c for i, c in enumerate(model) if c != HOLE
