@@ -53,7 +53,7 @@ class SetAttr(msgspec.Struct, frozen=True):
     atime_ns: int | None = None
     mtime_ns: int | None = None
     kill_suid: bool = False
-    """The kernel asks to drop set-id bits with this change (FUSE_HANDLE_KILLPRIV_V2)."""
+    """The kernel asks to drop set-id bits, too (FUSE_HANDLE_KILLPRIV_V2)."""
 
 
 NOW = -1
@@ -108,6 +108,7 @@ class Invalidator(Protocol):
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None: ...
     def attributes(self, ino: Ino) -> None: ...
     def data(self, ino: Ino, offset: int, length: int) -> None:
-        """Pages of [offset, offset + length) and the attributes; length 0: to the end."""
+        """Pages of [offset, offset + length), length 0: to the end; attributes."""
+
     def everything(self) -> None:
         """Changes were missed: forget all names, attributes and pages."""

@@ -1,0 +1,80 @@
+"""The vfs's own clock: publishes files that stay open, renews leases on objects
+that no register names yet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from fusefs.errors import FsError
+from fusefs.model.ids import HOLE, ChunkId
+from fusefs.store.store import Store
+from fusefs.vfs.content import View
+from fusefs.vfs.files import Files
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.writing import Writer
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+LEASE_EVERY_S = 300.0
+"""Well below the grace time of GC."""
+
+
+class Background:
+    """One thread, from `start` to `stop`."""
+
+    def __init__(
+        self, files: Files, writer: Writer, store: Store, writeback_s: float
+    ) -> None:
+        self._files = files
+        self._writer = writer
+        self._store = store
+        self._writeback_s = writeback_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="vfs-writeback", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        ticks, failing = 0, False
+        while not self._stopped.wait(TICK_S):
+            ticks += 1
+            try:
+                problems = self._writer.publish_older(self._writeback_s)
+                if problems and not failing:
+                    log.warning("unpublished writes wait: %s", problems[0])
+                failing = bool(problems)
+                if ticks * TICK_S >= LEASE_EVERY_S:
+                    ticks = 0
+                    self.renew_leases()
+            except (FsError, OSError):
+                log.exception("background work failed; trying again")
+
+    def renew_leases(self) -> None:
+        """Keep GC away from what only open files name."""
+        wanted: set[ChunkId] = set()
+        for file in self._files.opened():
+            wanted.update(_objects(file.view))
+            draft = file.draft
+            if draft is not None:
+                wanted.update(
+                    p.source for p in list(draft.patches.values()) if p.source
+                )
+        wanted.discard(HOLE)
+        if wanted:
+            self._store.touch(wanted)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+def _objects(view: View) -> set[ChunkId]:
+    try:
+        return set(view.objects())
+    except Missing:
+        return set()

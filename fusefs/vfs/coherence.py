@@ -1,0 +1,211 @@
+"""Keeping every cache true: rows, attributes, open files, and the kernel's.
+
+Changes of peers come in through `Coherence.on_effects`, in the link's thread: our
+caches forget first, then the kernel forgets exactly what changed, and only when
+this returns is the change acknowledged to its origin. Nothing is locked then.
+
+A change made here is known to the kernel that asked for it. What it changed
+besides (a conflict version that vanished, pages that a rebase moved) is told by a
+thread of its own, since the request that caused it may hold kernel locks.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterable
+
+from fusefs.errors import Corrupt
+from fusefs.model.ids import Ino
+from fusefs.model.tx import ContentChange, Effects, EntryChange
+from fusefs.namespace.cache import RowCache
+from fusefs.namespace.namespace import Namespace
+from fusefs.vfs.attributes import version_of
+from fusefs.vfs.content import View, differing
+from fusefs.vfs.files import Files
+from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.snapshots import Snapshots
+from fusefs.vfs.types import Attr, Invalidator
+
+log = logging.getLogger(__name__)
+
+MAX_RANGES = 64
+"""More ranges than this of one file are told as one: each costs ~50 us."""
+_KNOWN_PAGES = 65_536
+"""Inodes whose page-cache version is remembered (~0.1 KiB each)."""
+
+
+class NoInvalidator:
+    """A binding that cannot tell the kernel, or none at all."""
+
+    def entry(self, parent: Ino, name: bytes) -> None:
+        pass
+
+    def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
+        pass
+
+    def attributes(self, ino: Ino) -> None:
+        pass
+
+    def data(self, ino: Ino, offset: int, length: int) -> None:
+        pass
+
+    def everything(self) -> None:
+        pass
+
+
+class Coherence:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        files: Files,
+        objects: Objects,
+        attrs: RowCache[Ino, Attr],
+        snapshots: Snapshots,
+    ) -> None:
+        self._namespace = namespace
+        self._files = files
+        self._objects = objects
+        self._attrs = attrs
+        self._snapshots = snapshots
+        self._pages: dict[Ino, int] = {}
+        self.invalidator: Invalidator = NoInvalidator()
+        self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()  # starting the thread once
+        self.invalidations = 0
+
+    # -- changes of peers ------------------------------------------------------
+
+    def on_effects(self, effects: Effects) -> None:
+        """Forget what these changes touched, here and in the kernel."""
+        self._namespace.forget(effects)
+        self.forget(effects)
+        self._tell_contents(effects.contents)
+        listings = {e.parent for e in effects.entries}
+        told = {c.ino for c in effects.contents}
+        for ino in dict.fromkeys(effects.inodes):
+            if ino not in told and ino not in listings:
+                self.invalidator.attributes(ino)
+                self.invalidations += 1
+        for parent in listings:  # a cached listing is the directory's pages
+            self.invalidator.data(parent, 0, 0)
+            self.invalidations += 1
+        self._tell_entries(effects.entries)
+
+    def forget(self, effects: Effects) -> None:
+        """Our own caches only: attributes and what open files show."""
+        inodes = set(effects.inodes)
+        inodes.update(c.ino for c in effects.contents)
+        self._attrs.forget(inodes)
+        if effects.entries:
+            self._snapshots.changed({e.parent for e in effects.entries})
+        for ino in inodes:
+            self._files.refresh(ino)
+
+    def drop_everything(self) -> None:
+        """Changes were missed: everything cached may be wrong."""
+        self._namespace.drop_caches()
+        self._attrs.clear()
+        self._snapshots.changed()
+        for file in self._files.opened():
+            self._files.refresh(file.ino)
+            file.behind = file.draft is not None
+        self._pages.clear()
+        self.invalidator.everything()
+
+    def _tell_entries(self, entries: Iterable[EntryChange]) -> None:
+        for e in entries:
+            if e.old == e.new:
+                continue
+            self.invalidations += 1
+            if e.new == 0:
+                self.invalidator.deleted(e.parent, Ino(e.old), e.name)
+            else:
+                self.invalidator.entry(e.parent, e.name)
+
+    def _tell_contents(self, contents: Iterable[ContentChange]) -> None:
+        for change in contents:
+            file = self._files.get(change.ino)
+            if file is not None and file.draft is not None:
+                file.behind = True  # told when the draft is published
+                continue
+            for offset, length in self._ranges(change):
+                self.invalidator.data(change.ino, offset, length)
+                self.invalidations += 1
+            if change.ino in self._pages:
+                version = version_of(change.new_size, change.new_root)
+                self._pages[change.ino] = version
+
+    def _ranges(self, c: ContentChange) -> list[tuple[int, int]]:
+        load, log2 = self._objects.node, c.chunk_log2
+        try:
+            ranges = differing(
+                View(c.old_size, c.old_root, log2, load),
+                View(c.new_size, c.new_root, log2, load),
+            )
+        except (Missing, Corrupt):
+            return [(0, 0)]
+        if len(ranges) > MAX_RANGES:
+            return [(ranges[0][0], 0)]
+        return ranges or [(0, 0)]
+
+    # -- changes made here -----------------------------------------------------
+
+    def committed(
+        self, effects: Effects, own: Collection[tuple[Ino, bytes]] = ()
+    ) -> None:
+        """After a local commit: `own` are the names the caller's kernel knows of."""
+        self.forget(effects)
+        if len(effects.entries) <= len(own):
+            return
+        others = [e for e in effects.entries if (e.parent, e.name) not in own]
+        if others:
+            self.soon(lambda: self._tell_entries(others))
+
+    def caught_up(self, ino: Ino) -> None:
+        """A draft was published over another version: no page may be kept."""
+        self._pages.pop(ino, None)
+        self.soon(lambda: self.invalidator.data(ino, 0, 0))
+
+    def pages_valid(self, attr: Attr) -> bool:
+        """At open: whether the kernel's pages of the inode are of this version."""
+        pages = self._pages
+        if pages.get(attr.ino) == attr.version:
+            return True
+        if len(pages) >= _KNOWN_PAGES:
+            pages.clear()
+        pages[attr.ino] = attr.version
+        return False
+
+    def wrote(self, ino: Ino, before: int, after: int) -> None:
+        """Our own write moved the version; the kernel's pages have it already."""
+        if self._pages.get(ino) == before:
+            self._pages[ino] = after
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Run in the invalidation thread: the kernel may hold locks for a request
+        that is being answered right now."""
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="vfs-invalidate", daemon=True
+                    )
+                    self._thread.start()
+        self._later.put(work)
+
+    def _run(self) -> None:
+        while (work := self._later.get()) is not None:
+            try:
+                work()
+            except Exception:
+                log.exception("an invalidation failed")
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._later.put(None)
+            self._thread.join(5.0)

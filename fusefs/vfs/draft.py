@@ -1,0 +1,433 @@
+"""Unpublished writes of one file: what was written over which version.
+
+A `Draft` lies over a base version. Per chunk a `Patch` keeps exactly which bytes
+were written, so the base is needed only when the chunk is stored, and the draft
+can be carried over to another base if a peer published one meanwhile: bytes
+written here win, all others are the peer's.
+
+A patch has up to three layers, the upper hides the lower:
+
+    fresh    bytes in a buffer, not stored yet
+    source   an object stored earlier for this chunk (`written` says which of its
+             bytes are ours; `based` that the rest is the present base's)
+    base     the chunk of the base version, up to `cut`
+
+Nothing here locks or waits: the file's lock covers all of it, and an object that
+is not on this disk raises `Missing` before anything has changed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fusefs.model.ids import HOLE, ChunkId
+from fusefs.model.tx import Body
+from fusefs.vfs.buffers import LARGE, MEDIUM, Pool
+from fusefs.vfs.content import View
+from fusefs.vfs.extents import Extents
+from fusefs.vfs.missing import ZEROS, Objects
+
+
+class Patch:
+    """What was written to one chunk. `version` moves with every change."""
+
+    __slots__ = (
+        "based",
+        "buffer",
+        "busy",
+        "fresh",
+        "limit",
+        "origin",
+        "source",
+        "version",
+        "written",
+    )
+
+    def __init__(self) -> None:
+        self.buffer: memoryview | None = None
+        self.origin = 0
+        """Where in the chunk the buffer begins."""
+        self.fresh = Extents()
+        self.source: ChunkId | None = None
+        self.limit = LARGE
+        """Bytes of `source` that still show."""
+        self.based = True
+        self.written = Extents()
+        self.busy = False
+        """A thread without the lock reads the buffer: it must not change."""
+        self.version = 0
+
+    def put(self, at: int, data: memoryview, pool: Pool, whole: bool) -> None:
+        """Write bytes at an offset of the chunk. `whole`: a big buffer at once."""
+        end = at + len(data)
+        buffer = self.buffer
+        low = at - self.origin
+        if buffer is None or self.busy or low < 0 or end - self.origin > len(buffer):
+            buffer = self._room(at, end, pool, whole)
+            low = at - self.origin
+        buffer[low : low + len(data)] = data
+        self.fresh.add(at, end)
+        self.version += 1
+
+    def _room(self, at: int, end: int, pool: Pool, whole: bool) -> memoryview:
+        """A buffer with room for [at, end) and all that is fresh."""
+        old, old_origin = self.buffer, self.origin
+        ranges = self.fresh.ranges
+        low = min(at, ranges[0][0]) & ~4095 if ranges else at & ~4095
+        high = max(end, self.fresh.end)
+        room = LARGE if whole or high - low > MEDIUM else high - low
+        if room == LARGE:
+            low = 0
+        buffer = pool.take(room)
+        if old is not None:
+            for a, b in ranges:
+                buffer[a - low : b - low] = old[a - old_origin : b - old_origin]
+            if not self.busy:
+                pool.give(old)
+        self.buffer, self.origin, self.busy = buffer, low, False
+        return buffer
+
+    def drop_buffer(self, pool: Pool) -> None:
+        """What is fresh is stored or void. A busy buffer is its reader's to return."""
+        if self.buffer is not None and not self.busy:
+            pool.give(self.buffer)
+        self.buffer, self.busy = None, False
+        self.fresh = Extents()
+
+    def stored(self, cid: ChunkId, pool: Pool) -> None:
+        """The chunk as it shows now is the object `cid`."""
+        self.written.extend(self.fresh)
+        self.source, self.limit, self.based = cid, LARGE, True
+        self.drop_buffer(pool)
+
+    def clip(self, at: int) -> None:
+        """Bytes from `at` on are cut off the file."""
+        self.fresh.cut(at)
+        self.written.cut(at)
+        self.limit = min(self.limit, at)
+        self.version += 1
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the chunk has to be stored before its id is known."""
+        return (
+            bool(self.fresh)
+            or self.source is None
+            or not self.based
+            or self.limit < LARGE
+        )
+
+
+class Assembled(NamedTuple):
+    """The bytes of a chunk as they show now."""
+
+    data: memoryview
+    scratch: memoryview | None
+    """Give it back to the pool when done with `data`."""
+
+
+class Draft:
+    """Unpublished state of one file. See the module."""
+
+    __slots__ = (
+        "_objects",
+        "_pool",
+        "atime_ns",
+        "base",
+        "bodies",
+        "ctime_ns",
+        "cut",
+        "lowest",
+        "mask",
+        "mtime_ns",
+        "patches",
+        "since_s",
+        "size",
+        "streaming",
+    )
+
+    def __init__(
+        self, base: View, mtime_ns: int, since_s: float, objects: Objects, pool: Pool
+    ) -> None:
+        self._objects = objects
+        self._pool = pool
+        self.base = base
+        self.size = base.size
+        self.cut = base.size
+        """Base bytes from here on do not show (the lowest size it was cut to)."""
+        self.lowest = 1 << 63
+        """The lowest offset written or cut: an append begins at the base's end."""
+        self.mask = (1 << base.log2) - 1
+        self.patches: dict[int, Patch] = {}
+        self.mtime_ns = self.ctime_ns = mtime_ns
+        self.atime_ns: int | None = None
+        """Set explicitly while unpublished."""
+        self.since_s = since_s
+        self.streaming = False
+        """Whole chunks were written: the next ones get large buffers at once."""
+        self.bodies: list[Body] = []
+        """Small objects stored for it, to travel with its transaction."""
+
+    @property
+    def appended(self) -> bool:
+        """Whether the base is an unchanged prefix of what shows now."""
+        return self.lowest >= self.base.size < self.size
+
+    @property
+    def changed(self) -> bool:
+        """Whether data or size were touched (not only times)."""
+        return bool(self.patches) or self.size != self.base.size or self.truncated
+
+    @property
+    def truncated(self) -> bool:
+        return self.cut < self.base.size
+
+    # -- writing ---------------------------------------------------------------
+
+    def write(self, offset: int, data: memoryview) -> list[tuple[int, Patch]]:
+        """Take bytes in; gives the chunks that are whole now (store them soon)."""
+        chunk = self.mask + 1
+        full: list[tuple[int, Patch]] = []
+        at, done, total = offset, 0, len(data)
+        if offset < self.lowest:
+            self.lowest = offset
+        while done < total:
+            index, low = at >> self.base.log2, at & self.mask
+            n = min(chunk - low, total - done)
+            patch = self.patches.get(index)
+            if patch is None:
+                patch = self.patches[index] = Patch()
+            part = data if n == total else data[done : done + n]
+            patch.put(low, part, self._pool, self.streaming and chunk == LARGE)
+            if patch.fresh.ranges[0] == (0, chunk):
+                self.streaming = True
+                full.append((index, patch))
+            at += n
+            done += n
+        if at > self.size:
+            self.size = at
+        return full
+
+    def share(self, index: int, cid: ChunkId) -> None:
+        """The whole chunk becomes this object (or a hole), without its bytes."""
+        patch = self.patches.get(index)
+        if patch is None:
+            patch = self.patches[index] = Patch()
+        patch.drop_buffer(self._pool)
+        patch.source, patch.limit, patch.based = cid, LARGE, True
+        patch.written = Extents((0, self.mask + 1))
+        patch.version += 1
+        self.lowest = min(self.lowest, index << self.base.log2)
+
+    def truncate(self, size: int) -> None:
+        """Cut or grow. What is cut reads as zeros if the file grows again."""
+        self.lowest = min(self.lowest, size) if size < self.size else self.lowest
+        if size < self.size:
+            self._cut(size)
+        self.size = size
+
+    def _cut(self, size: int) -> None:
+        last, within = size >> self.base.log2, size & self.mask
+        for index in [
+            i for i in self.patches if i > last or (i == last and not within)
+        ]:
+            self.patches.pop(index).drop_buffer(self._pool)
+        patch = self.patches.get(last)
+        if patch is not None:
+            patch.clip(within)
+        elif within and size < self.cut:
+            self.patches[last] = Patch()  # the base's chunk, stored shorter
+        self.cut = min(self.cut, size)
+
+    def zero(self, start: int, end: int) -> None:
+        """Bytes [start, end) become zeros, whole chunks holes. The size stays.
+
+        Raises Missing for manifest nodes.
+        """
+        log2 = self.base.log2
+        end = min(end, self.size)
+        first, last = -(-start >> log2), end >> log2
+        if end == self.size:
+            last = -(-end >> log2)
+        holes = [i for i in self._occupied(first) if i < last] if first < last else []
+        self.lowest = min(self.lowest, start)
+        for index in holes:
+            self.share(index, HOLE)
+        edges = (
+            [(start, end)]
+            if first >= last
+            else [(start, first << log2), (last << log2, end)]
+        )
+        for low, high in edges:
+            self._zero_part(low, min(high, end))
+
+    def _zero_part(self, low: int, high: int) -> None:
+        while low < high:
+            index = low >> self.base.log2
+            n = min(high, (index + 1) << self.base.log2) - low
+            if index in self.patches or self._base_chunk(index) != HOLE:
+                self.write(low, ZEROS[:n])
+            low += n
+
+    def _occupied(self, first: int) -> set[int]:
+        """Chunks from `first` on that may hold something."""
+        end = -(-self.cut >> self.base.log2)
+        found = {i for i in self.patches if i >= first}
+        for index in self.base.present(first):
+            if index >= end:
+                break
+            found.add(index)
+        return found
+
+    # -- reading ---------------------------------------------------------------
+
+    def _base_chunk(self, index: int) -> ChunkId:
+        if index << self.base.log2 >= self.cut:
+            return HOLE
+        return self.base.chunk(index)
+
+    def chunk_is_data(self, index: int) -> bool:
+        """Whether the chunk is not a hole. Raises Missing for manifest nodes."""
+        patch = self.patches.get(index)
+        if patch is None:
+            return self._base_chunk(index) != HOLE
+        if patch.fresh or (patch.source is not None and patch.source != HOLE):
+            return True
+        return patch.source is None and self._base_chunk(index) != HOLE
+
+    def next_data(self, index: int) -> int | None:
+        """The first chunk from `index` on that is not a hole. Raises Missing."""
+        candidates = sorted(i for i in self.patches if i >= index)
+        below = next(
+            (i for i in self.base.present(index) if i not in self.patches), None
+        )
+        if below is not None and below << self.base.log2 >= self.cut:
+            below = None
+        above = next((i for i in candidates if self.chunk_is_data(i)), None)
+        found = [i for i in (below, above) if i is not None]
+        return min(found, default=None)
+
+    def fills_hole(self, index: int) -> bool:
+        """Whether a patch puts data where the base has none. Raises Missing."""
+        return self._base_chunk(index) == HOLE and self.chunk_is_data(index)
+
+    def read(self, offset: int, into: memoryview) -> int:
+        """What shows at `offset`. Raises Missing."""
+        total = min(len(into), self.size - offset)
+        done = 0
+        while done < total:
+            index, low = (offset + done) >> self.base.log2, (offset + done) & self.mask
+            n = min(self.mask + 1 - low, total - done)
+            self.read_chunk(index, low, into[done : done + n])
+            done += n
+        return max(total, 0)
+
+    def read_chunk(self, index: int, low: int, into: memoryview) -> int:
+        """What shows of one chunk from `low` on, zeros where there is nothing.
+        Gives how far its layers reach: the rest is zeros by omission."""
+        high = low + len(into)
+        patch = self.patches.get(index)
+        if patch is None:
+            return self._read_base(index, low, into)
+        if patch.buffer is not None and patch.fresh.covers(low, high):
+            start = low - patch.origin
+            into[:] = patch.buffer[start : start + len(into)]
+            return high
+        reach = self._read_below(index, patch, low, into)
+        for a, b in patch.fresh.within(low, high):
+            assert patch.buffer is not None
+            into[a - low : b - low] = patch.buffer[a - patch.origin : b - patch.origin]
+            reach = max(reach, b)
+        return reach
+
+    def _read_below(self, index: int, patch: Patch, low: int, into: memoryview) -> int:
+        if patch.source is None:
+            return self._read_base(index, low, into)
+        if patch.based:
+            return self._layer(patch.source, patch.limit, low, into)
+        reach = self._read_base(index, low, into)
+        for a, b in patch.written.within(low, low + len(into)):
+            self._layer(patch.source, patch.limit, a, into[a - low : b - low])
+            reach = max(reach, b)
+        return reach
+
+    def _read_base(self, index: int, low: int, into: memoryview) -> int:
+        limit = self.cut - (index << self.base.log2)
+        return self._layer(self._base_chunk(index), limit, low, into)
+
+    def _layer(self, cid: ChunkId, limit: int, low: int, into: memoryview) -> int:
+        """Bytes of an object up to `limit`, then zeros; gives where it ended."""
+        got = 0
+        n = min(len(into), limit - low)
+        if cid != HOLE and n > 0:
+            got = self._objects.read(cid, low, into[:n])
+        if got < len(into):
+            into[got:] = ZEROS[: len(into) - got]
+        return low + got if got else 0
+
+    # -- storing ---------------------------------------------------------------
+
+    def length(self, index: int) -> int:
+        """Bytes of the chunk inside the file's size."""
+        return min(self.mask + 1, self.size - (index << self.base.log2))
+
+    def assemble(self, index: int, patch: Patch) -> Assembled:
+        """The chunk's bytes, trailing zeros by omission left out. Raises Missing."""
+        length = self.length(index)
+        fresh = patch.fresh
+        plain = patch.source is None and self._base_chunk(index) == HOLE
+        if patch.buffer is not None and (
+            fresh.covers(0, length) or (plain and fresh.ranges == [(0, fresh.end)])
+        ):
+            end = min(length, fresh.end)
+            return Assembled(patch.buffer[:end], None)
+        scratch = self._pool.take(length)
+        try:
+            reach = self.read_chunk(index, 0, scratch[:length])
+        except BaseException:
+            self._pool.give(scratch)
+            raise
+        return Assembled(scratch[:reach], scratch)
+
+    def rebase(self, base: View) -> None:
+        """Lie over another version: a peer published one while we were writing."""
+        if base.log2 != self.base.log2:
+            self._cut_anew(base)
+            return
+        grown = self.size > self.base.size
+        if not self.truncated:
+            self.cut = base.size
+            self.size = max(self.size, base.size) if grown else base.size
+        else:
+            self.cut = min(self.cut, base.size)
+        for patch in self.patches.values():
+            if patch.source is not None and not patch.written.covers(0, self.mask + 1):
+                patch.based = False
+        self.base = base
+        self.lowest = min(self.lowest, self.cut) if self.truncated else self.lowest
+
+    def _cut_anew(self, base: View) -> None:
+        """The other version has chunks of another size. Raises Missing."""
+        pieces: list[tuple[int, bytearray]] = []
+        for index, patch in sorted(self.patches.items()):
+            ours = Extents(*patch.written.ranges)
+            ours.extend(patch.fresh)
+            for a, b in ours.within(0, self.length(index)):
+                piece = bytearray(b - a)
+                self.read_chunk(index, a, memoryview(piece))
+                pieces.append(((index << self.base.log2) + a, piece))
+        size, cut = self.size, self.cut if self.truncated else base.size
+        self.discard()
+        self.base, self.mask, self.size = base, (1 << base.log2) - 1, base.size
+        self.cut = base.size
+        if cut < base.size:
+            self.truncate(cut)
+            self.truncate(size)
+        for offset, piece in pieces:
+            self.write(offset, memoryview(piece))
+
+    def discard(self) -> None:
+        """Throw everything away."""
+        for patch in self.patches.values():
+            patch.drop_buffer(self._pool)
+        self.patches.clear()

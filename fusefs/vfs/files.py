@@ -1,0 +1,289 @@
+"""Open files: one `File` per inode, any number of handles on it, and orphans.
+
+A `File` lives from the first open to the last release. An orphan is an inode
+without a name that somebody here still uses: unlinked while open (or known to the
+kernel), or made by O_TMPFILE. Its last row is kept in memory only, so it is seen
+by no listing and no peer, and is gone after a crash.
+
+Locks: `File.lock` covers the file's draft; reading this disk and committing are
+allowed under it, waiting for peers is not. `Files.lock` is a leaf: under it only
+the namespace is read; it orders refreshes of what files show against each other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import msgspec
+
+from fusefs.errors import BadHandle, Stale
+from fusefs.model.ids import ChunkId, Ino, Seq
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.types import Inode
+from fusefs.vfs.content import View
+from fusefs.vfs.draft import Draft
+from fusefs.vfs.missing import Objects
+from fusefs.vfs.options import VfsOptions
+
+HANDLE_FLAG_BITS = 4
+_WRITES, _READS = 1, 2
+
+
+class File:
+    """What this node knows of an inode in use."""
+
+    __slots__ = (
+        "behind",
+        "capability",
+        "draft",
+        "ino",
+        "lock",
+        "refs",
+        "row",
+        "seq",
+        "synced",
+        "unsynced",
+        "view",
+        "waited",
+    )
+
+    def __init__(self, ino: Ino, row: Inode, view: View) -> None:
+        self.ino = ino
+        self.lock = threading.Lock()  # draft and its patches; never across a fetch
+        self.row = row
+        self.view = view
+        """The published version; replaced as a whole, read without the lock."""
+        self.draft: Draft | None = None
+        self.refs = 0
+        self.behind = False
+        """A peer's change was not shown to the kernel because of the draft."""
+        self.seq = Seq(0)
+        """Our last transaction with this file's data; `waited`: peers show it."""
+        self.waited = Seq(0)
+        self.synced = False
+        """Everything but `unsynced` is durable; before the first fsync: unknown."""
+        self.unsynced: set[ChunkId] = set()
+        self.capability = True
+        """It may have security.capability, which a write has to remove."""
+
+
+class Handle:
+    """One open. `number` alone says how it may be used (see `Files.adopt`)."""
+
+    __slots__ = ("ahead", "file", "next_read", "number", "owners", "window", "writable")
+
+    def __init__(self, number: int, file: File) -> None:
+        self.number = number
+        self.file = file
+        self.writable = bool(number & _WRITES)
+        self.next_read = 0
+        """Where a sequential reader goes on; `window` chunks are asked `ahead`."""
+        self.window = 0
+        self.ahead = 0
+        self.owners: set[int] = set()
+        """Lock owners that locked through this handle."""
+
+
+class Orphan(msgspec.Struct):
+    row: Inode
+    xattrs: dict[bytes, bytes] | None = None
+    """Read from the namespace when first asked for: registers outlive names."""
+    linkable: bool = False
+    """O_TMPFILE without O_EXCL: link(2) may give it a name."""
+    forgotten: bool = False
+    """The kernel has no reference any more."""
+
+
+class Files:
+    """The table of open files, handles and orphans. Thread-safe."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        objects: Objects,
+        first_handle: int,
+        options: VfsOptions,
+    ) -> None:
+        self.lock = threading.Lock()  # see the module
+        self._namespace = namespace
+        self._objects = objects
+        self._next_handle = first_handle
+        self._kernel_refs = options.kernel_refs
+        self._chunk_log2 = options.chunk_log2
+        self._files: dict[Ino, File] = {}
+        self._handles: dict[int, Handle] = {}
+        self.orphans: dict[Ino, Orphan] = {}
+        self.dirty: dict[Ino, File] = {}
+        """Files with a draft, the oldest first."""
+        self.handle_or_none = self._handles.get
+        self.get = self._files.get
+
+    # -- rows ------------------------------------------------------------------
+
+    def row(self, ino: Ino) -> Inode | None:
+        """The inode as it is now, named or not."""
+        if self.orphans and ino in self.orphans:
+            orphan = self.orphans.get(ino)
+            if orphan is not None:
+                return orphan.row
+        return self._namespace.inode(ino)
+
+    def need_row(self, ino: Ino) -> Inode:
+        row = self.row(ino)
+        if row is None:
+            raise Stale(f"inode {ino} is gone")
+        return row
+
+    def view_of(self, row: Inode) -> View:
+        """The data of a row. A file without data gets the configured chunk size."""
+        if not row.size and not row.root:
+            return View(0, b"", self._chunk_log2, self._objects.node)
+        return View.of(row, self._objects.node)
+
+    # -- files and handles -----------------------------------------------------
+
+    def acquire(self, ino: Ino) -> File:
+        """The file of an inode, kept until `release`. Raises Stale."""
+        with self.lock:
+            file = self._files.get(ino)
+            if file is None:
+                row = self.need_row(ino)
+                file = self._files[ino] = File(ino, row, self.view_of(row))
+            file.refs += 1
+            return file
+
+    def release(self, file: File) -> None:
+        """The counterpart of `acquire`. A draft, or an orphan, keeps the file."""
+        with self.lock:
+            file.refs -= 1
+            self._drop_if_unused(file)
+
+    def _drop_if_unused(self, file: File) -> None:
+        if file.refs or file.draft is not None:
+            return
+        orphan = self.orphans.get(file.ino)
+        if orphan is not None:
+            if self._kernel_refs and not orphan.forgotten:
+                return
+            del self.orphans[file.ino]
+        self._files.pop(file.ino, None)
+
+    def open(self, file: File, flags: int) -> Handle:
+        """A handle on an acquired file; it takes the reference over."""
+        mode = flags & os.O_ACCMODE
+        bits = _READS if mode != os.O_WRONLY else 0
+        bits |= _WRITES if mode != os.O_RDONLY else 0
+        with self.lock:
+            self._next_handle += 1
+            number = self._next_handle << HANDLE_FLAG_BITS | bits
+            handle = self._handles[number] = Handle(number, file)
+        return handle
+
+    def adopt(self, number: int, ino: Ino) -> Handle:
+        """A handle that another worker gave out: its number says what it may do."""
+        file = self.acquire(ino)
+        with self.lock:
+            known = self._handles.get(number)
+            if known is None:
+                known = self._handles[number] = Handle(number, file)
+                return known
+        self.release(file)
+        return known
+
+    def number(self) -> int:
+        """A handle number without a file (directories)."""
+        with self.lock:
+            self._next_handle += 1
+            return self._next_handle << HANDLE_FLAG_BITS
+
+    def handle(self, number: int) -> Handle:
+        handle = self._handles.get(number)
+        if handle is None:
+            raise BadHandle(f"handle {number} is not open")
+        return handle
+
+    def close(self, number: int) -> Handle | None:
+        """Forget a handle; the caller releases its file."""
+        return self._handles.pop(number, None)
+
+    def opened(self) -> list[File]:
+        with self.lock:
+            return list(self._files.values())
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    # -- orphans ---------------------------------------------------------------
+
+    def orphan(
+        self,
+        row: Inode,
+        *,
+        linkable: bool = False,
+        born: bool = False,
+    ) -> bool:
+        """Keep an inode that loses its last name, or is `born` without one, if
+        somebody may still use it."""
+        with self.lock:
+            if row.ino in self.orphans:
+                return True
+            if not self._kernel_refs and not born and row.ino not in self._files:
+                return False
+            self.orphans[row.ino] = Orphan(
+                row._replace(nlink=0), {} if born else None, linkable
+            )
+            return True
+
+    def unorphan(self, ino: Ino) -> None:
+        """It has a name (again)."""
+        with self.lock:
+            self.orphans.pop(ino, None)
+
+    def forget(self, ino: Ino) -> None:
+        """The kernel dropped its last reference."""
+        if ino not in self.orphans:
+            return
+        with self.lock:
+            orphan = self.orphans.get(ino)
+            if orphan is None:
+                return
+            orphan.forgotten = True
+            file = self._files.get(ino)
+            if file is None:
+                del self.orphans[ino]
+            else:
+                self._drop_if_unused(file)
+
+    # -- following the namespace -----------------------------------------------
+
+    def refresh(self, ino: Ino) -> None:
+        """Bring an open file to what the namespace says now. An unpublished draft
+        keeps the data; a row that is gone makes an orphan of the file."""
+        file = self._files.get(ino)
+        if file is None:
+            return
+        with self.lock:
+            if ino in self.orphans:
+                return
+            row = self._namespace.inode(ino)
+            if row is None:
+                self.orphans[ino] = Orphan(file.row._replace(nlink=0))
+                return
+            file.row = row
+            if file.draft is None and not file.view.shows(row):
+                file.view = self.view_of(row)
+
+    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
+        """(root, size, chunk_log2) of data only open files still name: published
+        versions of orphans, and chunks of drafts (each as a file of one chunk)."""
+        for file in self.opened():
+            view = file.view
+            if view.root:
+                yield view.root, view.size, view.log2
+            draft = file.draft
+            if draft is not None:
+                for patch in list(draft.patches.values()):
+                    if patch.source:
+                        yield patch.source, 1, view.log2

@@ -1,0 +1,316 @@
+"""From unpublished writes to a version every peer can see.
+
+Order (docs/formats.md, 3.2): chunks, manifest nodes, transaction. Chunks that are
+whole are stored while the writer goes on (`seal`), the others at flush, fsync,
+release, after a few seconds, or when buffers run out (`spill`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from fusefs.errors import FsError
+from fusefs.model import manifest
+from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.model.manifest import chunk_count
+from fusefs.model.tx import Body
+from fusefs.namespace.types import Inode
+from fusefs.store.store import Store
+from fusefs.vfs.attributes import version_of
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.commits import Commits
+from fusefs.vfs.content import View
+from fusefs.vfs.draft import Draft, Patch
+from fusefs.vfs.files import File, Files
+from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
+
+log = logging.getLogger(__name__)
+
+MAX_BODIES = 16
+"""Small objects that travel with one transaction (at most 1 MiB in all)."""
+MAX_UNSYNCED = 4096
+"""Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
+fsync looks at all of them."""
+
+Cancelled = Callable[[], bool] | None
+
+
+class _Moved(Exception):
+    """Somebody else changed the inode between our look and our transaction."""
+
+
+class Publisher:
+    """Thread-safe. Takes `File.lock`, then what committing takes."""
+
+    def __init__(
+        self,
+        files: Files,
+        commits: Commits,
+        store: Store,
+        objects: Objects,
+        fetcher: Fetcher,
+        pool: Pool,
+    ) -> None:
+        self._files = files
+        self._commits = commits
+        self._store = store
+        self._objects = objects
+        self._fetcher = fetcher
+        self._pool = pool
+        self._body_bytes = commits.options.body_bytes
+
+    # -- drafts ----------------------------------------------------------------
+
+    def begin(self, file: File, now_ns: int) -> Draft:
+        """A draft over what the file shows. The caller holds `file.lock`."""
+        draft = Draft(file.view, now_ns, time.monotonic(), self._objects, self._pool)
+        file.draft = draft
+        self._files.dirty[file.ino] = file
+        return draft
+
+    def _end(self, file: File, view: View) -> None:
+        """The draft is published as `view`. The caller holds `file.lock`."""
+        assert file.draft is not None
+        file.view = view
+        file.draft.discard()
+        file.draft = None
+        self._files.dirty.pop(file.ino, None)
+
+    # -- storing chunks --------------------------------------------------------
+
+    def seal(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        """Hash and store a chunk that is whole, without the lock: readers go on,
+        and a writer that comes along writes to a copy."""
+        with file.lock:
+            buffer, version = patch.buffer, patch.version
+            if (
+                buffer is None
+                or patch.busy
+                or not patch.fresh.covers(0, draft.mask + 1)
+            ):
+                return
+            patch.busy = True
+        data = buffer[: draft.mask + 1]
+        try:
+            cid = chunk_id(data)
+            self._store.put(data, cid)
+        except BaseException:
+            self._unseal(file, patch, buffer)
+            raise
+        with file.lock:
+            if patch.buffer is not buffer:
+                self._pool.give(buffer)
+                return
+            patch.busy = False
+            if patch.version == version:
+                patch.stored(cid, self._pool)
+                self._note_unsynced(file, cid)
+
+    def _unseal(self, file: File, patch: Patch, buffer: memoryview) -> None:
+        with file.lock:
+            if patch.buffer is buffer:
+                patch.busy = False
+            else:
+                self._pool.give(buffer)
+
+    def _settle(self, file: File, draft: Draft) -> None:
+        """Store every chunk whose id is not known yet. Raises Missing."""
+        for index, patch in draft.patches.items():
+            if patch.unsettled:
+                self._store_patch(file, draft, index, patch)
+
+    def _store_patch(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        assembled = draft.assemble(index, patch)
+        try:
+            cid = self._put(file, draft, assembled.data) if assembled.data else HOLE
+        finally:
+            if assembled.scratch is not None:
+                self._pool.give(assembled.scratch)
+        patch.stored(cid, self._pool)
+
+    def _put(self, file: File, draft: Draft, data: bytes | memoryview) -> ChunkId:
+        if len(data) <= self._body_bytes and len(draft.bodies) < MAX_BODIES:
+            data = bytes(data)
+            cid = self._store.put(data)
+            draft.bodies.append(Body(cid, data))
+        else:
+            cid = self._store.put(data)
+        self._note_unsynced(file, cid)
+        return cid
+
+    def _note_unsynced(self, file: File, cid: ChunkId) -> None:
+        if len(file.unsynced) >= MAX_UNSYNCED:
+            file.unsynced.clear()
+            file.synced = False
+        file.unsynced.add(cid)
+
+    def _materialise(self, file: File, draft: Draft) -> View:
+        """Store everything the draft needs; the version it makes. Raises Missing."""
+        self._settle(file, draft)
+
+        def save(node: bytes) -> ChunkId:
+            cid = self._put(file, draft, node)
+            self._objects.remember(cid, node)
+            return cid
+
+        base, load = draft.base, self._objects.node
+        root, count = base.root, base.count
+        if draft.truncated:
+            kept = chunk_count(draft.cut, base.log2)
+            root = manifest.update(root, count, kept, {}, load, save)
+            count = kept
+        changes = {i: p.source for i, p in draft.patches.items() if p.source}
+        new_count = chunk_count(draft.size, base.log2)
+        root = manifest.update(root, count, new_count, changes, load, save)
+        return View(draft.size, root, base.log2, load)
+
+    # -- publishing ------------------------------------------------------------
+
+    def publish(self, file: File, cancelled: Cancelled = None) -> None:
+        """What was written is stored and committed when this returns. With nothing
+        written it costs nothing.
+
+        Raises: NoSpace; Unreachable, TimedOut, Interrupted when a chunk that was
+        written in part cannot be had. The draft is kept then.
+        """
+        for attempt in range(ATTEMPTS):
+            if file.draft is None:
+                return
+            try:
+                with file.lock:
+                    if file.draft is not None:
+                        self._publish(file, file.draft)
+                    return
+            except Missing as missing:
+                if attempt == ATTEMPTS - 1:
+                    raise FsError("chunks vanish faster than they arrive") from None
+                self._fetcher.fetch(missing.cids, cancelled)
+            except _Moved:
+                continue
+        raise FsError(f"inode {file.ino} changes faster than it can be written")
+
+    def _publish(self, file: File, draft: Draft) -> None:
+        row = self._files.row(file.ino)
+        if row is None:  # unlinked by a peer this moment
+            self._files.refresh(file.ino)
+            row = self._files.need_row(file.ino)
+        if not draft.base.shows(row):
+            draft.rebase(self._files.view_of(row))
+            file.behind = True
+        view = self._materialise(file, draft)
+        if file.ino in self._files.orphans:
+            self._keep_orphan(file, draft, row, view)
+        else:
+            self._commit(file, draft, row, view)
+        self._end(file, view)
+        self._files.refresh(file.ino)
+        coherence = self._commits.coherence
+        coherence.wrote(
+            file.ino, version_of(row.size, row.root), version_of(view.size, view.root)
+        )
+        if file.behind:
+            file.behind = False
+            coherence.caught_up(file.ino)
+
+    def _commit(self, file: File, draft: Draft, row: Inode, view: View) -> None:
+        commit = self._commits.begin()
+        commit.bodies, commit.quiet = draft.bodies, True
+        with commit as tx:
+            now = tx.inode(file.ino)
+            if now is None or (now.root, now.size) != (row.root, row.size):
+                raise _Moved
+            tx.set_content(
+                file.ino,
+                size=view.size,
+                root=view.root,
+                chunk_log2=view.log2,
+                mtime_ns=draft.mtime_ns,
+                ctime_ns=draft.ctime_ns,
+                data_changed=not view.shows(row),
+                appended_to=(row.size, row.root) if draft.appended else None,
+            )
+            if draft.atime_ns is not None:
+                tx.set_attrs(file.ino, atime_ns=draft.atime_ns)
+        file.seq = commit.seq
+
+    def _keep_orphan(self, file: File, draft: Draft, row: Inode, view: View) -> None:
+        """Without a name there is nobody to tell."""
+        with self._files.lock:
+            orphan = self._files.orphans.get(file.ino)
+            if orphan is None:
+                raise _Moved
+            orphan.row = orphan.row._replace(
+                size=view.size,
+                root=view.root,
+                chunk_log2=view.log2,
+                mtime_ns=draft.mtime_ns,
+                ctime_ns=max(row.ctime_ns, draft.ctime_ns),
+            )
+
+    # -- promises --------------------------------------------------------------
+
+    def barrier(self, file: File) -> None:
+        """Near peers show the file's last version, or the time is up."""
+        seq = file.seq
+        if seq > file.waited:
+            self._commits.barrier(seq)
+            file.waited = max(file.waited, seq)
+
+    def sync(self, file: File, cancelled: Cancelled = None) -> None:
+        """fsync(2): published, and durable here when it returns."""
+        self.publish(file, cancelled)
+        with file.lock:
+            wanted = set(file.unsynced)
+            known = file.synced
+        if not known:
+            wanted.update(_local_objects(file.view))
+        self._store.sync(wanted)
+        self._commits.sync()
+        with file.lock:
+            file.unsynced -= wanted
+            file.synced = True
+
+    # -- running out of buffers ------------------------------------------------
+
+    def spill(self, wanted_bytes: int, cancelled: Cancelled = None) -> None:
+        """Store chunks of the oldest drafts until the buffers in use are down to
+        `wanted_bytes`. One that needs the network waits for it only if nothing else
+        helps. No lock may be held."""
+        waiting: list[File] = []
+        for file in list(self._files.dirty.values()):
+            if self._pool.used_bytes <= wanted_bytes:
+                return
+            if not self._spill_file(file):
+                waiting.append(file)
+        for file in waiting:
+            if self._pool.used_bytes <= 2 * wanted_bytes:
+                return
+            self.publish(file, cancelled)
+
+    def _spill_file(self, file: File) -> bool:
+        """Store what can be stored without the network; True if that was all."""
+        complete = True
+        with file.lock:
+            draft = file.draft
+            if draft is None:
+                return True
+            for index, patch in draft.patches.items():
+                if patch.fresh and not patch.busy:
+                    try:
+                        self._store_patch(file, draft, index, patch)
+                    except Missing:
+                        complete = False
+        return complete
+
+
+def _local_objects(view: View) -> set[ChunkId]:
+    """What the version consists of, as far as this disk knows: below a node that is
+    not here, nothing was written here."""
+    found: set[ChunkId] = set()
+    try:
+        found.update(view.objects())
+    except Missing:
+        pass
+    return found

@@ -1,0 +1,322 @@
+"""The tree: making, naming, moving and removing entries, errno by errno.
+
+The rules of POSIX and Linux that the kernel cannot check for a file system that
+changes from elsewhere, too; all inside one transaction, so nothing moves between
+check and act. The mode arrives with the umask applied: the kernel does it.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from fusefs.errors import (
+    Busy,
+    Exists,
+    Invalid,
+    IsADirectory,
+    NameTooLong,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+    TooManyLinks,
+)
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
+from fusefs.model.records import S_DIR
+from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import Entry, Inode
+from fusefs.vfs.commits import Commits
+from fusefs.vfs.files import Files, Orphan
+from fusefs.vfs.inodes import Inodes
+from fusefs.vfs.names import PATH_MAX_BYTES, check_name, directory
+from fusefs.vfs.types import Attr, Caller
+
+NOREPLACE, EXCHANGE = 1, 2
+"""renameat2(2) flags."""
+
+
+class Tree:
+    """Thread-safe: the transaction serialises changes."""
+
+    def __init__(
+        self,
+        files: Files,
+        inodes: Inodes,
+        commits: Commits,
+    ) -> None:
+        self._files = files
+        self._inodes = inodes
+        self._commits = commits
+
+    # -- making ----------------------------------------------------------------
+
+    def make(
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Attr:
+        """A new inode of the mode's type under a new name."""
+        return self._inodes.attr(
+            self.create(parent, name, mode, caller, rdev, target)[0]
+        )
+
+    def create(
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> tuple[Ino, int]:
+        """(inode number, seq of the transaction). Raises Exists."""
+        check_name(name)
+        commit = self._commits.begin((parent, name))
+        with commit as tx:
+            above = directory(tx, parent)
+            _check_parent(parent)
+            if tx.entry(parent, name) is not None:
+                raise Exists(repr(name))
+            mode, gid = inherit(above, mode, caller.gid)
+            ino = tx.new_ino(parent, name, stat.S_IFMT(mode) >> 12)
+            tx.create(parent, name, ino, mode, caller.uid, gid, rdev, target)
+        return ino, commit.seq
+
+    def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> Attr:
+        if not stat.S_IFMT(mode):
+            mode |= stat.S_IFREG
+        if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+            raise Invalid("mknod makes no directories and no links")
+        return self.make(parent, name, mode, caller, rdev)
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        return self.make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        if not target:
+            raise NotFound("an empty link target")
+        if len(target) > PATH_MAX_BYTES:
+            raise NameTooLong(f"a link target of {len(target)} bytes")
+        return self.make(parent, name, stat.S_IFLNK | 0o777, caller, 0, target)
+
+    def unnamed(self, parent: Ino, mode: int, caller: Caller, linkable: bool) -> Ino:
+        """O_TMPFILE: an orphan from birth. Nothing is written until link(2)."""
+        with self._commits.begin() as tx:
+            above = directory(tx, parent)
+            mode, gid = inherit(above, mode, caller.gid)
+            now, salt = tx.now_ns, 0
+            while True:
+                name = b"#tmp %d %d" % (now, salt)
+                ino = tx.new_ino(parent, name, stat.S_IFMT(mode) >> 12)
+                if ino not in self._files.orphans:
+                    break
+                salt += 1
+        row = Inode(
+            ino, mode, caller.uid, gid, 0, 0, 0, now, now, 0, now, b"", 20, 0, 0, b"",
+            int(parent), 0,
+        )  # fmt: skip
+        self._files.orphan(row, linkable=linkable, born=True)
+        return ino
+
+    # -- linking ---------------------------------------------------------------
+
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
+        """link(2). A directory is EPERM; what has no name any more is ENOENT, unless
+        it is an O_TMPFILE."""
+        check_name(name)
+        orphan = self._files.orphans.get(ino)
+        with self._commits.begin((parent, name)) as tx:
+            directory(tx, parent)
+            _check_parent(parent)
+            if tx.entry(parent, name) is not None:
+                raise Exists(repr(name))
+            if orphan is not None:
+                self._name_orphan(tx, orphan, parent, name)
+            else:
+                self._add_link(tx, ino, parent, name)
+        if orphan is not None:
+            self._files.unorphan(ino)
+            self._files.refresh(ino)
+        return self._inodes.attr(ino)
+
+    def _add_link(self, tx: Transaction, ino: Ino, parent: Ino, name: bytes) -> None:
+        row = tx.inode(ino)
+        if row is None:
+            raise NotFound("the file was removed")
+        if stat.S_ISDIR(row.mode):
+            raise NotPermitted("directories have one name")
+        if row.nlink >= self._commits.options.link_max:
+            raise TooManyLinks(f"{row.nlink} names")
+        tx.add_link(ino, parent, name)
+
+    def _name_orphan(
+        self, tx: Transaction, orphan: Orphan, parent: Ino, name: bytes
+    ) -> None:
+        if not orphan.linkable:
+            raise NotFound("the file has no name any more")
+        row = orphan.row
+        tx.create(parent, name, row.ino, row.mode, row.uid, row.gid)
+        if row.root or row.size:
+            tx.set_content(
+                row.ino,
+                size=row.size,
+                root=row.root,
+                chunk_log2=row.chunk_log2,
+                mtime_ns=row.mtime_ns,
+            )
+        for key, value in (orphan.xattrs or {}).items():
+            tx.set_xattr(row.ino, key, value)
+
+    # -- removing --------------------------------------------------------------
+
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        check_name(name)
+        keep = _Kept(self._files)
+        with keep, self._commits.begin((parent, name)) as tx:
+            entry = _need(tx, parent, name)
+            if entry.kind == S_DIR:
+                raise IsADirectory(repr(name))
+            keep.last_name(tx, entry)
+            tx.unlink(parent, name)
+
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        if name == b".":
+            raise Invalid("rmdir of .")
+        if name == b"..":
+            raise NotEmpty("rmdir of ..")
+        check_name(name)
+        keep = _Kept(self._files)
+        with keep, self._commits.begin((parent, name)) as tx:
+            entry = _need(tx, parent, name)
+            _check_empty_directory(tx, entry)
+            keep.last_name(tx, entry)
+            tx.rmdir(parent, name)
+
+    # -- moving ----------------------------------------------------------------
+
+    def rename(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
+    ) -> None:
+        """renameat2(2) with NOREPLACE or EXCHANGE; other flags are EINVAL."""
+        if flags not in (0, NOREPLACE, EXCHANGE):
+            raise Invalid(f"rename flags {flags:#x}")
+        check_name(name)
+        check_name(new_name)
+        keep = _Kept(self._files)
+        with keep, self._commits.begin((parent, name), (new_parent, new_name)) as tx:
+            entry = _need(tx, parent, name)
+            directory(tx, new_parent)
+            _check_parent(new_parent)
+            target = tx.entry(new_parent, new_name)
+            if entry.kind == S_DIR and parent != new_parent:
+                _check_not_below(tx, entry.ino, new_parent)
+            if flags == EXCHANGE:
+                self._exchange(tx, entry, target, new_parent, new_name)
+            elif target is None:
+                tx.rename(parent, name, new_parent, new_name)
+            elif flags == NOREPLACE:
+                raise Exists(repr(new_name))
+            elif target.ino != entry.ino:
+                _check_replaceable(tx, entry, target)
+                keep.last_name(tx, target)
+                tx.rename(parent, name, new_parent, new_name)
+
+    def _exchange(
+        self,
+        tx: Transaction,
+        entry: Entry,
+        target: Entry | None,
+        new_parent: Ino,
+        new_name: bytes,
+    ) -> None:
+        if target is None:
+            raise NotFound(repr(new_name))
+        if target.kind == S_DIR and entry.parent != new_parent:
+            _check_not_below(tx, target.ino, entry.parent)
+        if target.ino != entry.ino:
+            tx.exchange(entry.parent, entry.name, new_parent, new_name)
+
+
+class _Kept:
+    """Around a transaction that may take an inode's last name: keeps the inode as
+    an orphan if somebody here may still use it. It is one before the transaction
+    commits, so that nobody ever finds neither."""
+
+    __slots__ = ("_files", "_ino")
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._ino: Ino | None = None
+
+    def last_name(self, tx: Transaction, entry: Entry) -> None:
+        """Call before the name goes."""
+        row = tx.inode(entry.ino)
+        if row is None or (entry.kind != S_DIR and row.nlink > 1):
+            return
+        row = row._replace(ctime_ns=max(row.ctime_ns, tx.now_ns))
+        if self._files.orphan(row):
+            self._ino = entry.ino
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None and self._ino is not None:
+            self._files.unorphan(self._ino)
+
+
+def inherit(above: Inode, mode: int, gid: int) -> tuple[int, int]:
+    """(mode, gid) below a set-gid directory: its group, and directories pass the
+    bit on (linux/fs/inode.c, inode_init_owner)."""
+    if not above.mode & stat.S_ISGID:
+        return mode, gid
+    return mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode, above.gid
+
+
+def _check_parent(parent: Ino) -> None:
+    if parent == LOST_FOUND_INO:
+        raise NotPermitted("lost+found shows what merges found, nothing is made there")
+
+
+def _need(tx: Transaction, parent: Ino, name: bytes) -> Entry:
+    entry = tx.entry(parent, name)
+    if entry is None:
+        raise NotFound(repr(name))
+    if entry.ino == LOST_FOUND_INO:
+        raise Busy("lost+found goes when it is empty")
+    return entry
+
+
+def _check_empty_directory(tx: Transaction, entry: Entry) -> None:
+    if entry.kind != S_DIR:
+        raise NotADirectory(repr(entry.name))
+    if tx.has_children(entry.ino):
+        raise NotEmpty(repr(entry.name))
+
+
+def _check_replaceable(tx: Transaction, entry: Entry, target: Entry) -> None:
+    """rename(2) over an existing name."""
+    if target.ino == LOST_FOUND_INO:
+        raise Busy("lost+found goes when it is empty")
+    if entry.kind == S_DIR:
+        _check_empty_directory(tx, target)
+    elif target.kind == S_DIR:
+        raise IsADirectory(repr(target.name))
+
+
+def _check_not_below(tx: Transaction, ino: Ino, parent: Ino) -> None:
+    """A directory cannot move into itself or below."""
+    at = parent
+    while at != ROOT_INO:
+        if at == ino:
+            raise Invalid("a directory cannot move below itself")
+        row = tx.inode(at)
+        if row is None or row.parent == at:
+            return
+        at = Ino(row.parent)

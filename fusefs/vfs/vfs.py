@@ -1,0 +1,399 @@
+"""POSIX by inode number: what a binding calls.
+
+`Vfs` only composes. Who does what:
+
+    inodes    lookup, attributes          tree      names: make, link, move, remove
+    opening   open, create, close         reading   read, holes, read-ahead
+    writing   write, truncate, flush      ranges    fallocate, copy_file_range
+    publish   drafts to versions          draft     unpublished writes of one file
+    files     handles, orphans            listing   readdir, both forms
+    xattrs    locks    space              coherence caches, here and in the kernel
+
+Locks, in the order they may be taken: `File.lock`, `Commits.lock` (with it the
+namespace's write lock), then leaves (`Files.lock`, the caches' and the pool's).
+Nothing waits for the network under any of them.
+
+Every method is thread-safe and raises FsError; anything else is a bug. Permissions
+are the kernel's business (default_permissions), the umask too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from fusefs.model.ids import Ino
+from fusefs.model.tx import Effects
+from fusefs.namespace.cache import RowCache
+from fusefs.namespace.namespace import Namespace
+from fusefs.store.store import Store
+from fusefs.vfs.attributes import Attributes
+from fusefs.vfs.background import Background
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.coherence import Coherence
+from fusefs.vfs.commits import Commits
+from fusefs.vfs.files import Files
+from fusefs.vfs.inodes import Inodes
+from fusefs.vfs.killpriv import Privileges
+from fusefs.vfs.listing import Listings
+from fusefs.vfs.locks import Locks
+from fusefs.vfs.missing import Fetcher, Objects
+from fusefs.vfs.opening import Opener
+from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.ports import Peers
+from fusefs.vfs.publish import Publisher
+from fusefs.vfs.ranges import Ranges
+from fusefs.vfs.reading import Reader
+from fusefs.vfs.snapshots import Snapshots
+from fusefs.vfs.space import SpaceReport
+from fusefs.vfs.tree import Tree
+from fusefs.vfs.types import (
+    Attr,
+    Buffer,
+    Caller,
+    DirEntry,
+    FileLock,
+    Invalidator,
+    Opened,
+    SetAttr,
+    StatFs,
+)
+from fusefs.vfs.writing import Writer
+from fusefs.vfs.xattrs import Xattrs
+
+__all__ = ["Vfs", "VfsOptions"]
+
+_NOBODY = Caller()
+
+
+class VfsStatistics(msgspec.Struct, frozen=True):
+    """Counts of this moment, for `dfs status`."""
+
+    handles: int
+    orphans: int
+    dirty_files: int
+    buffer_bytes: int
+    locks: int
+    commits: int
+    invalidations: int
+
+
+class Vfs:
+    """See the module."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        store: Store,
+        peers: Peers,
+        options: VfsOptions | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        options = options or VfsOptions()
+        objects, fetcher = Objects(store), Fetcher(peers, options.fetch_timeout_s)
+        pool, snapshots = Pool(), Snapshots()
+        cache: RowCache[Ino, Attr] = RowCache(options.cached_inodes)
+        first = (clock() // 1_000_000) << 16  # above those of an earlier worker
+        files = Files(namespace, objects, first, options)
+        coherence = Coherence(namespace, files, objects, cache, snapshots)
+        commits = Commits(namespace, peers, coherence, options)
+        publisher = Publisher(files, commits, store, objects, fetcher, pool)
+        privileges = Privileges(files, commits, namespace)
+        self._store = store
+        self._files = files
+        self._pool = pool
+        self._coherence = coherence
+        self._commits = commits
+        self._locks = Locks()
+        self._writer = Writer(
+            files, publisher, privileges, fetcher, store, pool, options, clock
+        )
+        self._background = Background(files, self._writer, store, options.writeback_s)
+        self._reader = Reader(
+            files, store, objects, fetcher, peers, options.read_ahead_chunks
+        )
+        self._ranges = Ranges(
+            files,
+            self._reader,
+            self._writer,
+            publisher,
+            privileges,
+            fetcher,
+            store,
+            pool,
+        )
+        attributes = Attributes(objects)
+        self._inodes = Inodes(
+            namespace, files, attributes, cache, commits, self._writer, clock
+        )
+        self._tree = Tree(files, self._inodes, commits)
+        self._opener = Opener(
+            namespace,
+            files,
+            self._inodes,
+            self._tree,
+            self._writer,
+            commits,
+            coherence,
+            self._locks,
+        )
+        self._listings = Listings(namespace, files, self._inodes, snapshots)
+        self._xattrs = Xattrs(namespace, files, commits, store, objects)
+        self._space = SpaceReport(namespace, store)
+        # The two hottest calls go straight through.
+        self.getattr: Callable[[Ino], Attr] = self._inodes.attr
+        """(ino) -> Attr, unpublished writes included. Raises Stale."""
+        self.lookup: Callable[[Ino, bytes], Attr] = self._inodes.lookup
+        """(parent, name) -> Attr. Raises NotFound."""
+        self._background.start()
+
+    def set_invalidator(self, invalidator: Invalidator) -> None:
+        """Who tells the kernel what changed. Call before serving."""
+        self._coherence.invalidator = invalidator
+
+    # -- inodes ----------------------------------------------------------------
+
+    def setattr(
+        self, ino: Ino, change: SetAttr, caller: Caller, handle: int | None = None
+    ) -> Attr:
+        """chmod, chown, truncate, utimensat. With a handle a change of size is
+        published at its flush, else at once. An empty change drops set-id bits."""
+        return self._inodes.setattr(ino, change, caller, handle)
+
+    def readlink(self, ino: Ino) -> bytes:
+        return self._inodes.readlink(ino)
+
+    # -- names -----------------------------------------------------------------
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        return self._tree.symlink(parent, name, target, caller)
+
+    def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> Attr:
+        """Any type but a directory; a mode without type is a regular file."""
+        return self._tree.mknod(parent, name, mode, rdev, caller)
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        return self._tree.mkdir(parent, name, mode, caller)
+
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
+        return self._tree.link(ino, parent, name)
+
+    def unlink(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
+        self._tree.unlink(parent, name)
+
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
+        self._tree.rmdir(parent, name)
+
+    def rename(
+        self,
+        parent: Ino,
+        name: bytes,
+        new_parent: Ino,
+        new_name: bytes,
+        flags: int = 0,
+        caller: Caller = _NOBODY,
+    ) -> None:
+        """Flags of renameat2(2): NOREPLACE (1), EXCHANGE (2)."""
+        self._tree.rename(parent, name, new_parent, new_name, flags)
+
+    # -- files -----------------------------------------------------------------
+
+    def create(
+        self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> Opened:
+        return self._opener.create(parent, name, mode, flags, caller)
+
+    def tmpfile(self, parent: Ino, mode: int, flags: int, caller: Caller) -> Opened:
+        return self._opener.tmpfile(parent, mode, flags, caller)
+
+    def open(
+        self, ino: Ino, flags: int, caller: Caller, kill_suid: bool = False
+    ) -> Opened:
+        return self._opener.open(ino, flags, caller, kill_suid)
+
+    def read(
+        self, handle: int, offset: int, size: int, caller: Caller = _NOBODY
+    ) -> bytes:
+        """At most `size` bytes; fewer only at the end of the file."""
+        buffer = bytearray(size)
+        got = self._reader.read_into(handle, offset, memoryview(buffer), caller)
+        return bytes(buffer) if got == size else bytes(memoryview(buffer)[:got])
+
+    def read_into(
+        self, handle: int, offset: int, into: memoryview, caller: Caller = _NOBODY
+    ) -> int:
+        """The same into the caller's buffer; gives how many bytes."""
+        return self._reader.read_into(handle, offset, into, caller)
+
+    def write(
+        self,
+        handle: int,
+        offset: int,
+        data: Buffer,
+        caller: Caller = _NOBODY,
+        kill_suid: bool = False,
+    ) -> int:
+        """Takes all of `data`, which is not kept. O_APPEND is the kernel's: it gives
+        the offset."""
+        return self._writer.write(handle, offset, data, caller, kill_suid)
+
+    def flush(
+        self, handle: int, lock_owner: int = 0, caller: Caller | None = None
+    ) -> None:
+        self._opener.flush(handle, lock_owner, caller)
+
+    def release(self, handle: int) -> None:
+        self._opener.release(handle)
+
+    def fsync(
+        self, handle: int, datasync: bool = False, caller: Caller | None = None
+    ) -> None:
+        self._writer.fsync(self._files.handle(handle), caller)
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        self._ranges.fallocate(handle, mode, offset, length)
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE."""
+        return self._reader.lseek(handle, offset, whence)
+
+    def copy_file_range(
+        self,
+        handle_in: int,
+        offset_in: int,
+        handle_out: int,
+        offset_out: int,
+        length: int,
+        caller: Caller = _NOBODY,
+    ) -> int:
+        return self._ranges.copy(
+            handle_in, offset_in, handle_out, offset_out, length, caller
+        )
+
+    # -- directories -----------------------------------------------------------
+
+    def opendir(self, ino: Ino) -> int:
+        return self._listings.opendir(ino)
+
+    def readdir(self, handle: int, offset: int) -> Iterator[DirEntry]:
+        """Entries after the cookie `offset`, the dots first; 0 rewinds."""
+        return self._listings.readdir(handle, offset)
+
+    def readdirplus(self, handle: int, offset: int) -> Iterator[tuple[DirEntry, Attr]]:
+        return self._listings.readdirplus(handle, offset)
+
+    def releasedir(self, handle: int) -> None:
+        self._listings.releasedir(handle)
+
+    def readdir_ino(self, ino: Ino, cookie: int) -> Iterator[DirEntry]:
+        """The same without a handle: the cookie alone says where to go on."""
+        return self._listings.readdir_ino(ino, cookie)
+
+    def readdirplus_ino(self, ino: Ino, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
+        return self._listings.readdirplus_ino(ino, cookie)
+
+    def fsyncdir(self, handle: int = 0, datasync: bool = False) -> None:
+        """Every change of names made before is durable here."""
+        self._commits.sync()
+
+    # -- the rest --------------------------------------------------------------
+
+    def statfs(self) -> StatFs:
+        return self._space.statfs()
+
+    def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        return self._xattrs.get(ino, name)
+
+    def setxattr(
+        self,
+        ino: Ino,
+        name: bytes,
+        value: Buffer,
+        flags: int = 0,
+        caller: Caller = _NOBODY,
+    ) -> None:
+        self._xattrs.set(ino, name, bytes(value), flags)
+
+    def listxattr(self, ino: Ino, caller: Caller = _NOBODY) -> list[bytes]:
+        """Names; trusted.* for root only."""
+        return self._xattrs.list(ino, caller.uid)
+
+    def removexattr(self, ino: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
+        self._xattrs.remove(ino, name)
+
+    def getlk(
+        self, handle: int, owner: int, lock: FileLock, is_flock: bool = False
+    ) -> FileLock:
+        ino = self._files.handle(handle).file.ino
+        return self._locks.test(ino, owner, lock, is_flock)
+
+    def setlk(
+        self,
+        handle: int,
+        owner: int,
+        lock: FileLock,
+        wait: bool,
+        is_flock: bool,
+        caller: Caller = _NOBODY,
+    ) -> None:
+        """Blocks if `wait`: call it from a thread that may wait."""
+        opened = self._files.handle(handle)
+        opened.owners.add(owner)
+        self._locks.change(
+            opened.file.ino, owner, lock, wait, is_flock, caller.cancelled
+        )
+
+    def forget(self, ino: Ino) -> None:
+        """The kernel dropped its last reference to the inode."""
+        self._files.forget(ino)
+
+    # -- changes from elsewhere ------------------------------------------------
+
+    def on_effects(self, effects: Effects) -> None:
+        """A peer's change was applied: forget it here, then in the kernel."""
+        self._coherence.on_effects(effects)
+
+    def drop_everything(self) -> None:
+        """Changes may have been missed: forget all, here and in the kernel."""
+        self._coherence.drop_everything()
+
+    # -- life ------------------------------------------------------------------
+
+    def adopt_handle(self, handle: int, ino: Ino) -> None:
+        """Go on with a handle that an earlier worker gave out: the number says how
+        it may be used, so nothing has to be carried over. Raises Stale."""
+        self._files.adopt(handle, ino)
+
+    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
+        """(root, size, chunk_log2) of data that only open files name, for GC."""
+        return self._files.live_roots()
+
+    def sync(self) -> None:
+        """sync(2): everything written before is published and durable."""
+        problems = self._writer.publish_older(0)
+        self._store.sync_all()
+        self._commits.sync()
+        if problems:
+            raise problems[0]
+
+    def close(self) -> None:
+        """Publish what is dirty and stop the threads. The store and the namespace
+        stay open: they are the caller's."""
+        self._background.stop()
+        self._writer.publish_older(0)
+        self._coherence.close()
+
+    def statistics(self) -> VfsStatistics:
+        return VfsStatistics(
+            handles=len(self._files),
+            orphans=len(self._files.orphans),
+            dirty_files=len(self._files.dirty),
+            buffer_bytes=self._pool.used_bytes,
+            locks=len(self._locks),
+            commits=self._commits.count,
+            invalidations=self._coherence.invalidations,
+        )

@@ -1,0 +1,176 @@
+"""Writing: into the draft of the file, with the limits POSIX wants checked first."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Callable
+
+from fusefs.errors import BadHandle, FsError, Invalid, IsADirectory, TooBig
+from fusefs.model.ids import Ino
+from fusefs.model.manifest import MAX_FILE_SIZE
+from fusefs.namespace.types import Inode
+from fusefs.store.store import Store
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.draft import Draft
+from fusefs.vfs.files import File, Files, Handle
+from fusefs.vfs.killpriv import Privileges
+from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing
+from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.publish import Publisher
+from fusefs.vfs.types import Buffer, Caller
+
+Clock = Callable[[], int]
+SPILL_TO = 0.75
+"""Share of the budget that is left in use after running out of buffers."""
+
+
+class Writer:
+    """Thread-safe. A write takes the file's lock once, and stores whole chunks
+    after letting go of it."""
+
+    def __init__(
+        self,
+        files: Files,
+        publisher: Publisher,
+        privileges: Privileges,
+        fetcher: Fetcher,
+        store: Store,
+        pool: Pool,
+        options: VfsOptions,
+        clock: Clock,
+    ) -> None:
+        self._files = files
+        self._publisher = publisher
+        self._privileges = privileges
+        self._fetcher = fetcher
+        self._store = store
+        self._pool = pool
+        self._options = options
+        self._clock = clock
+
+    def writable(self, number: int) -> Handle:
+        handle = self._files.handle(number)
+        if not handle.writable:
+            raise BadHandle("the file is not open for writing")
+        return handle
+
+    def write(
+        self,
+        number: int,
+        offset: int,
+        data: Buffer,
+        caller: Caller,
+        kill_suid: bool = False,
+    ) -> int:
+        """Take the bytes in; all readers on this node see them when it returns.
+
+        Raises: NoSpace before a byte is accepted; TooBig (EFBIG) past 8 EiB.
+        """
+        handle = self.writable(number)
+        part = data if isinstance(data, memoryview) else memoryview(data)
+        n = len(part)
+        self._check_range(offset, n)
+        self._store.require_space(n + self._pool.used_bytes)
+        if self._pool.used_bytes >= self._options.dirty_bytes:
+            budget = int(self._options.dirty_bytes * SPILL_TO)
+            self._publisher.spill(budget, caller.cancelled)
+        file = handle.file
+        now = self._clock()
+        with file.lock:
+            draft = file.draft or self._publisher.begin(file, now)
+            full = draft.write(offset, part)
+            draft.mtime_ns = draft.ctime_ns = now
+        self._privileges.written(file, kill_suid)
+        for index, patch in full:
+            self._publisher.seal(file, draft, index, patch)
+        return n
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0:
+            raise Invalid("negative offset or length")
+        if offset + length > MAX_FILE_SIZE:
+            raise TooBig("files end before 8 EiB")
+
+    def edit(
+        self,
+        file: File,
+        change: Callable[[Draft], None],
+        caller: Caller | None = None,
+    ) -> None:
+        """Apply a change to the file's draft, fetching what it needs to know."""
+        for _ in range(ATTEMPTS):
+            now = self._clock()
+            try:
+                with file.lock:
+                    draft = file.draft or self._publisher.begin(file, now)
+                    change(draft)
+                    draft.mtime_ns = draft.ctime_ns = now
+                    return
+            except Missing as missing:
+                self._fetcher.fetch(missing.cids, caller.cancelled if caller else None)
+        raise FsError("chunks vanish faster than they arrive")
+
+    def kill_suid(self, file: File) -> None:
+        """The file was emptied by somebody without CAP_FSETID."""
+        self._privileges.written(file, True)
+
+    # -- truncate --------------------------------------------------------------
+
+    def truncate(
+        self, ino: Ino, size: int, number: int | None, caller: Caller, kill_suid: bool
+    ) -> None:
+        """truncate(2) or, with a handle, ftruncate(2). Without a handle the change
+        is published at once: no flush will follow."""
+        if size < 0:
+            raise Invalid("negative size")
+        if size > MAX_FILE_SIZE:
+            raise TooBig("files end before 8 EiB")
+        check_regular(self._files.need_row(ino))
+        handle = self._files.handle_or_none(number) if number is not None else None
+        file = handle.file if handle is not None else self._files.acquire(ino)
+        try:
+            self.edit(file, lambda draft: draft.truncate(size), caller)
+            self._privileges.written(file, kill_suid)
+            if handle is None:
+                self._publisher.publish(file, caller.cancelled)
+        finally:
+            if handle is None:
+                self._files.release(file)
+
+    # -- flushing --------------------------------------------------------------
+
+    def flush(self, handle: Handle, caller: Caller | None = None) -> None:
+        """close(2): near peers show what was written. Free if nothing was."""
+        if not handle.writable:
+            return
+        file = handle.file
+        if file.draft is not None:
+            self._publisher.publish(file, caller.cancelled if caller else None)
+        if file.seq > file.waited:
+            self._publisher.barrier(file)
+
+    def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
+        self._publisher.sync(handle.file, caller.cancelled if caller else None)
+        self._publisher.barrier(handle.file)
+
+    def publish_older(self, age_s: float) -> list[FsError]:
+        """Publish files whose writes have waited that long; what went wrong."""
+        problems: list[FsError] = []
+        limit = time.monotonic() - age_s
+        for file in list(self._files.dirty.values()):
+            draft = file.draft
+            if draft is not None and draft.since_s <= limit:
+                try:
+                    self._publisher.publish(file)
+                except FsError as error:
+                    problems.append(error)
+        return problems
+
+
+def check_regular(row: Inode) -> None:
+    """Only regular files have data to cut. Raises IsADirectory, Invalid."""
+    if stat.S_ISDIR(row.mode):
+        raise IsADirectory("a directory has no data")
+    if not stat.S_ISREG(row.mode):
+        raise Invalid("not a regular file")

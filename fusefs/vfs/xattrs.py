@@ -1,0 +1,202 @@
+"""Extended attributes: the namespaces of xattr(7), and our own read-only ones.
+
+    user.*, trusted.*, security.*   stored and replicated
+    system.*                        EOPNOTSUPP (no POSIX ACLs: cp -a and tar skip them)
+    user.dfs.*                      computed, never listed, never settable, so that
+                                    cp -a and rsync -X neither copy nor set them
+
+user.dfs.manifest   hex root of the data        user.dfs.version   node.seq of it
+user.dfs.local      bytes on this disk          user.dfs.chunks    local/all chunks
+user.dfs.replicas   copies the cluster keeps
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fusefs.errors import (
+    ArgumentTooBig,
+    Exists,
+    Invalid,
+    NoAttribute,
+    NoSpace,
+    NotPermitted,
+    NotSupported,
+    OutOfRange,
+    Stale,
+)
+from fusefs.model.ids import HOLE, Ino
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.types import Inode
+from fusefs.store.store import Store
+from fusefs.vfs.commits import Commits
+from fusefs.vfs.content import View
+from fusefs.vfs.files import Files, Orphan
+from fusefs.vfs.killpriv import CAPABILITY
+from fusefs.vfs.missing import Missing, Objects
+
+CREATE, REPLACE = 1, 2
+NAME_MAX_BYTES, VALUE_MAX_BYTES, LIST_MAX_BYTES = 255, 65_536, 65_536
+"""linux/limits.h: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX."""
+DEFAULT_REPLICAS = 3
+_SPACES = (b"user.", b"trusted.", b"security.")
+_OWN = b"user.dfs."
+
+
+class Xattrs:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        files: Files,
+        commits: Commits,
+        store: Store,
+        objects: Objects,
+    ) -> None:
+        self._namespace = namespace
+        self._files = files
+        self._commits = commits
+        self._store = store
+        self._objects = objects
+
+    # -- reading ---------------------------------------------------------------
+
+    def get(self, ino: Ino, name: bytes) -> bytes:
+        """Raises NoAttribute (ENODATA), NotSupported."""
+        _check(name)
+        if name.startswith(_OWN):
+            return self._computed(ino, name[len(_OWN) :])
+        orphan = self._files.orphans.get(ino)
+        if orphan is not None:
+            value = self._of_orphan(orphan).get(name)
+        else:
+            value = self._namespace.xattr(ino, name)
+        if value is None:
+            raise NoAttribute(name.decode("utf-8", "replace"))
+        return value
+
+    def list(self, ino: Ino, uid: int) -> list[bytes]:
+        """Names; trusted ones are shown to root only, computed ones to nobody."""
+        orphan = self._files.orphans.get(ino)
+        names = (
+            list(self._of_orphan(orphan))
+            if orphan is not None
+            else self._namespace.xattrs(ino)
+        )
+        if uid == 0:
+            return names
+        return [name for name in names if not name.startswith(b"trusted.")]
+
+    # -- changing --------------------------------------------------------------
+
+    def set(self, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
+        """Raises Exists (XATTR_CREATE), NoAttribute (XATTR_REPLACE), ArgumentTooBig,
+        NoSpace (no room in the list)."""
+        _check_settable(name)
+        if flags & ~(CREATE | REPLACE):
+            raise Invalid(f"setxattr flags {flags:#x}")
+        if len(value) > VALUE_MAX_BYTES:
+            raise ArgumentTooBig(f"a value of {len(value)} bytes")
+        if name == CAPABILITY and (file := self._files.get(ino)) is not None:
+            file.capability = True
+        orphan = self._files.orphans.get(ino)
+        if orphan is not None:
+            held = self._of_orphan(orphan)
+            _check_flags(name, name in held, flags)
+            held[name] = value
+            return
+        with self._commits.begin() as tx:
+            if tx.inode(ino) is None:
+                raise Stale(f"inode {ino} is gone")
+            present = tx.xattr(ino, name) is not None
+            _check_flags(name, present, flags)
+            if not present:
+                self._check_room(ino, name)
+            tx.set_xattr(ino, name, value)
+
+    def remove(self, ino: Ino, name: bytes) -> None:
+        _check_settable(name)
+        orphan = self._files.orphans.get(ino)
+        if orphan is not None:
+            if self._of_orphan(orphan).pop(name, None) is None:
+                raise NoAttribute(name.decode("utf-8", "replace"))
+            return
+        with self._commits.begin() as tx:
+            if tx.xattr(ino, name) is None:
+                raise NoAttribute(name.decode("utf-8", "replace"))
+            tx.remove_xattr(ino, name)
+
+    def _check_room(self, ino: Ino, name: bytes) -> None:
+        """listxattr(2) must be able to show them all."""
+        used = sum(len(n) + 1 for n in self._namespace.xattrs(ino))
+        if used + len(name) + 1 > LIST_MAX_BYTES:
+            raise NoSpace("no room for another attribute name")
+
+    def _of_orphan(self, orphan: Orphan) -> dict[bytes, bytes]:
+        held = orphan.xattrs
+        if held is None:
+            ino = orphan.row.ino
+            held = {}
+            for name in self._namespace.xattrs(ino):
+                value = self._namespace.xattr(ino, name)
+                if value is not None:
+                    held[name] = value
+            orphan.xattrs = held
+        return held
+
+    # -- computed --------------------------------------------------------------
+
+    def _computed(self, ino: Ino, name: bytes) -> bytes:
+        row = self._files.need_row(ino)
+        if name == b"replicas":
+            return b"%d" % self._replicas()
+        if row.mode >> 12 == 8:  # regular files only
+            if name == b"manifest":
+                return row.root.hex().encode()
+            if name == b"version":
+                return b"%d.%d" % (row.node, row.seq)
+            if name == b"local":
+                return b"%d" % self._local(row)[2]
+            if name == b"chunks":
+                return b"%d/%d" % self._local(row)[:2]
+        raise NoAttribute(name.decode("utf-8", "replace"))
+
+    def _replicas(self) -> int:
+        value = self._namespace.settings().get(b"replicas")
+        return int(msgspec.msgpack.decode(value)) if value else DEFAULT_REPLICAS
+
+    def _local(self, row: Inode) -> tuple[int, int, int]:
+        """(chunks here, chunks, bytes here), as far as local manifest nodes tell."""
+        view = View.of(row, self._objects.node)
+        try:
+            chunks = [view.chunk(i) for i in view.present()]
+        except Missing:
+            return 0, view.count, 0
+        absent = set(self._store.missing(chunks))
+        here = [cid for cid in chunks if cid not in absent and cid != HOLE]
+        return len(here), len(chunks), sum(self._store.size(cid) for cid in here)
+
+
+def _check(name: bytes) -> None:
+    if len(name) > NAME_MAX_BYTES:
+        raise OutOfRange(f"an attribute name of {len(name)} bytes")
+    for space in _SPACES:
+        if name.startswith(space):
+            if name == space:
+                raise Invalid("an attribute name ends after its prefix")
+            return
+    raise NotSupported(name.decode("utf-8", "replace"))
+
+
+def _check_settable(name: bytes) -> None:
+    _check(name)
+    if name.startswith(_OWN):
+        raise NotPermitted("user.dfs.* is computed")
+
+
+def _check_flags(name: bytes, present: bool, flags: int) -> None:
+    if present and flags & CREATE:
+        raise Exists(name.decode("utf-8", "replace"))
+    if not present and flags & REPLACE:
+        raise NoAttribute(name.decode("utf-8", "replace"))
