@@ -402,12 +402,12 @@ class Derivation:
         self._entry_moved(parent, row)
 
     def _entry_moved(self, parent: Ino, row: Row) -> None:
-        if row.why == "version":
-            return
-        self._inodes[row.ino] = None
         # its directory may appear or vanish with its last child, and its link
         # count changes with a subdirectory
         self._inodes[parent] = None
+        if row.why == "version":
+            return
+        self._inodes[row.ino] = None
         if row.kind == S_REG and self._any_odd():
             self._versions[row.ino] = None
 
