@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from fusefs import options
 from fusefs.errors import ConfigError
-from fusefs.mountpoint.exits import MOUNT_USAGE, USAGE
+from fusefs.mountpoint.exits import FSCK_USAGE, MOUNT_USAGE, USAGE
 from fusefs.options import OPTIONS, Resolved
 
 
@@ -24,12 +26,22 @@ class Parser(argparse.ArgumentParser):
         )
         self._verb = verb
 
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage()
-        code = MOUNT_USAGE if self._verb in ("mount", "umount") else USAGE
-        if self._verb == "fsck":
-            code = 16
-        self.exit(code, f"dfs {self._verb}: {message}\n")
+    def error(self, message: str) -> NoReturn:
+        """One sentence; an unknown option comes with the nearest valid one."""
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        if unknown.startswith("-"):
+            flag = unknown.partition("=")[0]
+            message = f"unknown option {flag}; did you mean {self._nearest(flag)}?"
+        code = {"mount": MOUNT_USAGE, "umount": MOUNT_USAGE, "fsck": FSCK_USAGE}
+        self.exit(
+            code.get(self._verb, USAGE),
+            f"dfs {self._verb}: {message}\n"
+            f"dfs {self._verb} --help tells what it takes\n",
+        )
+
+    def _nearest(self, flag: str) -> str:
+        known = [f for f in self._option_string_actions if f.startswith("--")]
+        return difflib.get_close_matches(flag, known, n=1, cutoff=0.0)[0]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -86,7 +86,7 @@ def test_bad_token_is_refused_and_leaves_no_store(
 @pytest.mark.parametrize(
     ("words", "env", "sentence"),
     [
-        (["--sotre=/x"], {}, "unrecognized arguments: --sotre"),
+        (["--sotre=/x"], {}, "unknown option --sotre; did you mean --store?"),
         (["-o", "noatme"], {}, "did you mean 'noatime'"),
         ([], {"DFS_PROT": "1"}, "did you mean 'DFS_PORT'"),
         (["--port=x"], {}, "port is 'x'"),
