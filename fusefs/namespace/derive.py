@@ -327,9 +327,7 @@ class Derivation:
                 (parent, origin),
             ).fetchone()
             if shadow is not None and (shadow[0] != origin or shadow[1] == "version"):
-                # another name's losing version stands where this name wants to be
-                if self._registers.load(dirent_key(parent, origin)).live:
-                    self._evict(parent, origin, shadow)
+                # another name's odd entry stands here: not ours to compare
                 plain = None
         rows.update(odd)
         if plain is not None and origin not in odd:
@@ -380,6 +378,13 @@ class Derivation:
 
     def _insert(self, parent: Ino, origin: bytes, row: Row) -> None:
         self._remember(parent, row.name)
+        if self._any_odd():
+            shadow = self._db.execute(
+                "SELECT origin, why, base, ino FROM odd WHERE parent = ? AND name = ?",
+                (parent, row.name),
+            ).fetchone()
+            if shadow is not None and (shadow[3], shadow[1]) != (row.ino, row.why):
+                self._evict(parent, row.name, shadow[:3])
         self._db.execute(
             "INSERT OR REPLACE INTO entry VALUES(?, ?, ?, ?, ?)",
             (parent, row.name, row.ino, row.kind, row.flags),
