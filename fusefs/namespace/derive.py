@@ -94,15 +94,21 @@ class Row(NamedTuple):
 
 
 class Derivation:
-    """`rows`: the inode rows this transaction has read, for local transactions;
-    None asks for the general way only."""
+    """`rows`: the inode rows this transaction has read; None asks for the general
+    way only. `remote`: the changes are a peer's."""
 
     def __init__(
-        self, db: sqlite3.Connection, registers: Registers, rows: Rows | None = None
+        self,
+        db: sqlite3.Connection,
+        registers: Registers,
+        rows: Rows | None = None,
+        *,
+        remote: bool = False,
     ) -> None:
         self._db = db
         self._registers = registers
         self._rows = rows
+        self._remote = remote
         self._plain: bool | None = None
         self._names: dict[Name, None] = {}
         self._inodes: dict[Ino, None] = {}
@@ -122,7 +128,8 @@ class Derivation:
             if self._plain is None:
                 self._plain = is_plain(self._db)
             if self._plain:
-                effects = Quick(self._db, self._registers, self._rows).run(changed)
+                quick = Quick(self._db, self._registers, self._rows, self._remote)
+                effects = quick.run(changed)
                 if effects is not None:
                     return effects
             self._plain = None

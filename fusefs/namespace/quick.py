@@ -1,9 +1,10 @@
-"""The short way for local transactions on a tree without any odd entry.
+"""The short way for changes of a tree without any odd entry.
 
-Nearly every local change meets no concurrency: each register has at most one
-sibling, nothing came back, nothing is cut. Then the new rows follow from the old
-rows and the new values, without the queries of the general derivation. `plan`
-says None whenever that is not certain; a test compares both ways after every step.
+Nearly every change meets no concurrency: each register has at most one sibling,
+nothing came back, nothing is cut. Then the new rows follow from the old rows and the
+new values, without the queries of the general derivation. The plan is None whenever
+that is not certain; a test compares both ways after every step. Changes from peers
+may come without what they build on, so for them more is asked (`remote`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fusefs.model.records import (
     decode_attrs,
     decode_content,
     decode_dirent,
+    decode_place,
     decode_unlinked,
     key_ino,
     key_name,
@@ -98,11 +100,16 @@ class Quick:
     """Plans one settlement; `rows` are the inode rows read in this transaction."""
 
     def __init__(
-        self, db: sqlite3.Connection, registers: Registers, rows: Rows
+        self,
+        db: sqlite3.Connection,
+        registers: Registers,
+        rows: Rows,
+        remote: bool = False,
     ) -> None:
         self._db = db
         self._registers = registers
         self._rows = rows
+        self._remote = remote
 
     def run(self, changed: Changed) -> Effects | None:
         """Update the tables and say what moved, or None having done nothing."""
@@ -149,6 +156,7 @@ class Quick:
         entries: list[EntryPlan] = []
         counts = Counts()
         touched: dict[Ino, None] = {}
+        placed: list[Ino] = []
         for key, (before, after) in changed.items():
             if len(before.siblings) > 1 or len(after.siblings) != 1:
                 return None
@@ -164,8 +172,11 @@ class Quick:
             elif kind == PLACE:
                 if before is not EMPTY:
                     return None
+                placed.append(key_ino(key))
             elif kind in (ATTRS, CONTENT, UNLINKED):
                 touched[key_ino(key)] = None
+        if self._remote and not self._whole_directories(placed, counts):
+            return None
         touched.update(dict.fromkeys(counts.inos()))
         inodes = self._plan_inodes(touched, counts, changed)
         return None if inodes is None else Plan(entries, inodes)
@@ -178,11 +189,30 @@ class Quick:
         if new is not None:
             counts.add(entry.parent, new, 1)
         if old is not None and old.kind == S_DIR:
-            return new is None and not self._has_children(old.ino)
+            return (
+                new is None
+                and not self._has_children(old.ino)
+                and self._shows(entry.parent, entry.name, old.ino)
+            )
         if new is not None and new.kind == S_DIR:
             place = changed.get(place_key(new.ino))
-            return place is not None and place[0] is EMPTY
+            if place is None or place[0] is not EMPTY:
+                return False
+            value = decode_place(place[1].siblings[0].value)
+            return (value.parent, value.name) == (entry.parent, entry.name)
         return True
+
+    def _shows(self, parent: Ino, name: bytes, ino: Ino) -> bool:
+        row = self._db.execute(
+            "SELECT ino FROM entry WHERE parent = ? AND name = ?", (parent, name)
+        ).fetchone()
+        return row is not None and row[0] == ino
+
+    def _whole_directories(self, placed: list[Ino], counts: Counts) -> bool:
+        """New directories came with their names and before their children."""
+        return all(ino in counts.born for ino in placed) and not any(
+            self._has_children(ino) for ino in counts.born
+        )
 
     def _has_children(self, ino: Ino) -> bool:
         row = self._db.execute(
@@ -201,6 +231,8 @@ class Quick:
             after: Inode | None = None
             if before is None:
                 if counts.links.get(ino, 0) <= 0 and ino not in counts.born:
+                    if self._remote and ino not in counts.dead:
+                        return None  # its name may have come before it
                     continue  # an inode no name shows
                 if attrs is None or attrs[0] is not EMPTY:
                     return None
@@ -211,10 +243,25 @@ class Quick:
                 return None
             elif ino not in counts.dead:
                 after = _moved(before, counts, attrs, content)
+                if self._remote and not self._ctime_follows(before, attrs, content):
+                    return None
                 if after is None and not self._gone_for_good(ino):
                     return None
             out[ino] = (before, after)
         return out
+
+    def _ctime_follows(
+        self,
+        row: Inode,
+        attrs: tuple[Register, Register] | None,
+        content: tuple[Register, Register] | None,
+    ) -> bool:
+        """Whether no other register has a say in the new ctime."""
+        if attrs is None and content is not None:
+            return _content(content[1])[1].ctime_ns >= row.ctime_ns
+        if content is None and attrs is not None:
+            return _attrs(attrs[1]).ctime_ns >= row.ctime_ns
+        return True
 
     def _row(self, ino: Ino) -> Inode | None:
         if ino not in self._rows:

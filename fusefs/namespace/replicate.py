@@ -128,7 +128,7 @@ class Apply:
             self._hlc[node] = stamp
 
     def finish(self, gap: bool) -> Applied:
-        effects = Derivation(self._db, self._registers).run()
+        effects = Derivation(self._db, self._registers, {}, remote=True).run()
         if dominates(self._vector, self._pending):
             self._pending = {}
             collect(self._db, self._registers, self._vector)
