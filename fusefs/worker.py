@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from fusefs import readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
 from fusefs.housekeeping import Housekeeping
+from fusefs.model.tx import Effects
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
@@ -46,6 +48,7 @@ class Parts:
     def __init__(self, config: Config) -> None:
         store_dir = Path(config.store)
         self._server: HasStatistics | None = None
+        self._built = threading.Event()
         self.namespace = Namespace.open(store_dir)
         self.store = Store.open(
             store_dir,
@@ -55,11 +58,20 @@ class Parts:
         )
         self.link = NodeLink(
             config.run_dir / "node.sock",
-            on_effects=lambda effects: self.vfs.on_effects(effects),
-            on_reconnect=lambda: self.vfs.drop_everything(),
+            on_effects=self._on_effects,
+            on_reconnect=self._on_reconnect,
             statistics=self.statistics,
         )
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
+        self._built.set()
+
+    def _on_effects(self, effects: Effects) -> None:
+        self._built.wait()  # the link's thread may be faster than this constructor
+        self.vfs.on_effects(effects)
+
+    def _on_reconnect(self) -> None:
+        self._built.wait()
+        self.vfs.drop_everything()
 
     def serve_with(self, server: HasStatistics) -> None:
         """The binding's server, once there is one: its counts are shown too."""
@@ -67,6 +79,7 @@ class Parts:
 
     def statistics(self) -> dict[str, object]:
         """What `dfs status` shows of the worker."""
+        self._built.wait()
         shown: dict[str, object] = {"pid": os.getpid(), "vfs": self.vfs.statistics()}
         if self._server is not None:
             shown["requests"] = self._server.statistics()

@@ -101,6 +101,18 @@ def answer(where: str, timeout_s: float = ANSWER_S) -> OSError | os.stat_result 
     return said[0] if said else None
 
 
+def nudge(where: str) -> None:
+    """Makes the kernel send one request, and waits for nothing."""
+    threading.Thread(target=_ask_size, args=(where,), daemon=True).start()
+
+
+def _ask_size(where: str) -> None:
+    try:
+        os.statvfs(where)
+    except OSError:
+        pass
+
+
 def is_dead(where: str) -> bool:
     """True when the process behind the mount is gone (ENOTCONN, ECONNABORTED)."""
     said = answer(where)

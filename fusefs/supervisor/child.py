@@ -139,8 +139,8 @@ class Child:
         """The child's own reason for its end, else the last line of its log."""
         if self.reason or self._log is None:
             return self.reason or "see the messages above"
-        lines = tail(self._log).splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        lines = [line.strip(" |+-") for line in tail(self._log).splitlines()]
+        return next((line for line in reversed(lines) if line), "it said nothing")
 
 
 def tail(path: Path) -> str:
