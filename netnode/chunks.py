@@ -18,7 +18,7 @@ from fusefs.errors import ChunkMissing, Corrupt, FsError, NoSpace
 from fusefs.model.ids import ChunkId, NodeId
 from fusefs.store.store import Store
 from fusefs.store.types import RESPONSIBLE
-from netnode.connection import Connection
+from netnode.connection import Connection, Refused
 from netnode.core.fetch import (
     Action,
     Ask,
@@ -33,6 +33,7 @@ from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.environment import Environment
 from netnode.transport import BrokenStream
+from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     AnyMessage,
     CancelGet,
@@ -223,24 +224,18 @@ class ChunkPlane:
         unsent, source.unsent = source.unsent, []
         for message in unsent:
             connection.send(message)
-        room = trio.Semaphore(STORING)
+        broken: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.stream.run)
                 nursery.start_soon(self._serve_chunks, source, connection)
-                while received := await connection.receive():
-                    for message, body in received:
-                        if isinstance(message, Chunk | Put):
-                            await room.acquire()
-                            if len(body) <= IN_PLACE_BYTES:
-                                await self._take(source, message, body, room)
-                            else:
-                                nursery.start_soon(
-                                    self._take, source, message, body, room
-                                )
-                        else:
-                            self._handle(source, connection, message)
+                try:
+                    await self._receive(source, connection, nursery)
+                except (BrokenStream, ProtocolError, Refused) as error:
+                    broken = error
                 nursery.cancel_scope.cancel()
+            if broken is not None:
+                raise broken
         finally:
             connection.stream.close()
             if source.connection is connection:
@@ -249,6 +244,21 @@ class ChunkPlane:
                 source.finding.clear()
                 if self._sources.get(peer) is source:
                     self._reset(peer)
+
+    async def _receive(
+        self, source: Source, connection: Connection, nursery: trio.Nursery
+    ) -> None:
+        room = trio.Semaphore(STORING)
+        while received := await connection.receive():
+            for message, body in received:
+                if not isinstance(message, Chunk | Put):
+                    self._handle(source, connection, message)
+                    continue
+                await room.acquire()
+                if len(body) <= IN_PLACE_BYTES:
+                    await self._take(source, message, body, room)
+                else:
+                    nursery.start_soon(self._take, source, message, body, room)
 
     def _reset(self, peer: NodeId) -> None:
         """What was asked on the broken connection is asked again."""
@@ -348,7 +358,10 @@ class ChunkPlane:
                 if cid in source.cancelled:
                     source.cancelled.discard(cid)
                     continue
-                await self.send_chunk(connection, Chunk(cid), NoChunk((cid,)))
+                try:
+                    await self.send_chunk(connection, Chunk(cid), NoChunk((cid,)))
+                except BrokenStream:
+                    return  # the receiving side notices, too
             source.cancelled.clear()
             await source.work.wait()
             source.work = trio.Event()

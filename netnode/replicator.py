@@ -74,6 +74,9 @@ class Interest(Protocol):
     def membership_changed(self) -> None:
         """Member or setting registers changed."""
 
+    def ping(self, peer: Peer) -> None:
+        """Send it a heartbeat now."""
+
     def barriers_changed(self) -> None:
         """Which peers a barrier waits for may have changed."""
 
@@ -348,10 +351,17 @@ class Replicator:
         dots = tuple(advance.items())
         peer.outgoing.knows(dots)
         self._settle(peer, dots, applied.effects)
-        self._send_deltas()
+        if message.done:
+            self._offer_relay(peer)
         self._look_at_keys(s.key for s in states)
         self._interest.applied(_contents(states))
         self._catch_up()
+
+    def _offer_relay(self, source: Peer) -> None:
+        """Others may lack what a delta brought: tell them what we have now."""
+        for peer in self._peers:
+            if peer is not source and peer.outgoing.lacks(self.vector):
+                self._interest.ping(peer)
 
     def _note(self, applied: Applied) -> None:
         own = self.vector.get(self.me, Seq(0))
@@ -429,10 +439,9 @@ class Replicator:
 
     def heard(self, peer: Peer, ping: Ping) -> None:
         """A peer's heartbeat: is it level, does it agree?"""
-        self.incoming.told(peer.id, ping.vector)
-        if peer.outgoing.pinged(ping.vector, ping.settled, self.vector):
-            log.info("%s makes no progress: sending it a delta", peer.name)
-            peer.wake()
+        now, connected = self._environment.now(), (*self._peers.ids(), self.me)
+        self.incoming.told(peer.id, ping.vector, self.vector, connected, now)
+        peer.outgoing.pinged(ping.vector, ping.settled)
         if ping.settled:
             self._acknowledged(peer, ping.vector.items())
         ours = self._namespace.vector()

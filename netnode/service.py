@@ -382,7 +382,7 @@ class Node:
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.replicator.joined(peer, ours.vector)
-        self._ping(peer)
+        self.ping(peer)
         self._tell_links()
         return peer
 
@@ -476,11 +476,8 @@ class Node:
                 self._measured(peer, message.number)
             case Links():
                 peer.outgoing.linked(message.nodes)
-                if peer.outgoing.subscribed and peer.outgoing.lacks(
-                    self.replicator.vector
-                ):
-                    peer.outgoing.behind = True
-                    peer.wake()
+                if peer.outgoing.lacks(self.replicator.vector):
+                    self.ping(peer)
             case _:
                 await self.replicator.handle(peer, message)
 
@@ -509,12 +506,14 @@ class Node:
 
     # -- heartbeat ---------------------------------------------------------------------
 
-    def _ping(self, peer: Peer) -> None:
+    def ping(self, peer: Peer) -> None:
+        """A heartbeat: measures the distance, tells what we have."""
         self._pings += 1
+        ping = self.replicator.ping(self._pings)
         peer.pings[self._pings] = self.environment.now()
         while len(peer.pings) > 4:
             del peer.pings[next(iter(peer.pings))]
-        peer.send(self.replicator.ping(self._pings))
+        peer.send(ping)
 
     def _measured(self, peer: Peer, number: int) -> None:
         sent = peer.pings.pop(number, None)
@@ -531,7 +530,7 @@ class Node:
                     peer.close(f"silent for {DEAD_S:.0f} s")
                     self._dismiss(peer)
                 else:
-                    self._ping(peer)
+                    self.ping(peer)
             self.replicator.expire_barriers()
             self.settling.tick()
             self.barriers_changed()

@@ -10,7 +10,9 @@ Receiving: one catch-up at a time, from whoever has most. Until a peer's delta
 ends, what it sends live is ignored.
 
 Relay: a peer is not sent what it gets from its origin itself, that is, from an
-origin it is connected to; when that connection ends it says so (Links).
+origin it is connected to; when that connection ends it says so (Links), and is told
+our vector (Ping). A receiver that sees in a heartbeat that a peer has something it
+will not get otherwise, or has not got since the last heartbeat, asks for it (Want).
 """
 
 from __future__ import annotations
@@ -45,7 +47,6 @@ class Outgoing:
         self.behind = False
         self.was_level = False
         """It has had everything once: barriers count on it."""
-        self._pinged: tuple[dict[NodeId, Seq], dict[NodeId, Seq]] | None = None
 
     def greeted(self, theirs: Vector, ours: Vector, links: Iterable[NodeId]) -> None:
         """The Hellos, as they were sent: whoever had all follows from there."""
@@ -121,25 +122,11 @@ class Outgoing:
     def linked(self, links: Iterable[NodeId]) -> None:
         self.links = frozenset(links)
 
-    def pinged(self, theirs: Vector, settled: bool, ours: Vector) -> bool:
-        """A heartbeat: True when it made no progress on something it should have
-        got by now, whoever was to send it. Then a delta from there follows."""
+    def pinged(self, theirs: Vector, settled: bool) -> None:
+        """A heartbeat: what it has applied; `settled`: and invalidated."""
         if settled:
             self.acked = merged(self.acked, theirs)
         self.sent = merged(self.sent, theirs)
-        before, self._pinged = self._pinged, (dict(theirs), dict(ours))
-        if before is None or not self.subscribed or self.streaming or self.behind:
-            return False
-        their_last, our_last = before
-        stuck = any(
-            theirs.get(node, 0) < seq and theirs.get(node, 0) == their_last.get(node, 0)
-            for node, seq in our_last.items()
-            if node != self._peer
-        )
-        if stuck:
-            self.sent = dict(theirs)
-            self.behind = True
-        return stuck
 
     def _elsewhere(self, node: NodeId) -> bool:
         return node == self._peer or (node != self._me and node in self.links)
@@ -152,15 +139,20 @@ class Following(Enum):
 
 
 class _Source:
-    __slots__ = ("has", "heard", "round", "state")
+    __slots__ = ("has", "heard", "late", "round", "state")
 
     def __init__(self, has: dict[NodeId, Seq], state: Following, now: float) -> None:
         self.has = has
         self.state = state
         self.round = 0
         self.heard = now
+        """When the last part of a delta came, or it was asked for."""
+        self.late: dict[NodeId, Seq] = {}
+        """What we lacked at its last heartbeat: origin to our seq then."""
 
 
+QUIET_S = 1.0
+"""A delta that is under way sends a part more often than this."""
 STALLED_S = 10.0
 """A catch-up without a single part for so long does not keep us from another."""
 
@@ -235,11 +227,30 @@ class Incoming:
         if done and source.state is Following.ASKED:
             source.state = Following.LIVE
 
-    def told(self, peer: NodeId, theirs: Vector) -> None:
-        """Its vector, from a heartbeat."""
+    def told(
+        self,
+        peer: NodeId,
+        theirs: Vector,
+        ours: Vector,
+        connected: Collection[NodeId],
+        now: float,
+    ) -> None:
+        """Its vector, from a heartbeat. The connection keeps order, so what it has
+        and we follow live is here by now: what is not, it does not mean to send."""
         source = self._sources.get(peer)
-        if source is not None:
-            source.has = merged(source.has, theirs)
+        if source is None:
+            return
+        source.has = merged(source.has, theirs)
+        before, source.late = source.late, {}
+        if source.state is not Following.LIVE or now - source.heard < QUIET_S:
+            return
+        for node, seq in theirs.items():
+            have = ours.get(node, Seq(0))
+            if have >= seq:
+                continue
+            source.late[node] = have
+            if node not in connected or before.get(node) == have:
+                source.state = Following.NOT
 
     def has(self, peer: NodeId) -> Mapping[NodeId, Seq]:
         source = self._sources.get(peer)

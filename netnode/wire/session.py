@@ -8,6 +8,7 @@ Timing (how long a Hello may take) is the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -86,23 +87,26 @@ class Session:
 
         The first is the Hello (or a Bye instead of it). Raises ProtocolError.
         """
-        try:
-            return [self._message(frame) for frame in self._reader.filled(count)]
-        except ProtocolError:
-            self.phase = Phase.CLOSED
-            raise
+        return self._messages(lambda: self._reader.filled(count))
 
     def feed(self, data: Buffer) -> list[Received]:
         """The same for bytes held elsewhere."""
+        return self._messages(lambda: self._reader.feed(data))
+
+    def _messages(self, read: Callable[[], list[Frame]]) -> list[Received]:
+        """What follows a Bye was on its way already and counts for nothing."""
+        out: list[Received] = []
         try:
-            return [self._message(frame) for frame in self._reader.feed(data)]
+            for frame in read():
+                if self.phase is Phase.CLOSED:
+                    break
+                out.append(self._message(frame))
         except ProtocolError:
             self.phase = Phase.CLOSED
             raise
+        return out
 
     def _message(self, frame: Frame) -> Received:
-        if self.phase is Phase.CLOSED:
-            raise ProtocolError("more data after the end of the session")
         try:
             message = self._decode(frame.header)
         except (msgspec.DecodeError, ValueError) as error:

@@ -1,0 +1,255 @@
+"""Nodes for tests: real namespace and store in a directory, virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
+from fusefs.model.records import S_REG
+from fusefs.model.tx import Body, Effects, Tx
+from fusefs.namespace.namespace import Namespace
+from fusefs.store.store import Store
+from netnode.environment import Environment
+from netnode.service import Node, Settings
+from tests.sim.network import Fabric
+
+T = TypeVar("T")
+EPOCH_MS = 1_750_000_000_000
+CLUSTER = b"cluster of tests"
+
+
+async def inline(work: Callable[[], T], /) -> T:
+    """Instead of a thread: virtual time would run away while one works."""
+    await trio.lowlevel.checkpoint()
+    return work()
+
+
+class SimWorker:
+    """Stands in for the mount: forgets what changed after a while."""
+
+    def __init__(self, node: SimNode, delay_s: float = 0.0) -> None:
+        self._node = node
+        self.delay_s = delay_s
+        self.effects: list[Effects] = []
+        self.forgot_everything = 0
+        self._send, self._receive = trio.open_memory_channel[int](float("inf"))
+        assert node.node is not None
+        node.node.settling.attached(self)
+
+    def changed(self, number: int, effects: Effects, everything: bool) -> None:
+        self.effects.append(effects)
+        self.forgot_everything += everything
+        self._send.send_nowait(number)
+
+    async def run(self) -> None:
+        async for number in self._receive:
+            await trio.sleep(self.delay_s)
+            node = self._node.node
+            if node is not None:
+                node.settling.done(number)
+
+
+class SimNode:
+    """One node; `start` and `crash` any number of times, the disk stays."""
+
+    def __init__(self, cluster: SimCluster, name: str, founding: bool) -> None:
+        self._cluster = cluster
+        self.name = name
+        self.id = NodeId(cluster.rng.getrandbits(62) | 1)
+        self.skew_ms = 0
+        self.directory = cluster.directory / name
+        self.directory.mkdir()
+        self.node: Node | None = None
+        self._scope: trio.CancelScope | None = None
+        self._done = trio.Event()
+        namespace = Namespace.create(
+            self.directory, self.id, root=founding, clock=self.wall_ns
+        )
+        namespace.close()
+        self.namespace: Namespace
+        self.store: Store
+
+    def wall_ns(self) -> int:
+        return self.wall_ms() * 1_000_000
+
+    def wall_ms(self) -> int:
+        return EPOCH_MS + self.skew_ms + int(trio.current_time() * 1000)
+
+    async def start(self) -> Node:
+        cluster = self._cluster
+        self.namespace = Namespace.open(self.directory, clock=self.wall_ns)
+        self.store = Store.open(
+            self.directory, min_free_bytes=0, clock=lambda: self.wall_ms() / 1000
+        )
+        seeds = tuple(f"{n.name}:1" for n in cluster.nodes[:1] if n is not self)
+        settings = Settings(
+            CLUSTER, self.name, seeds, lambda port: (f"{self.name}:{port}",)
+        )
+        rng = random.Random(cluster.rng.getrandbits(64))
+        environment = Environment(self.wall_ms, rng, inline)
+        network = cluster.fabric.host(self.name, self.id)
+        self.node = Node(settings, self.namespace, self.store, network, environment)
+        self._done = trio.Event()
+        await cluster.nursery.start(self._run, self.node)
+        return self.node
+
+    async def _run(self, node: Node, *, task_status: trio.TaskStatus[int]) -> None:
+        try:
+            with trio.CancelScope() as self._scope:
+                await node.run(task_status=task_status)
+        finally:
+            self.node = None
+            self.namespace.close()
+            self.store.close()
+            self._done.set()
+
+    async def crash(self) -> None:
+        """The process is gone at once; what was committed is on the disk."""
+        assert self._scope is not None
+        self._scope.cancel()
+        await self._done.wait()
+
+    async def stop(self) -> None:
+        if self.node is not None:
+            self.node.stop()
+            await self._done.wait()
+
+    # -- what a program does -----------------------------------------------------------
+
+    def publish(self, tx: Tx | None, bodies: Sequence[Body] = ()) -> Seq:
+        assert tx is not None
+        if self.node is not None:
+            self.node.publish((tx,), bodies)
+        return tx.seq
+
+    def create(
+        self, name: bytes, parent: Ino = ROOT_INO, data: bytes | None = None
+    ) -> Seq:
+        """A new file, with its only chunk attached if there is data."""
+        bodies: list[Body] = []
+        with self.namespace.transaction() as t:
+            ino = t.new_ino(parent, name, S_REG)
+            t.create(parent, name, ino, 0o100644, 0, 0)
+            if data is not None:
+                cid = self.store.put(data)
+                bodies.append(Body(cid, data))
+                t.set_content(
+                    ino,
+                    size=len(data),
+                    root=cid,
+                    chunk_log2=20,
+                    mtime_ns=t.now_ns,
+                )
+        return self.publish(t.tx, bodies)
+
+    def unlink(self, name: bytes, parent: Ino = ROOT_INO) -> Seq:
+        with self.namespace.transaction() as t:
+            t.unlink(parent, name)
+        return self.publish(t.tx)
+
+    def names(self) -> list[bytes]:
+        return [e.name for e in self.namespace.children(ROOT_INO, limit=100_000)]
+
+    async def barrier(self, seq: Seq, limit_s: float = 1.0) -> bool:
+        assert self.node is not None
+        event, result = trio.Event(), [False]
+
+        def done(ok: bool) -> None:
+            result[0] = ok
+            event.set()
+
+        self.node.barrier(seq, limit_s, done)
+        with trio.move_on_after(limit_s):
+            await event.wait()
+        return result[0]
+
+    async def fetch(self, cids: Sequence[ChunkId], limit_s: float = 5.0) -> int:
+        """The errno, 0 when they are here."""
+        assert self.node is not None
+        event, result = trio.Event(), [-1]
+
+        def done(error: int, reason: str) -> None:
+            result[0] = error
+            event.set()
+
+        self.node.fetch(cids, limit_s, (), done)
+        await event.wait()
+        return result[0]
+
+
+class SimCluster:
+    """All nodes of a test; the first founds, the others know its address."""
+
+    def __init__(
+        self, directory: Path, nursery: trio.Nursery, seed: int = 0, **fabric: object
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.directory = directory
+        self.nursery = nursery
+        self.fabric = Fabric(random.Random(seed + 1), **fabric)  # type: ignore[arg-type]
+        self.nodes: list[SimNode] = []
+
+    def add(self) -> SimNode:
+        node = SimNode(
+            self, "abcdefghijklmnopqrstuvwxyz"[len(self.nodes)], not self.nodes
+        )
+        self.nodes.append(node)
+        return node
+
+    async def start(self, count: int) -> list[SimNode]:
+        """So many nodes, all connected and level."""
+        for _ in range(count):
+            await self.add().start()
+        await self.until_connected()
+        await self.until_equal()
+        return self.nodes
+
+    @property
+    def running(self) -> list[SimNode]:
+        return [n for n in self.nodes if n.node is not None]
+
+    async def until(self, condition: Callable[[], bool], limit_s: float = 60) -> None:
+        with trio.move_on_after(limit_s):
+            while not condition():
+                await trio.sleep(0.01)
+        assert condition(), "it did not happen in time"
+
+    async def until_connected(self, limit_s: float = 60) -> None:
+        def all_connected() -> bool:
+            return all(
+                len(n.node.peers) == len(self.running) - 1
+                and all(n.node.chunks.has_bulk(p) for p in n.node.peers.ids())
+                for n in self.running
+                if n.node is not None
+            )
+
+        await self.until(all_connected, limit_s)
+
+    async def until_equal(self, limit_s: float = 60) -> None:
+        """Equal vectors, then equal digests."""
+
+        def level() -> bool:
+            return len({_frozen(n.namespace.vector()) for n in self.running}) == 1
+
+        await self.until(level, limit_s)
+        assert len({n.namespace.digest() for n in self.running}) == 1
+
+    async def stop(self) -> None:
+        """And check every store."""
+        for node in self.running:
+            await node.stop()
+        for node in self.nodes:
+            namespace = Namespace.open(node.directory)
+            try:
+                assert namespace.problems() == []
+            finally:
+                namespace.close()
+
+
+def _frozen(vector: dict[NodeId, Seq]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((n, s) for n, s in vector.items() if s))

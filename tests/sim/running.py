@@ -1,0 +1,51 @@
+"""Runs an async test in virtual time, the same way each time for the same seed."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+import trio._core._run as trio_run
+from trio.testing import MockClock
+
+from tests.sim.cluster import SimCluster
+
+
+def simulate(
+    body: Callable[[SimCluster], Awaitable[None]], directory: Path, seed: int = 1
+) -> None:
+    """A cluster for `body`; its nodes are stopped and their stores checked after."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            cluster = SimCluster(directory, nursery, seed)
+            await body(cluster)
+            await cluster.stop()
+            nursery.cancel_scope.cancel()
+
+    # Trio shuffles the order of tasks; with a seed a failing run can be repeated.
+    before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    trio_run._r = random.Random(seed)
+    try:
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before
+
+
+def simulated(
+    test: Callable[[SimCluster], Awaitable[None]],
+) -> Callable[[Path], None]:
+    """Decorator: the async test becomes an ordinary one."""
+
+    def run(tmp_path: Path) -> None:
+        simulate(test, tmp_path)
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    run.__module__ = test.__module__
+    run.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    return run
