@@ -58,6 +58,8 @@ class Node:
         self.parent: Node | None = None
         self.xattrs: dict[bytes, bytes] = {}
         self.locks: list[tuple[int, FileLock]] = []
+        self.flocks: dict[int, int] = {}
+        """Handle to owner, of whole-file locks."""
         self.version = 1
         self.kernel_version = 0
         self._attr: Attr | None = None
@@ -144,6 +146,7 @@ class MemoryVfs:
             return (directory.parent or directory).attr
         node = directory.children.get(name)
         if node is None:
+            self.before("looked up")
             raise NotFound
         attr = node.attr
         self.before("looked up")
@@ -406,7 +409,12 @@ class MemoryVfs:
                 self._unlocked.notify_all()
 
     def release(self, handle: int) -> None:
-        self._open.pop(handle, None)
+        node = self._open.pop(handle, None)
+        if node is not None and handle in node.flocks:
+            with self._unlocked:
+                owner = node.flocks.pop(handle)
+                node.locks = [(o, k) for o, k in node.locks if o != owner]
+                self._unlocked.notify_all()
 
     def fsync(self, handle: int, datasync: bool) -> None:
         self._handle(handle)
@@ -449,9 +457,9 @@ class MemoryVfs:
 
     def _against(self, node: Node, owner: int, wanted: FileLock) -> FileLock | None:
         for other, held in node.locks:
-            if other != owner and held.start <= wanted.end and wanted.start <= held.end:
-                if F_WRLCK in (held.kind, wanted.kind):
-                    return held
+            overlap = held.start <= wanted.end and wanted.start <= held.end
+            if other != owner and overlap and F_WRLCK in (held.kind, wanted.kind):
+                return held
         return None
 
     def getlk(
@@ -487,6 +495,8 @@ class MemoryVfs:
                     raise Interrupted
                 self._unlocked.wait(0.005)
             node.locks.append((owner, lock))
+            if is_flock:
+                node.flocks[handle] = owner
 
     # -- taking over
 

@@ -21,6 +21,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
@@ -31,16 +32,17 @@ from fusefs.model.ids import Ino
 
 log = logging.getLogger("dfs.kernel")
 
-_SOON_S: Final = (0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5)
+_SOON_S: Final = (0.00005, 0.0002, 0.001, 0.005, 0.02)
 """When to repeat what may have come before the answer it is about: a woken task
-runs within microseconds; on a crowded machine it may take longer."""
+runs within microseconds. On a crowded machine it may take longer: see `tick`."""
+_LATER_S: Final = 60.0
+"""Repeated at every tick for so long; then the lookup count must be wrong."""
 _MOST_THREADS: Final = 16
 """Notifications that may wait in the kernel at once; more wait in our queue."""
 _IDLE_S: Final = 30.0
 """A notifying thread without work ends after this."""
 _EVERYTHING_S: Final = 5.0
 """Longest `everything` holds up its caller."""
-_FORBIDDEN: Final = frozenset((errno.ENODEV, errno.ENOTCONN, errno.EINVAL))
 
 Job: TypeAlias = "tuple[Callable[[], None], threading.Lock | None]"
 
@@ -55,6 +57,7 @@ class Notifier:
         """Protects the counts of threads; nothing waits under it."""
         self._threads = 0
         self._idle = 0
+        self._later: deque[tuple[Ino, bytes, float]] = deque()
         self.sent = 0
         self.queued_behind = 0
         """Notifications whose caller did not wait for the end."""
@@ -136,6 +139,36 @@ class Notifier:
                 self.repeated += 1
             if self._send(message) != errno.ENOENT or ino not in lookups.table:
                 return
+        self._later.append((ino, message, time.monotonic() + _LATER_S))
+
+    def tick(self) -> None:
+        """Repeats what the kernel should have had long ago. Called every few ten
+        milliseconds by the server's watch."""
+        if self._later:
+            self._put(self._try_later, None)
+
+    def _try_later(self) -> None:
+        table = self._connection.lookups.table
+        for _ in range(len(self._later)):
+            try:
+                ino, message, until = self._later.popleft()
+            except IndexError:
+                return
+            self.repeated += 1
+            if self._send(message) != errno.ENOENT or ino not in table:
+                continue
+            if time.monotonic() < until:
+                self._later.append((ino, message, until))
+            else:
+                log.error("the kernel neither has nor forgets inode %d", ino)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is waiting to be sent, in the kernel, or to be repeated."""
+        with self._lock:
+            return self._idle == self._threads and not (
+                self._later or self._jobs.qsize()
+            )
 
     def _all_gone(self) -> None:
         connection = self._connection

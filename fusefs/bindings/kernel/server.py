@@ -131,6 +131,7 @@ class Server:
                 channels[-1].stopping = True
             before = busy
             self.connection.tick()
+            self.notifier.tick()
             self._ended.wait(_TICK_S if busy or on_ready else _IDLE_TICK_S)
 
     def _drain(self) -> None:
