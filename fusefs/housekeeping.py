@@ -6,10 +6,11 @@ when there is no worker. A failure is logged and tried again at the next turn.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fusefs.namespace.namespace import Namespace
 from fusefs.store import gc
@@ -32,8 +33,15 @@ class Stopped(Exception):
 class Housekeeping:
     """Starts its thread; `stop` before the store is closed."""
 
-    def __init__(self, store: Store, namespace: Namespace) -> None:
+    def __init__(
+        self,
+        store: Store,
+        namespace: Namespace,
+        open_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
+    ) -> None:
+        """`open_roots`: data that only open files name."""
         self._store, self._namespace = store, namespace
+        self._open_roots = open_roots
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -78,7 +86,7 @@ class Housekeeping:
         self._runs += 1
         done = gc.collect(
             self._store,
-            self._namespace.live_roots(),
+            itertools.chain(self._open_roots(), self._namespace.live_roots()),
             now_s=time.time(),
             run=self._runs,
             pause=self._pause,

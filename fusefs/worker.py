@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
         readiness.failed(f"the store cannot be opened: {error}", MOUNT_FAILURE)
         log.exception("start failed")
         return MOUNT_FAILURE
-    house = Housekeeping(parts.store, parts.namespace)
+    house = Housekeeping(parts.store, parts.namespace, parts.vfs.live_roots)
     try:
         serve(config, parts, arguments.fuse_fd, readiness.ready)
     except Exception as error:

@@ -326,7 +326,12 @@ class Vfs:
         self._xattrs.remove(ino, name)
 
     def getlk(
-        self, handle: int, owner: int, lock: FileLock, is_flock: bool = False
+        self,
+        handle: int,
+        owner: int,
+        lock: FileLock,
+        is_flock: bool = False,
+        caller: Caller = _NOBODY,
     ) -> FileLock:
         ino = self._files.handle(handle).file.ino
         return self._locks.test(ino, owner, lock, is_flock)
@@ -363,9 +368,10 @@ class Vfs:
 
     # -- life ------------------------------------------------------------------
 
-    def adopt_handle(self, handle: int, ino: Ino) -> None:
+    def adopt_handle(self, handle: int, ino: Ino, flags: int = 0) -> None:
         """Go on with a handle that an earlier worker gave out: the number says how
-        it may be used, so nothing has to be carried over. Raises Stale."""
+        it may be used (`flags` are not needed), so nothing has to be carried over.
+        Raises Stale."""
         self._files.adopt(handle, ino)
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
