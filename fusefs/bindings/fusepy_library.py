@@ -175,6 +175,13 @@ class Library(fuse.FUSE):  # type: ignore[misc]
         view = _view(buffer, size)
         return self.operations.write(None, view, offset, fip.contents.fh)
 
+    def open(self, path: bytes, fip: Any) -> int:
+        info = fip.contents
+        text = path.decode(self.encoding)
+        opened = self.operations.open(text, info.flags)
+        info.fh, info.keep_cache, info.direct_io = opened
+        return 0
+
     def create(self, path: bytes, mode: int, fip: Any) -> int:
         info = fip.contents
         text = path.decode(self.encoding)

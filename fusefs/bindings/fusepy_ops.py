@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import fuse
 
 from fusefs.bindings import fusepy_library
-from fusefs.bindings.fusepy_paths import HIDDEN, Orphans, Paths
+from fusefs.bindings.fusepy_paths import HIDDEN, Orphans, Pages, Paths
 from fusefs.model.ids import Ino
-from fusefs.vfs.types import Attr, Caller, DirEntry, Opened, SetAttr
+from fusefs.vfs.types import Attr, Caller, DirEntry, SetAttr
 from fusefs.vfs.vfs import Vfs
 
 ENTRY_TIMEOUT_S = 1.0
@@ -64,6 +64,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.vfs = vfs
         self.orphans = Orphans(vfs)
         self.paths = Paths(vfs, self.orphans)
+        self.pages = Pages()
         self._open: dict[int, Ino] = {}
         self._on_ready = on_ready
 
@@ -142,21 +143,28 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self.vfs.setxattr(self._ino(path), _bytes(name), value, flags, _caller())
 
     def listxattr(self, path: str) -> list[str]:
-        return [name.decode("latin-1") for name in self.vfs.listxattr(self._ino(path))]
+        names = self.vfs.listxattr(self._ino(path), _caller())
+        return [name.decode("latin-1") for name in names]
 
     def removexattr(self, path: str, name: str) -> None:
         self.vfs.removexattr(self._ino(path), _bytes(name), _caller())
 
     # -- open files -------------------------------------------------------------
 
-    def open(self, path: str, flags: int) -> int:
-        return self._opened(self.vfs.open(self._ino(path), flags, _caller()))
+    def open(self, path: str, flags: int) -> tuple[int, bool, bool]:
+        """The handle, whether the kernel may keep its pages, whether it may have any.
+
+        Pages belong to a name: two names of one file would show each other's writes
+        late, so a file with several names is read past the page cache.
+        """
+        opened = self.vfs.open(self._ino(path), flags, _caller())
+        self._open[opened.handle] = opened.attr.ino
+        shared = opened.attr.nlink > 1
+        return opened.handle, self.pages.current(path, opened.attr), shared
 
     def create(self, path: str, mode: int, flags: int) -> int:
         parent, name = self._split(path)
-        return self._opened(self.vfs.create(parent, name, mode, flags, _caller()))
-
-    def _opened(self, opened: Opened) -> int:
+        opened = self.vfs.create(parent, name, mode, flags, _caller())
         self._open[opened.handle] = opened.attr.ino
         return opened.handle
 

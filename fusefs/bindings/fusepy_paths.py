@@ -27,6 +27,9 @@ HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16,}")
 MAX_DIRECTORIES = 4096
 """Remembered directory paths (about 0.2 KiB each); then all are dropped."""
 
+MAX_PAGES = 16_384
+"""Remembered opens (about 0.4 KiB each); then all are dropped."""
+
 SETTLE_S = 0.002
 """How long an unlink of an open file waits for the rename it may belong to: libfuse
 makes both calls one after the other, a few microseconds apart."""
@@ -59,7 +62,8 @@ class Paths:
         parent, name = self.split(path)
         orphan = self._orphans.ino(parent, name)
         if orphan is not None:
-            return self._names.getattr(orphan)
+            attr = self._names.getattr(orphan)
+            return attr._replace(nlink=attr.nlink + 1)  # libfuse takes one off again
         return self._names.lookup(parent, name)
 
     def ino(self, path: bytes) -> Ino:
@@ -81,6 +85,26 @@ class Paths:
                 known = self._directories = {}
             known[path] = ino
         return ino
+
+
+class Pages:
+    """What the kernel's page cache holds of each path, as of its last open."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, ...]] = {}
+
+    def current(self, path: str, attr: Attr) -> bool:
+        """The file at the path is what it was at the path's last open.
+
+        ctime is part of it: contents that came back are not taken for unchanged.
+        """
+        now = (attr.ino, attr.version, attr.size, attr.mtime_ns, attr.ctime_ns)
+        if self._seen.get(path) == now:
+            return True
+        if len(self._seen) >= MAX_PAGES:
+            self._seen = {}
+        self._seen[path] = now
+        return False
 
 
 class _Unsettled(NamedTuple):

@@ -264,7 +264,8 @@ class Generator:
 
     def chown(self) -> Operation:
         uid = self.rng.choice((-1, 0, ALICE_UID))
-        gid = self.rng.choice((-1, 0, ALICE_GID, SHARED_GID))
+        groups = (0, ALICE_GID, SHARED_GID)  # both -1: POSIX leaves ctime open
+        gid = self.rng.choice(groups if uid == -1 else (-1, *groups))
         return self._at_path(
             f"lchown {uid} {gid}", lambda path: os.lchown(path, uid, gid)
         )
@@ -580,16 +581,18 @@ class Comparison:
 def compare(mount: Path, host: Path, seed: int, operations: int) -> Comparison:
     """One run in fresh directories below both. Raises Differs."""
     os.umask(0o022)
-    tops = [Path(tempfile.mkdtemp(prefix="random-", dir=d)) for d in (mount, host)]
-    for top in tops:
-        top.chmod(0o777)
+    made = [Path(tempfile.mkdtemp(prefix="random-", dir=d)) for d in (mount, host)]
+    tops = [path / "tree" for path in made]  # "../x" stays inside what is made here
+    for path in (*made, *tops):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
     try:
         comparison = Comparison(tops[0], tops[1], seed)
         comparison.run(operations)
         return comparison
     finally:
-        for top in tops:
-            shutil.rmtree(top, ignore_errors=True)
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def main() -> int:
