@@ -79,10 +79,14 @@ class Attributes:
 
     def with_draft(self, attr: Attr, draft: Draft) -> Attr:
         """What shows while writes are unpublished."""
+        atime = draft.atime_ns
+        if atime is None:  # one that was never set shows as mtime
+            unset = attr.atime_ns == attr.mtime_ns
+            atime = draft.mtime_ns if unset else attr.atime_ns
         return attr._replace(
             size=draft.size,
             blocks=self._draft_blocks(attr, draft),
-            atime_ns=attr.atime_ns if draft.atime_ns is None else draft.atime_ns,
+            atime_ns=atime,
             mtime_ns=draft.mtime_ns,
             ctime_ns=max(attr.ctime_ns, draft.ctime_ns),
         )

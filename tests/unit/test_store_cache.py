@@ -119,6 +119,26 @@ def test_drop_removes_only_what_nobody_needs(store):
     assert present(store) == {cids[1], cids[3]}
 
 
+def test_time_of_use_never_goes_back(store, clock, tmp_path):
+    cid = fetched(store, 0)
+    with checked_store(tmp_path, clock=Clock(clock.now_s - 100)) as behind:
+        behind.get(cid)
+        behind.sync_all()
+    assert [row.stored_s for row in store.index.larges()] == [clock.now_s]
+
+
+@pytest.mark.parametrize("size", [100, LARGE])
+def test_delete_older_looks_at_the_time_and_the_flags(store, clock, size):
+    cid = store.put(bytes_of(size))
+    store.touch([cid])
+    now_s = int(clock.now_s)
+    assert not store.delete_older(cid, now_s)
+    assert not store.delete_older(cid, now_s + 1, only_cache=True)
+    assert store.has(cid)
+    assert store.delete_older(cid, now_s + 1)
+    assert not store.delete_older(cid, now_s + 1)
+
+
 @pytest.mark.parametrize("size", [100, LARGE])
 def test_set_flags_sets_and_clears(store, size):
     cid = store.put(bytes_of(size))

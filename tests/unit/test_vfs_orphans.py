@@ -1,0 +1,182 @@
+"""Inodes without a name that somebody still uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NoAttribute, NotFound, Stale
+from fusefs.model.ids import ROOT_INO
+from fusefs.vfs import VfsOptions
+from fusefs.vfs.types import SetAttr
+from tests.lib.local import local_vfs
+
+PATHS = VfsOptions(kernel_refs=False)
+BIG = bytes(range(256)) * 4096 * 3
+
+
+def test_unlinked_open_file_lives_until_the_last_release(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s", PATHS) as local:
+        vfs = local.vfs
+        ino = local.put("/a", b"content")
+        vfs.setxattr(ino, b"user.x", b"1")
+        one, two = local.open("/a"), local.open("/a")
+        vfs.unlink(ROOT_INO, b"a")
+        assert local.listing() == []
+        assert vfs.getattr(ino).nlink == 0
+        vfs.write(one, 7, b"+more")
+        vfs.flush(one)
+        vfs.fsync(one)
+        assert vfs.read(two, 0, 100) == b"content+more"
+        vfs.setattr(ino, SetAttr(mode=0o600, size=3), local.caller, two)
+        assert vfs.getattr(ino).mode & 0o777 == 0o600
+        assert vfs.getxattr(ino, b"user.x") == b"1"
+        vfs.setxattr(ino, b"user.y", b"2")
+        assert sorted(vfs.listxattr(ino)) == [b"user.x", b"user.y"]
+        vfs.removexattr(ino, b"user.x")
+        with pytest.raises(NoAttribute):
+            vfs.getxattr(ino, b"user.x")
+        local.close(one)
+        assert vfs.read(two, 0, 100) == b"con"
+        local.close(two)
+        with pytest.raises(Stale):
+            vfs.getattr(ino)
+        assert vfs.statistics().orphans == 0
+
+
+@pytest.mark.parametrize("forget_first", [False, True])
+def test_kernel_reference_keeps_it_until_forget(
+    tmp_path: Path, forget_first: bool
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        vfs = local.vfs
+        ino = local.put("/a", b"x")
+        handle = local.open("/a")
+        vfs.unlink(ROOT_INO, b"a")
+        if forget_first:  # FORGET may overtake RELEASE
+            vfs.forget(ino)
+            assert vfs.read(handle, 0, 9) == b"x"
+            local.close(handle)
+        else:
+            local.close(handle)
+            assert vfs.getattr(ino).size == 1
+            vfs.forget(ino)
+        with pytest.raises(Stale):
+            vfs.getattr(ino)
+        assert vfs.statistics().orphans == 0
+
+
+def test_rename_over_an_open_file_keeps_it_readable(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s", PATHS) as local:
+        vfs = local.vfs
+        local.put("/a", b"old")
+        local.put("/b", b"new")
+        handle = local.open("/a")
+        vfs.rename(ROOT_INO, b"b", ROOT_INO, b"a")
+        assert vfs.read(handle, 0, 9) == b"old"
+        assert local.cat("/a") == b"new"
+        local.close(handle)
+
+
+def test_a_file_with_another_name_is_no_orphan(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/a", b"x")
+        local.vfs.link(ino, ROOT_INO, b"b")
+        local.vfs.unlink(ROOT_INO, b"a")
+        assert local.vfs.statistics().orphans == 0
+        assert local.stat("/b").nlink == 1
+
+
+def test_written_and_unlinked_before_flush_publishes_nothing(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        vfs = local.vfs
+        handle = local.create("/a", BIG)
+        ino = local.walk("/a")
+        vfs.unlink(ROOT_INO, b"a")
+        commits = vfs.statistics().commits
+        vfs.flush(handle)
+        assert local.read_all(handle) == BIG
+        assert vfs.getattr(ino).blocks == len(BIG) // 512
+        assert (vfs.getattr(ino).size, vfs.statistics().commits) == (len(BIG), commits)
+        roots = list(vfs.live_roots())
+        assert [size for _, size, _ in roots] == [len(BIG)]
+        vfs.release(handle)
+        vfs.forget(ino)
+        assert vfs.statistics().orphans == 0
+
+
+def test_failed_unlink_makes_no_orphan(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/a")
+        with pytest.raises(NotFound):
+            local.vfs.rename(ROOT_INO, b"none", ROOT_INO, b"a")
+        assert local.vfs.statistics().orphans == 0
+        assert local.vfs.getattr(ino).nlink == 1
+
+
+def test_orphans_are_gone_after_a_crash(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        handle = local.create("/a", b"x")
+        ino = local.walk("/a")
+        local.vfs.unlink(ROOT_INO, b"a")
+        local.vfs.flush(handle)
+    with local_vfs(tmp_path / "s") as local:
+        assert local.listing() == []
+        with pytest.raises(Stale):
+            local.vfs.getattr(ino)
+        with pytest.raises(Stale):
+            local.vfs.adopt_handle(handle, ino)
+
+
+def test_tmpfile_can_be_named(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        vfs = local.vfs
+        opened = vfs.tmpfile(ROOT_INO, 0o640, os.O_RDWR, local.caller)
+        ino = opened.attr.ino
+        assert (opened.attr.nlink, local.listing()) == (0, [])
+        vfs.write(opened.handle, 0, BIG)
+        vfs.setxattr(ino, b"user.a", b"b")
+        vfs.flush(opened.handle)
+        vfs.write(opened.handle, 5, b"late")
+        attr = vfs.link(ino, ROOT_INO, b"named")
+        assert attr.nlink == 1
+        local.close(opened.handle)
+        assert local.cat("/named") == BIG[:5] + b"late" + BIG[9:]
+        assert vfs.getxattr(ino, b"user.a") == b"b"
+        assert local.stat("/named").mode & 0o777 == 0o640
+
+
+def test_exclusive_tmpfile_and_unlinked_files_cannot_be_named(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        vfs = local.vfs
+        flags = os.O_RDWR | os.O_EXCL
+        opened = vfs.tmpfile(ROOT_INO, 0o600, flags, local.caller)
+        with pytest.raises(NotFound):
+            vfs.link(opened.attr.ino, ROOT_INO, b"x")
+        local.close(opened.handle)
+        ino = local.put("/a")
+        handle = local.open("/a")
+        vfs.unlink(ROOT_INO, b"a")
+        with pytest.raises(NotFound):
+            vfs.link(ino, ROOT_INO, b"again")
+        local.close(handle)
+
+
+def test_adopted_handle_goes_on_where_it_was(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/a", b"synced")
+        writing, reading = local.open("/a"), local.open("/a", os.O_RDONLY)
+    with local_vfs(tmp_path / "s") as local:
+        vfs = local.vfs
+        vfs.adopt_handle(writing, ino)
+        vfs.adopt_handle(reading, ino)
+        vfs.adopt_handle(reading, ino)
+        vfs.write(writing, 6, b"+")
+        assert vfs.read(reading, 0, 10) == b"synced+"
+        fresh = local.open("/a")
+        assert fresh not in (writing, reading)
+        for handle in (writing, reading, fresh):
+            local.close(handle)
+        assert vfs.statistics().handles == 0

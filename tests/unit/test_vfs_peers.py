@@ -1,0 +1,416 @@
+"""The vfs and the others: publishing, following, fetching, invalidating."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import Unreachable
+from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.vfs import VfsOptions
+from fusefs.vfs.types import SetAttr
+from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
+
+MIB = 1 << 20
+
+
+class Kernel:
+    """What a binding would be told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def entry(self, parent: Ino, name: bytes) -> None:
+        self.told.append(("entry", parent, name))
+
+    def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
+        self.told.append(("deleted", parent, child, name))
+
+    def attributes(self, ino: Ino) -> None:
+        self.told.append(("attributes", ino))
+
+    def data(self, ino: Ino, offset: int, length: int) -> None:
+        self.told.append(("data", ino, offset, length))
+
+    def everything(self) -> None:
+        self.told.append(("everything",))
+
+    def take(self) -> list[tuple[object, ...]]:
+        told, self.told = self.told, []
+        return told
+
+
+class Pair:
+    """Two nodes: `b` fetches from `a` and the other way round."""
+
+    def __init__(self, a: Local, b: Local) -> None:
+        self.a, self.b = a, b
+        assert isinstance(a.peers, RecordingPeers)
+        assert isinstance(b.peers, RecordingPeers)
+        self.a_peers, self.b_peers = a.peers, b.peers
+        self.a_peers.remote, self.b_peers.remote = b.store, a.store
+        self.sent = {a: 0, b: 0}
+        self.kernel = Kernel()
+        b.vfs.set_invalidator(self.kernel)
+
+    def sync(self) -> None:
+        for one, other in ((self.a, self.b), (self.b, self.a)):
+            assert isinstance(one.peers, RecordingPeers)
+            for _, bodies in one.peers.published[self.sent[one] :]:
+                for body in bodies:
+                    other.store.put_verified(body.id, body.data)
+            self.sent[one] = len(one.peers.published)
+            replicate(one, other)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    a_peers, b_peers = RecordingPeers(), RecordingPeers()
+    with (
+        local_vfs(tmp_path / "a", None, a_peers) as a,
+        local_vfs(tmp_path / "b", None, b_peers, root=False) as b,
+    ):
+        pair = Pair(a, b)
+        pair.sync()
+        yield pair
+
+
+def random_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(f"{size}/{seed}").randbytes(size)
+
+
+# -- publishing -----------------------------------------------------------------------
+
+
+def test_small_file_travels_with_its_transaction(pair: Pair) -> None:
+    pair.a.put("/f", b"small")
+    create, publish = pair.a_peers.published[-2:]
+    assert create[1] == ()
+    assert [body.data for body in publish[1]] == [b"small"]
+    assert publish[0].seq == create[0].seq + 1
+
+
+def test_nodes_of_a_manifest_travel_and_large_chunks_do_not(pair: Pair) -> None:
+    pair.a.put("/f", random_bytes(2 * MIB + 5))
+    _, bodies = pair.a_peers.published[-1]
+    assert sorted(len(body.data) for body in bodies) == [5, 96]
+
+
+def test_flush_waits_for_peers_once_and_only_when_written(pair: Pair) -> None:
+    barriers = pair.a_peers.barriers
+    handle = pair.a.create("/f", b"x")
+    assert barriers == []
+    pair.a.vfs.flush(handle)
+    pair.a.vfs.flush(handle)
+    assert barriers == [pair.a_peers.published[-1][0].seq]
+    pair.a.vfs.release(handle)
+    pair.a.cat("/f")
+    assert len(barriers) == 1
+    pair.a.put("/empty")
+    assert len(barriers) == 2
+    pair.a.mkdir("/d")
+    assert len(barriers) == 2
+
+
+@pytest.mark.parametrize(("sync", "expected"), [("off", 0), ("all", 4)])
+def test_sync_modes(tmp_path: Path, sync: str, expected: int) -> None:
+    peers = RecordingPeers()
+    with local_vfs(tmp_path / "s", VfsOptions(sync=sync), peers) as local:  # type: ignore[arg-type]
+        local.mkdir("/d")  # 1
+        ino = local.put("/f", b"x")  # create, flush
+        local.vfs.setattr(ino, SetAttr(mode=0o600), local.caller)  # 1
+        assert len(peers.barriers) == expected
+
+
+def test_appends_are_published_as_such(pair: Pair) -> None:
+    from fusefs.model.records import CONTENT, decode_content
+
+    def appended() -> tuple[int, bytes] | None:
+        tx, _ = pair.a_peers.published[-1]
+        (write,) = [w for w in tx.writes if w.key[:1] == CONTENT]
+        return decode_content(write.value).appended_to
+
+    ino = pair.a.put("/f", b"12345")
+    row = pair.a.namespace.inode(ino)
+    assert row is not None
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 5, b"678")
+    pair.a.vfs.flush(handle)
+    assert appended() == (5, row.root)
+    pair.a.vfs.write(handle, 7, b"x")
+    pair.a.vfs.flush(handle)
+    assert appended() is None
+    pair.a.close(handle)
+
+
+def test_long_open_files_are_published_in_the_background(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=3600)) as local:
+        handle = local.create("/log", b"line\n")
+        assert local.vfs._writer.publish_older(60) == []
+        row = local.namespace.inode(local.walk("/log"))
+        assert row is not None and row.size == 0
+        local.vfs._writer.publish_older(0)
+        row = local.namespace.inode(local.walk("/log"))
+        assert row is not None and row.size == 5
+        local.close(handle)
+
+
+# -- fetching -------------------------------------------------------------------------
+
+
+def test_bytes_come_when_they_are_read(pair: Pair) -> None:
+    data = random_bytes(10 * MIB + 3)
+    pair.a.put("/f", data)
+    pair.sync()
+    assert pair.b.stat("/f").size == len(data)
+    assert pair.b.cat("/f") == data
+    assert pair.b_peers.prefetched
+    assert pair.b.stat("/f").blocks == -(-len(data) // 512)
+
+
+def test_what_nobody_has_is_an_error_and_never_zeros(pair: Pair) -> None:
+    pair.a.put("/f", random_bytes(100_000))
+    pair.sync()
+    pair.b_peers.remote = None
+    handle = pair.b.open("/f")
+    with pytest.raises(Unreachable):
+        pair.b.vfs.read(handle, 0, 10)
+    pair.b.vfs.write(handle, 5, b"mine")
+    assert pair.b.vfs.read(handle, 5, 4) == b"mine"
+    with pytest.raises(Unreachable):
+        pair.b.vfs.flush(handle)
+    assert pair.b.vfs.statistics().dirty_files == 1
+    pair.b_peers.remote = pair.a.store
+    pair.b.close(handle)
+    expected = bytearray(random_bytes(100_000))
+    expected[5:9] = b"mine"
+    assert pair.b.cat("/f") == expected
+
+
+def test_overwriting_whole_chunks_fetches_nothing(pair: Pair) -> None:
+    pair.a.put("/f", random_bytes(2 * MIB))
+    pair.sync()
+    handle = pair.b.open("/f")
+    pair.b.vfs.write(handle, 0, random_bytes(MIB, 2))
+    pair.b.vfs.flush(handle)
+    chunk = pair.b_peers.fetched
+    pair.b.vfs.setattr(pair.b.walk("/f"), SetAttr(size=0), pair.b.caller)
+    assert len(chunk) <= 1  # the manifest's node
+    pair.b.close(handle)
+
+
+def test_copying_needs_no_bytes(pair: Pair) -> None:
+    data = random_bytes(4 * MIB)
+    pair.a.put("/f", data)
+    pair.sync()
+    source, target = pair.b.open("/f", os.O_RDONLY), pair.b.create("/g")
+    assert pair.b.vfs.copy_file_range(source, 0, target, 0, 1 << 30) == len(data)
+    pair.b.close(target)
+    pair.b.close(source)
+    assert len(pair.b_peers.fetched) <= 1
+    pair.sync()
+    assert pair.a.cat("/g") == data
+
+
+# -- following ----------------------------------------------------------------------
+
+
+def test_an_open_file_follows_a_peer(pair: Pair) -> None:
+    pair.a.put("/f", b"one")
+    pair.sync()
+    handle = pair.b.open("/f")
+    assert pair.b.vfs.read(handle, 0, 9) == b"one"
+    writing = pair.a.open("/f")
+    pair.a.vfs.write(writing, 3, b" two")
+    pair.a.close(writing)
+    pair.sync()
+    assert pair.b.vfs.read(handle, 0, 9) == b"one two"
+    assert pair.b.stat("/f").size == 7
+    pair.b.close(handle)
+
+
+def test_a_file_removed_by_a_peer_stays_readable_while_open(pair: Pair) -> None:
+    ino = pair.a.put("/f", b"data")
+    pair.sync()
+    handle = pair.b.open("/f")
+    pair.a.vfs.unlink(ROOT_INO, b"f")
+    pair.sync()
+    assert pair.b.listing() == []
+    assert pair.b.vfs.read(handle, 0, 9) == b"data"
+    assert pair.b.vfs.getattr(ino).nlink == 0
+    pair.b.vfs.write(handle, 4, b"+")
+    pair.b.close(handle)
+    pair.b.vfs.forget(ino)
+    assert pair.b.vfs.statistics().orphans == 0
+    assert pair.b.listing() == []
+
+
+def test_unpublished_writes_are_carried_over_a_peers_version(pair: Pair) -> None:
+    """Like two programs on one disk: bytes written last win, no other byte is lost."""
+    base = random_bytes(3 * MIB)
+    pair.a.put("/f", base)
+    pair.sync()
+    expected = bytearray(base)
+    pair.b.cat("/f")
+    mine = pair.b.open("/f")
+    pair.b.vfs.write(mine, 10, b"from b")
+    pair.b.vfs.write(mine, MIB + 7, b"B" * 100)
+    pair.b.vfs._writer._publisher.spill(0)
+    pair.b.vfs.write(mine, MIB + 300, b"later")
+    theirs = pair.a.open("/f")
+    pair.a.vfs.write(theirs, 100, b"from a")
+    pair.a.vfs.write(theirs, MIB + 50, b"A" * 100)
+    pair.a.vfs.write(theirs, 3 * MIB, b"appended by a")
+    pair.a.close(theirs)
+    pair.sync()
+    assert pair.b.vfs.read(mine, 100, 6) == base[100:106]
+    assert pair.b.stat("/f").size == len(base)
+    pair.kernel.take()
+    pair.b.close(mine)
+    expected[100:106] = b"from a"
+    expected[10:16] = b"from b"
+    expected[MIB + 50 : MIB + 150] = b"A" * 100
+    expected[MIB + 7 : MIB + 107] = b"B" * 100
+    expected[MIB + 300 : MIB + 305] = b"later"
+    expected += b"appended by a"
+    assert pair.b.cat("/f") == expected
+    pair.sync()
+    assert pair.a.cat("/f") == expected
+    pair.b.vfs._coherence.close()
+    assert ("data", pair.b.walk("/f"), 0, 0) in pair.kernel.take()
+    assert [e.name for e in pair.a.listing()] == [b"f"]
+
+
+def test_unpublished_cut_wins_over_a_peers_append(pair: Pair) -> None:
+    pair.a.put("/f", b"0123456789")
+    pair.sync()
+    mine = pair.b.open("/f")
+    pair.b.vfs.setattr(pair.b.walk("/f"), SetAttr(size=4), pair.b.caller, mine)
+    theirs = pair.a.open("/f")
+    pair.a.vfs.write(theirs, 0, b"ABCDEFGHIJKL")
+    pair.a.close(theirs)
+    pair.sync()
+    pair.b.close(mine)
+    assert pair.b.cat("/f") == b"ABCD"
+
+
+def test_rebase_over_another_chunk_size(tmp_path: Path) -> None:
+    options = VfsOptions(chunk_log2=12)
+    peers = RecordingPeers()
+    with (
+        local_vfs(tmp_path / "a") as a,
+        local_vfs(tmp_path / "b", options, peers, root=False) as b,
+    ):
+        peers.remote = a.store
+        a.put("/f")
+        replicate(a, b)
+        mine = b.open("/f")
+        b.vfs.write(mine, 5000, b"from b" * 1000)
+        theirs = a.open("/f")
+        a.vfs.write(theirs, 0, b"a" * 20_000)
+        a.close(theirs)
+        replicate(a, b)
+        b.close(mine)
+        expected = bytearray(b"a" * 20_000)
+        expected[5000:11_000] = b"from b" * 1000
+        assert b.cat("/f") == expected
+
+
+# -- telling the kernel ---------------------------------------------------------------
+
+
+def test_peers_changes_invalidate_exactly_what_changed(pair: Pair) -> None:
+    ino = pair.a.put("/f", random_bytes(5 * MIB))
+    pair.sync()
+    told = pair.kernel.take()
+    assert ("entry", ROOT_INO, b"f") in told
+    assert ("data", ROOT_INO, 0, 0) in told
+    pair.b.cat("/f")
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 2 * MIB + 5, b"x")
+    pair.a.close(handle)
+    pair.sync()
+    assert pair.kernel.take() == [("data", ino, 2 * MIB, MIB)]
+    pair.a.vfs.setattr(ino, SetAttr(mode=0o600), pair.a.caller)
+    pair.sync()
+    assert pair.kernel.take() == [("attributes", ino)]
+    pair.a.vfs.unlink(ROOT_INO, b"f")
+    pair.sync()
+    assert ("deleted", ROOT_INO, ino, b"f") in pair.kernel.take()
+
+
+def test_without_the_manifest_everything_of_the_file_is_invalidated(
+    pair: Pair,
+) -> None:
+    ino = pair.a.put("/f", random_bytes(3 * MIB))
+    pair.sync()
+    pair.kernel.take()
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 5, b"x")
+    pair.a.close(handle)
+    pair.a_peers.published.clear()  # the bodies were lost on the way
+    pair.sent[pair.a] = 0
+    pair.sync()
+    assert pair.kernel.take() == [("data", ino, 0, 0)]
+
+
+def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Pair) -> None:
+    ino = pair.a.put("/f", b"x" * 10_000)
+    pair.sync()
+    vfs, user = pair.b.vfs, pair.b.caller
+
+    def kept() -> bool:
+        opened = vfs.open(ino, os.O_RDONLY, user)
+        pair.b.close(opened.handle)
+        return opened.keep_cache
+
+    assert [kept(), kept()] == [False, True]
+    pair.a.vfs.setattr(ino, SetAttr(mode=0o600, mtime_ns=5), pair.a.caller)
+    pair.sync()
+    assert kept()
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 5, b"new")
+    pair.a.close(handle)
+    pair.sync()
+    assert kept()  # the pages that changed were invalidated
+    mine = pair.b.open("/f")
+    vfs.write(mine, 0, b"own")
+    pair.b.close(mine)
+    assert kept()
+    vfs.drop_everything()
+    assert pair.kernel.take()[-1] == ("everything",)
+    assert not kept()
+
+
+def test_conflict_names_that_vanish_are_told_later(pair: Pair) -> None:
+    """Both write at once; then b's change of the conflict file reaches its kernel."""
+    pair.a.put("/f", b"base")
+    pair.sync()
+    for local, text in ((pair.a, b"from a"), (pair.b, b"from b")):
+        handle = local.open("/f")
+        local.vfs.write(handle, 0, text)
+        local.close(handle)
+    pair.sync()
+    names = [e.name for e in pair.b.listing()]
+    assert len(names) == 2
+    contents = sorted(pair.b.cat(f"/{name.decode()}") for name in names)
+    assert contents == [b"from a", b"from b"]
+    pair.kernel.take()
+    pair.b.vfs.unlink(ROOT_INO, b"f")
+    pair.b.vfs._coherence.close()
+    pair.sync()
+    assert [e.name for e in pair.a.listing()] == [e.name for e in pair.b.listing()]
+
+
+def test_stateless_listing_notices_peers(pair: Pair) -> None:
+    def names() -> list[bytes]:
+        return [e.name for e in pair.b.vfs.readdir_ino(ROOT_INO, 2)]
+
+    assert names() == []
+    pair.a.put("/new")
+    pair.sync()
+    assert names() == [b"new"]
