@@ -1,0 +1,191 @@
+"""Placement, barriers, nearness, membership, back-off, pushes."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusefs.model.ids import chunk_id
+from fusefs.model.records import Member
+from netnode.core.backoff import Backoff
+from netnode.core.barrier import Barriers
+from netnode.core.membership import Link, Membership, keep_new
+from netnode.core.nearness import Nearness
+from netnode.core.placement import holders, ranked
+from netnode.core.pushes import Pushes
+from netnode.core.repair import Agreement, Repair, differing
+
+NODES = list(range(1, 8))
+CIDS = [chunk_id(b"%d" % n) for n in range(400)]
+
+# -- placement -----------------------------------------------------------------------
+
+
+def test_placement_is_even_and_the_same_in_any_order() -> None:
+    counts = dict.fromkeys(NODES, 0)
+    for cid in CIDS:
+        chosen = holders(cid, NODES, 3)
+        assert chosen == holders(cid, reversed(NODES), 3)
+        for node in chosen:
+            counts[node] += 1
+    assert min(counts.values()) > 100
+
+
+def test_leaving_node_moves_only_its_chunks() -> None:
+    for cid in CIDS:
+        before = holders(cid, NODES, 3)
+        after = holders(cid, NODES[:-1], 3)
+        kept = [n for n in before if n != NODES[-1]]
+        assert after[: len(kept)] == kept
+
+
+def test_writer_counts_as_one_and_comes_first() -> None:
+    for cid in CIDS[:50]:
+        for writer in NODES:
+            chosen = holders(cid, NODES, 3, writer)
+            assert chosen[0] == writer
+            others = [n for n in ranked(cid, NODES) if n != writer]
+            assert chosen[1:] == others[:2]
+    assert holders(CIDS[0], NODES, 1, 5) == [5]
+
+
+# -- barriers ------------------------------------------------------------------------
+
+
+def test_barrier_completes_with_its_last_peer() -> None:
+    barriers: Barriers[str] = Barriers()
+    assert barriers.begin("nobody", 1, (), 0, 1)
+    assert not barriers.begin("two", 5, (1, 2), 0, 1)
+    assert barriers.acknowledged(1, 4) == []
+    assert barriers.acknowledged(1, 9) == []
+    assert barriers.acknowledged(2, 5) == ["two"]
+    assert len(barriers) == 0
+
+
+def test_barrier_does_not_wait_for_the_gone_and_expires() -> None:
+    barriers: Barriers[str] = Barriers()
+    barriers.begin("a", 5, (1, 2), 0, 1)
+    barriers.begin("b", 6, (2,), 0, 2)
+    assert barriers.gone(2) == ["b"]
+    assert barriers.expire(0.9) == []
+    assert barriers.expire(1.0) == [("a", {1})]
+
+
+def test_near_is_the_least_round_trip_and_prompt() -> None:
+    near = Nearness(0.010)
+    assert not near.near(0)
+    near.measured(0.2)
+    assert not near.near(0)
+    near.measured(0.004)
+    assert near.near(0)
+    near.owes(10)
+    assert near.near(10.5)
+    assert not near.near(11.5)
+    near.progressed(12, level=False)
+    assert near.near(12.5)
+    near.progressed(13, level=True)
+    assert near.near(99)
+
+
+# -- membership ----------------------------------------------------------------------
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 10),
+    st.integers(1, 2),
+    st.integers(1, 2),
+)
+def test_both_ends_keep_the_same_connection(
+    old_by_low: bool, new_by_low: bool, gap: int, old_boot: int, new_boot: int
+) -> None:
+    low, high = 10, 20
+    old = Link(low if old_by_low else high, old_boot, 0.0)
+    new = Link(low if new_by_low else high, new_boot, float(gap))
+    assert keep_new(old, new, low, high) == keep_new(old, new, high, low)
+
+
+def test_simultaneous_dials_leave_one() -> None:
+    by_low, by_high = Link(1, 7, 0.0), Link(2, 7, 0.1)
+    assert not keep_new(by_low, by_high, 1, 2)
+    assert keep_new(by_high, by_low._replace(since=0.1), 2, 1)
+
+
+def test_members_and_seeds_are_dialled_until_connected() -> None:
+    membership = Membership(1, ["seed:1"])
+    assert [t.addresses for t in membership.targets(())] == [("seed:1",)]
+    membership.seed_is("seed:1", 2)
+    membership.learn_members(
+        {2: Member("two", ("two:1",)), 3: Member("gone", ("x:1",), forgotten=True)}
+    )
+    membership.learn_addresses(2, ["new:1"], confirmed=True)
+    (target,) = membership.targets(())
+    assert (target.node, target.addresses) == (2, ("new:1", "two:1"))
+    assert membership.targets((2,)) == []
+    assert membership.members() == [1, 2]
+    assert membership.forgotten(3)
+
+
+def test_backoff_grows_to_its_limit_and_starts_over() -> None:
+    rng = random.Random(1)
+    backoff = Backoff(rng.uniform, 0.2, 15)
+    pauses = [backoff.next_s() for _ in range(20)]
+    assert 0.1 <= pauses[0] <= 0.2
+    assert 7.5 <= pauses[-1] <= 15
+    backoff.reset()
+    assert backoff.next_s() <= 0.2
+
+
+# -- pushes --------------------------------------------------------------------------
+
+
+def test_pushed_chunk_is_settled_when_all_keepers_confirmed() -> None:
+    pushes, cid, other = Pushes(), CIDS[0], CIDS[1]
+    assert pushes.owe(other, (), 1)
+    assert not pushes.owe(cid, (2, 3), 1)
+    assert pushes.offer(2, 0.5) == ()
+    assert pushes.offer(2, 1) == (cid,)
+    assert pushes.offer(2, 1) == ()
+    assert pushes.answered(2, (cid,), ()) == ([cid], [])
+    assert not pushes.confirmed(2, cid)
+    assert pushes.offer(3, 1) == (cid,)
+    assert pushes.answered(3, (cid,), (cid,)) == ([], [cid])
+    assert len(pushes) == 0
+
+
+def test_offer_to_a_peer_that_left_is_made_again() -> None:
+    pushes, cid = Pushes(), CIDS[0]
+    pushes.owe(cid, (2,), 0)
+    assert pushes.offer(2, 0) == (cid,)
+    pushes.peer_gone(2)
+    assert pushes.offer(2, 0) == (cid,)
+    pushes.refused(2, cid, 30)
+    assert pushes.offer(2, 1) == ()
+    assert pushes.offer(2, 31) == (cid,)
+
+
+# -- repair --------------------------------------------------------------------------
+
+
+def test_two_different_heartbeats_start_a_repair() -> None:
+    repair = Repair()
+    assert not repair.compared(True)
+    assert repair.agreement is Agreement.SAME
+    assert not repair.compared(False)
+    assert repair.compared(False)
+    assert repair.agreement is Agreement.REPAIRING
+    mine, theirs = [b""] * 256, [b""] * 256
+    theirs[3] = theirs[200] = b"x"
+    asked = [repair.buckets(mine, theirs), repair.next_bucket()]
+    assert sorted(n for n in asked if n is not None) == [3, 200]
+    assert repair.next_bucket() is None
+    assert not repair.compared(True)
+    assert differing(
+        {b"a": b"1", b"b": b"2"}, [(b"a", b"1"), (b"b", b"3"), (b"c", b"4")]
+    ) == [
+        b"b",
+        b"c",
+    ]
