@@ -56,11 +56,10 @@ def main() -> int:
         results = list(runner.run(runner.select(options.pattern), directory))
     bad = 0
     for result in results:
-        if bool(result.error) == (result.id in expected):
-            continue
-        bad += 1
-        what = result.error.rstrip() or "passed, but is expected to fail"
-        print(f"{result.id}: {what}")
+        wrong = runner.verdict(result, expected)
+        if wrong:
+            bad += 1
+            print(f"{result.id}: {wrong.rstrip()}")
     for result in sorted(results, key=lambda r: -r.seconds)[: options.slow]:
         print(f"{result.seconds:8.3f} s  {result.id}")
     failed = sum(1 for result in results if result.error)

@@ -42,6 +42,16 @@ def expected_failures(target: str) -> dict[str, str]:
     return found
 
 
+def verdict(result: Result, expected: dict[str, str]) -> str:
+    """Empty when the result is as expected, else what is wrong."""
+    reason = expected.get(result.id)
+    if reason is None:
+        return result.error
+    if result.error or reason.startswith("sometimes:"):
+        return ""
+    return f"passes now, but is expected to fail: {reason}"
+
+
 def select(patterns: list[str]) -> list[Case]:
     if not patterns:
         return list(CASES.values())

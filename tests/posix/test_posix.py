@@ -11,9 +11,6 @@ from tests.posix.scene import CASES
 
 @pytest.mark.parametrize("case_id", CASES)
 def test_case(target: Target, case_id: str) -> None:
-    reason = runner.expected_failures(target.name).get(case_id)
     result = runner.run_case(CASES[case_id], target.path)
-    if reason is None:
-        assert not result.error, result.error
-    else:
-        assert result.error, f"passes now, but is expected to fail: {reason}"
+    wrong = runner.verdict(result, runner.expected_failures(target.name))
+    assert not wrong, wrong
