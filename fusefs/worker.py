@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ from fusefs.config import Config
 from fusefs.errors import FsError
 from fusefs.housekeeping import Housekeeping
 from fusefs.model.tx import Effects
+from fusefs.mountpoint import unmounting
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
@@ -36,10 +38,16 @@ from fusefs.vfs.vfs import Vfs
 log = logging.getLogger("dfs.worker")
 
 
-class HasStatistics(Protocol):
-    """A binding that counts what it does."""
+NUDGE_EVERY_S = 0.02
+MOST_NUDGES = 200
+"""More than the most readers; their requests in flight may take longer."""
+
+
+class Server(Protocol):
+    """A binding at work."""
 
     def statistics(self) -> dict[str, int]: ...
+    def stop(self) -> None: ...
 
 
 class Parts:
@@ -47,7 +55,7 @@ class Parts:
 
     def __init__(self, config: Config) -> None:
         store_dir = Path(config.store)
-        self._server: HasStatistics | None = None
+        self._server: Server | None = None
         self._built = threading.Event()
         self.namespace = Namespace.open(store_dir)
         self.store = Store.open(
@@ -65,6 +73,10 @@ class Parts:
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
         self._built.set()
 
+    def stop_serving(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
     def _on_effects(self, effects: Effects) -> None:
         self._built.wait()  # the link's thread may be faster than this constructor
         self.vfs.on_effects(effects)
@@ -73,7 +85,7 @@ class Parts:
         self._built.wait()
         self.vfs.drop_everything()
 
-    def serve_with(self, server: HasStatistics) -> None:
+    def serve_with(self, server: Server) -> None:
         """The binding's server, once there is one: its counts are shown too."""
         self._server = server
 
@@ -140,6 +152,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def make_way(config: Config, parts: Parts) -> None:
+    """Serving ends after the requests in flight; the rest stays in the kernel.
+
+    A reader asleep in the kernel sees that after its next request, and there may be
+    none for long: so we cause some until all readers have ended.
+    """
+    parts.stop_serving()
+
+    def nudge() -> None:
+        for _ in range(MOST_NUDGES):
+            unmounting.nudge(config.mountpoint)
+            time.sleep(NUDGE_EVERY_S)
+
+    threading.Thread(target=nudge, daemon=True).start()
+
+
 def serve(
     config: Config, parts: Parts, fuse_fd: int, on_ready: Callable[[], None]
 ) -> None:
@@ -148,10 +176,14 @@ def serve(
         from fusefs.bindings.kernel import server
         from fusefs.bindings.kernel.connection import Settings
 
+        def ready() -> None:
+            signal.signal(signal.SIGTERM, lambda *_: make_way(config, parts))
+            on_ready()
+
         server.run(
             parts.vfs,
             fuse_fd,
-            on_ready=on_ready,
+            on_ready=ready,
             on_server=parts.serve_with,
             set_invalidator=parts.vfs.set_invalidator,
             settings=Settings(locks=config.locks == "cluster"),

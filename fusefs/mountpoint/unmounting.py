@@ -102,7 +102,11 @@ def answer(where: str, timeout_s: float = ANSWER_S) -> OSError | os.stat_result 
 
 
 def nudge(where: str) -> None:
-    """Makes the kernel send one request, and waits for nothing."""
+    """Makes the kernel send one request, and waits for nothing.
+
+    The one call that the process behind the mount may make too: the thread that
+    waits for the answer is lost without harm.
+    """
     threading.Thread(target=_ask_size, args=(where,), daemon=True).start()
 
 
