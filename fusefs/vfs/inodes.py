@@ -4,6 +4,7 @@ and utimensat. Who may change them the kernel has decided already."""
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Callable
 
 from fusefs.errors import Invalid, NameTooLong, NotADirectory, NotFound, ReadOnly, Stale
@@ -18,6 +19,9 @@ from fusefs.vfs.files import Files
 from fusefs.vfs.killpriv import CAPABILITY, without_set_id
 from fusefs.vfs.types import NOW, Attr, Caller, SetAttr
 from fusefs.vfs.writing import Writer
+
+LOOKS, LOOK_AGAIN_S = 20, 0.0005
+"""A commit tells the caches within microseconds; a busy machine may take longer."""
 
 
 class Inodes:
@@ -53,7 +57,21 @@ class Inodes:
         try:
             return self.attr(entry.ino)
         except Stale:
-            raise NotFound("removed this moment") from None
+            return self._look_again(parent, name)
+
+    def _look_again(self, parent: Ino, name: bytes) -> Attr:
+        """The name was removed or replaced between two looks. One that is replaced
+        is never missing: wait until the change has reached every cache."""
+        for _ in range(LOOKS):
+            time.sleep(LOOK_AGAIN_S)
+            entry = self._entry(parent, name)
+            if entry is None:
+                break
+            try:
+                return self.attr(entry.ino)
+            except Stale:
+                continue
+        raise NotFound("removed this moment")
 
     def _unusual(self, parent: Ino, name: bytes) -> Attr:
         """The dots (asked for by NFS export), or the reason why nothing is there."""
