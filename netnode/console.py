@@ -20,6 +20,7 @@ IDLE_S = 300.0
 """A person may think."""
 FIRST_S = 10.0
 """A program does not."""
+LEAVE_S = 1.0
 REFUSAL = b"dfs: this port is for members of the cluster\r\n"
 HELP = """\
 status   this node, its data and its peers
@@ -129,8 +130,14 @@ class _Lines:
 
 
 async def _leave(stream: SocketStream) -> None:
-    with trio.move_on_after(1.0):
+    """Let the answer arrive: closing with bytes unread would reset it away."""
+    unread = memoryview(bytearray(4096))
+    with trio.move_on_after(LEAVE_S):
         await stream.drained(1)
+        stream.half_close()
+        for _ in range(64):
+            if not await stream.receive_into(unread):
+                break
 
 
 def say(stream: SocketStream, text: str) -> None:

@@ -203,6 +203,13 @@ class SocketStream:
             self._unfair_bytes = self._unfair_reads = 0
             await trio.lowlevel.checkpoint()
 
+    def half_close(self) -> None:
+        """Nothing more will be sent (plain sockets)."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
     def close(self) -> None:
         if self._closed:
             return

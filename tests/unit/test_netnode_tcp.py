@@ -1,0 +1,439 @@
+"""Real sockets: members, strangers, the console, the link."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from fusefs.errors import Interrupted, Unreachable
+from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
+from fusefs.model.records import S_REG
+from fusefs.model.tx import Body, Effects
+from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink import control
+from fusefs.nodelink.client import NodeLink
+from fusefs.store.store import Store
+from netnode import identity as identities
+from netnode import tcp
+from netnode.addresses import for_node
+from netnode.commands import Commands
+from netnode.console import Console
+from netnode.environment import Environment
+from netnode.identity import Token
+from netnode.link import LinkServer
+from netnode.service import Node, Settings
+from netnode.tcp import TcpNetwork, bind, is_loopback, join_address, split_address
+from netnode.tls import Contexts
+
+LIMIT_S = 10.0
+
+
+class Running:
+    """One node in a thread of its own, with its link."""
+
+    def __init__(self, directory: Path, name: str, token: Token | None) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.socket = directory / "node.sock"
+        self.identity = identities.create(directory, name, token)
+        Namespace.create(directory, self.identity.node_id, root=token is None).close()
+        self.namespace = Namespace.open(directory)
+        self.store = Store.open(directory, min_free_bytes=0)
+        self.node: Node
+        self.port = 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+        self._thread.start()
+        assert self._ready.wait(LIMIT_S)
+
+    async def _main(self) -> None:
+        parts: dict[str, Commands] = {}
+        network = TcpNetwork(
+            Contexts(self.identity, self.directory / "identity"),
+            "127.0.0.1",
+            0,
+            Console(lambda: parts["commands"]),
+        )
+        who = self.identity
+        addresses = for_node("127.0.0.1", "")
+        settings = Settings(who.cluster, who.name, who.seeds, addresses)
+        self.node = Node(settings, self.namespace, self.store, network, Environment())
+        link = LinkServer(self.node, self.socket, lambda w, a: parts["commands"](w, a))
+        parts["commands"] = Commands(
+            self.node, who.secret, "/mnt", link.worker_statistics
+        )
+        async with trio.open_nursery() as nursery:
+            self.port = await nursery.start(self._run_node, nursery)
+            await nursery.start(link.run)
+            self._ready.set()
+
+    async def _run_node(
+        self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[int]
+    ) -> None:
+        await self.node.run(task_status=task_status)
+        nursery.cancel_scope.cancel()
+
+    @property
+    def token(self) -> Token:
+        return Token(self.identity.secret, (f"127.0.0.1:{self.port}",))
+
+    def ask(self, what: str, *arguments: str) -> object:
+        return control.ask(self.socket, what, *arguments, timeout_s=LIMIT_S)
+
+    def peers(self) -> set[str]:
+        found = self.ask("peers")
+        assert isinstance(found, list)
+        return {p["name"] for p in found if p["connected"] and p["bulk"]}
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.ask("shutdown")
+            self._thread.join(LIMIT_S)
+            assert not self._thread.is_alive()
+        self.namespace.close()
+        self.store.close()
+
+    def create(self, link: NodeLink, name: bytes, data: bytes = b"") -> int:
+        with self.namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, name, S_REG)
+            t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
+        assert t.tx is not None
+        bodies = (Body(self.store.put(data), data),) if data else ()
+        link.publish(t.tx, bodies)
+        return t.tx.seq
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+    a = Running(tmp_path / "a", "a", None)
+    b = Running(tmp_path / "b", "b", a.token)
+    until(lambda: a.peers() == {"b"} and b.peers() == {"a"})
+    yield a, b
+    b.stop()
+    a.stop()
+
+
+class Mount:
+    """Stands in for the worker of a node."""
+
+    def __init__(self, running: Running) -> None:
+        self.effects: list[Effects] = []
+        self.reconnects = 0
+        self.hold = threading.Event()
+        self.hold.set()
+        self.link = NodeLink(running.socket, self._changed, self._reconnected)
+        until(self.link.connected)
+
+    def _changed(self, effects: Effects) -> None:
+        assert self.hold.wait(LIMIT_S)
+        self.effects.append(effects)
+
+    def _reconnected(self) -> None:
+        self.reconnects += 1
+
+
+# -- members -------------------------------------------------------------------------
+
+
+def test_barrier_returns_when_the_other_mount_has_forgotten(
+    pair: tuple[Running, Running],
+) -> None:
+    a, b = pair
+    with closing_mounts(a, b) as (at_a, at_b):
+        until(lambda: at_a.link.statistics().near_peers == 1)
+        seq = a.create(at_a.link, b"file", b"data")
+        assert at_a.link.barrier(seq, LIMIT_S)
+        assert [e.name for f in at_b.effects for e in f.entries] == [b"file"]
+        assert b.store.get(chunk_id(b"data")) == b"data"
+        at_b.hold.clear()
+        assert not at_a.link.barrier(a.create(at_a.link, b"other"), 0.05)
+        at_b.hold.set()
+        until(lambda: len(at_b.effects) == 2)
+        assert at_a.link.statistics().barrier_timeouts == 1
+
+
+class closing_mounts:
+    def __init__(self, *running: Running) -> None:
+        self.mounts = [Mount(r) for r in running]
+
+    def __enter__(self) -> list[Mount]:
+        return self.mounts
+
+    def __exit__(self, *_: object) -> None:
+        for mount in self.mounts:
+            mount.hold.set()
+            mount.link.close()
+
+
+def test_fetch_over_tls_and_its_errors(pair: tuple[Running, Running]) -> None:
+    a, b = pair
+    chunks = [bytes((n,)) * (1 << 20) for n in range(20)]
+    ids = [a.store.put(data) for data in chunks]
+    with closing_mounts(b) as (mount,):
+        mount.link.fetch(ids, timeout_s=LIMIT_S)
+        assert b.store.missing(ids) == []
+        assert b.store.get(ids[7]) == chunks[7]
+        began = time.monotonic()
+        with pytest.raises(Unreachable) as raised:
+            mount.link.fetch([chunk_id(b"nowhere")], timeout_s=LIMIT_S)
+        assert raised.value.errno == errno.EHOSTUNREACH
+        assert time.monotonic() - began < 1
+        absent: list[ChunkId] = [chunk_id(b"nothing")]
+        with pytest.raises((Interrupted, Unreachable)):
+            mount.link.fetch(absent, timeout_s=LIMIT_S, cancelled=lambda: True)
+
+
+def test_link_without_a_node_fails_only_fetches(tmp_path: Path) -> None:
+    link = NodeLink(tmp_path / "none", lambda e: None, lambda: None)
+    assert link.barrier(5, 1)
+    link.prefetch([chunk_id(b"x")])
+    with pytest.raises(Unreachable):
+        link.fetch([chunk_id(b"x")], timeout_s=0.1)
+    assert not link.connected()
+    link.close()
+
+
+def test_what_is_published_while_the_node_is_away_arrives(
+    pair: tuple[Running, Running],
+) -> None:
+    a, b = pair
+    link = NodeLink(a.directory / "later.sock", lambda e: None, lambda: None)
+    for n in range(100):
+        a.create(link, b"f%d" % n)
+    (a.directory / "later.sock").symlink_to(a.socket)
+    until(lambda: a.namespace.digest() == b.namespace.digest())
+    assert len(b.namespace.children(ROOT_INO)) == 100
+    link.close()
+
+
+def test_third_node_joins_through_the_second(
+    pair: tuple[Running, Running], tmp_path: Path
+) -> None:
+    a, b = pair
+    c = Running(tmp_path / "c", "c", b.token)
+    try:
+        until(lambda: c.peers() == {"a", "b"} and a.peers() == {"b", "c"})
+    finally:
+        c.stop()
+    until(lambda: a.peers() == {"b"})
+
+
+# -- strangers -----------------------------------------------------------------------
+
+
+def connect(node: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", node.port), LIMIT_S)
+
+
+def still_serves(a: Running, b: Running) -> None:
+    assert a.peers() == {"b"}
+    assert b.peers() == {"a"}
+
+
+def ends(sock: socket.socket) -> bool:
+    try:
+        while sock.recv(65536):
+            pass
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return True
+
+
+def test_stranger_with_another_secret_gets_nothing(
+    pair: tuple[Running, Running], tmp_path: Path
+) -> None:
+    a, b = pair
+    stranger = identities.create(tmp_path / "s", "s", None)
+    context = Contexts(stranger, tmp_path / "s" / "identity").client
+    with pytest.raises(ssl.SSLError), closing(connect(a)) as raw:
+        context.wrap_socket(raw)
+    context.verify_mode = ssl.CERT_NONE
+    with closing(connect(a)) as raw:
+        try:
+            tls = context.wrap_socket(raw)
+            tls.send(b"x" * 100)
+            assert tls.recv(10) == b""
+        except (ssl.SSLError, ConnectionError):
+            pass
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    with closing(connect(a)) as raw:
+        try:
+            tls = bare.wrap_socket(raw)
+            tls.send(b"x" * 100)
+            assert tls.recv(10) == b""
+        except (ssl.SSLError, ConnectionError):
+            pass
+    still_serves(a, b)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\xff\xff" + bytes(300),
+        b"\x16" + b"\xff" * 5000,
+        bytes(range(256)) * 100,
+        struct.pack(">II", 0xFFFFFFFF, 0xFFFFFFFF),
+        b"",
+    ],
+)
+def test_random_bytes_are_dropped(pair: tuple[Running, Running], data: bytes) -> None:
+    a, b = pair
+    with closing(connect(a)) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        assert ends(sock)
+    still_serves(a, b)
+
+
+def member_socket(node: Running) -> ssl.SSLSocket:
+    """What somebody with the secret but without manners could do."""
+    contexts = Contexts(node.identity, node.directory / "identity")
+    return contexts.client.wrap_socket(connect(node))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [struct.pack(">II", 0xFFFFFFFF, 0), struct.pack(">II", 4, 0) + b"\xc1" * 4],
+)
+def test_bad_frames_of_a_member_are_dropped(
+    pair: tuple[Running, Running], data: bytes
+) -> None:
+    a, b = pair
+    with closing(member_socket(a)) as sock:
+        sock.sendall(data)
+        assert ends(sock)
+    still_serves(a, b)
+
+
+def test_silent_connections_are_ended(
+    pair: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    monkeypatch.setattr(tcp, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr("netnode.connection.GREETING_S", 0.2)
+    silent = [connect(a) for _ in range(150)]
+    for sock in silent[::2]:
+        sock.sendall(b"\x16")
+    member = member_socket(a)
+    still_serves(a, b)
+    assert ends(member)
+    for sock in silent:
+        assert ends(sock)
+        sock.close()
+    still_serves(a, b)
+
+
+# -- console -------------------------------------------------------------------------
+
+
+def talk(node: Running, text: str) -> str:
+    with closing(connect(node)) as sock:
+        sock.sendall(text.encode())
+        out = b""
+        while data := sock.recv(65536):
+            out += data
+    return out.decode()
+
+
+def test_console_of_old(pair: tuple[Running, Running]) -> None:
+    said = talk(pair[0], "help\r\nstatus\r\npeers\r\nnonsense\r\nquit\r\n")
+    assert "dfs node a" in said
+    assert "inodes" in said
+    assert " b " in said or "b  " in said
+    assert "What is 'nonsense'?" in said
+    assert said.endswith("Bye.\r\n")
+
+
+def test_http_pages(pair: tuple[Running, Running]) -> None:
+    head, _, body = talk(pair[0], "GET /status HTTP/1.1\r\n\r\n").partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200")
+    status = json.loads(body)
+    assert status["name"] == "a"
+    assert status["peers"][0]["name"] == "b"
+    assert 'dfs_peer_connected{name="b"' in talk(
+        pair[0], "GET /metrics HTTP/1.0\r\n\r\n"
+    )
+    assert "<pre>" in talk(pair[0], "GET / HTTP/1.1\r\n\r\n")
+    assert talk(pair[0], "GET /x HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 404")
+    assert talk(pair[0], "POST / HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 405")
+
+
+def test_text_from_elsewhere_gets_one_line(
+    pair: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "is_loopback", lambda remote: False)
+    said = talk(pair[0], "status\r\n")
+    assert said == "dfs: this port is for members of the cluster\r\n"
+
+
+# -- commands ------------------------------------------------------------------------
+
+
+def test_commands_of_the_link(pair: tuple[Running, Running]) -> None:
+    a, b = pair
+    invited = a.ask("invite")
+    assert isinstance(invited, dict)
+    token = identities.decode_token(invited["token"])
+    assert token == a.token
+    assert a.ask("set", "replicas", "2") == {"replicas": 2}
+    until(lambda: b.node.replicas == 2)
+    with pytest.raises(control.Refused, match="no command"):
+        a.ask("nonsense")
+    with pytest.raises(control.Refused, match="no member"):
+        a.ask("forget", "nobody")
+    members = a.ask("members")
+    assert isinstance(members, list)
+    assert {m["name"] for m in members} == {"a", "b"}
+    with pytest.raises(control.NotRunning):
+        control.ask(a.directory / "other.sock", "status")
+
+
+def test_forgotten_member_is_refused(pair: tuple[Running, Running]) -> None:
+    a, _ = pair
+    until(lambda: len(a.namespace.members()) == 2)
+    a.ask("forget", "b")
+    until(lambda: a.peers() == set())
+    time.sleep(0.5)
+    assert a.peers() == set()
+
+
+# -- small things --------------------------------------------------------------------
+
+
+def test_addresses() -> None:
+    assert split_address("host:1") == ("host", 1)
+    assert split_address("[::1]:2") == ("::1", 2)
+    assert join_address("::1", 2) == "[::1]:2"
+    for bad in ("host", "host:", "host:0", "host:99999", "host:x"):
+        with pytest.raises(OSError):
+            split_address(bad)
+    assert is_loopback("127.0.0.5") and is_loopback("::1")
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("10.0.0.1") and not is_loopback("")
+
+
+def test_port_in_use_is_an_error() -> None:
+    (first,) = bind("127.0.0.1", 0)
+    with pytest.raises(OSError) as raised:
+        bind("127.0.0.1", first.getsockname()[1])
+    assert raised.value.errno == errno.EADDRINUSE
+    first.close()

@@ -1,0 +1,55 @@
+"""The worker's queue to the node: ordered, cut into messages, bounded."""
+
+from __future__ import annotations
+
+from fusefs.model.tx import Body, Tx, Write
+from fusefs.nodelink.messages import Behind, Publish
+from fusefs.nodelink.outbox import MAX_FRAME_BYTES, Outbox, tx_bytes
+
+KEY = b"D" + bytes(8) + b"name"
+
+
+def tx(seq: int, size: int = 10) -> Tx:
+    return Tx(1, seq, seq - 1, seq, (Write(KEY, (), bytes(size)),))
+
+
+def test_transactions_leave_together_in_order() -> None:
+    outbox = Outbox()
+    assert outbox.put(tx(2), [Body(bytes(32), b"two")])
+    assert not outbox.put(tx(1), ())
+    (message,) = outbox.take()
+    assert isinstance(message, Publish)
+    assert [t.seq for t in message.txs] == [1, 2]
+    assert [b.data for b in message.bodies] == [b"two"]
+    assert outbox.take() == []
+    assert outbox.queued_bytes == 0
+
+
+def test_messages_stay_below_the_limit_of_a_frame() -> None:
+    outbox = Outbox()
+    for seq in range(1, 60):
+        outbox.put(tx(seq, 20_000), [Body(bytes(32), bytes(40_000))])
+    messages = outbox.take()
+    assert len(messages) > 4
+    seqs = []
+    for message in messages:
+        assert isinstance(message, Publish)
+        size = sum(map(tx_bytes, message.txs)) + sum(
+            len(b.data) for b in message.bodies
+        )
+        assert size <= MAX_FRAME_BYTES
+        seqs += [t.seq for t in message.txs]
+    assert seqs == list(range(1, 60))
+
+
+def test_overflow_keeps_only_the_fact() -> None:
+    outbox = Outbox(limit_bytes=10_000)
+    for seq in range(1, 1000):
+        outbox.put(tx(seq), ())
+        assert outbox.queued_bytes <= 10_000
+    first, *rest = outbox.take()
+    assert first == Behind(999)
+    assert rest == []
+    assert outbox.put(tx(1000), ())
+    (message,) = outbox.take()
+    assert isinstance(message, Publish)
