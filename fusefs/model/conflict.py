@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from fusefs.model.appends import plan
 from fusefs.model.hlc import Hlc, physical_ms
 from fusefs.model.ids import NAME_MAX, NodeId, Seq
 from fusefs.model.records import Attrs, Content
@@ -105,9 +106,8 @@ def _same_data(a: Content, b: Content) -> bool:
 
 
 def all_appends(versions: Sequence[Version]) -> bool:
-    """True when every version is the same base plus appended bytes."""
-    bases = {c.appended_to for _, c in versions}
-    return len(bases) == 1 and None not in bases
+    """True when the versions merge as appends to one base (appends.py)."""
+    return plan([c for _, c in versions]) is not None
 
 
 def merged_seen(contents: Sequence[Content]) -> dict[int, int]:

@@ -127,7 +127,10 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     """The data version: a vector of the data changes this one includes, its own
     among them. A change of times alone keeps it."""
     appended_to: tuple[int, bytes] | None = None
-    """(size, root) of the version this one only added bytes to, if so."""
+    """(size, root) of the version this one only added bytes to, if so; root is empty
+    when the oldest pieces were counted to it."""
+    pieces: tuple[tuple[Hlc, NodeId, int], ...] = ()
+    """What was added to it: (stamp, node, end offset), see appends.py."""
 
 
 class Place(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from collections.abc import Sequence
 
 import msgspec
 
 from fusefs.errors import NotFound
+from fusefs.model.appends import Merge, extended
 from fusefs.model.conflict import merged_seen, split_versions
 from fusefs.model.hlc import Hlc, physical_ms, tick
 from fusefs.model.ids import (
@@ -305,14 +307,11 @@ class Transaction:
             if row.flags & FLAG_CONFLICT:
                 self._keep_losers(ino)
             versions = self.versions(ino)
-            seen = _shown_seen(versions, row)
-            content = Content(
-                mtime_ns=mtime_ns,
-                ctime_ns=max(self.now_ns, row.ctime_ns),
-                size=0 if stat.S_ISLNK(row.mode) else row.size,
-                root=row.root,
-                chunk_log2=row.chunk_log2,
-                seen=seen,
+            shown = next(
+                (c for s, c in versions if s.dot == (row.node, row.seq)), Content(0, 0)
+            )
+            content = msgspec.structs.replace(
+                shown, mtime_ns=mtime_ns, ctime_ns=max(self.now_ns, row.ctime_ns)
             )
             self._write(content_key(ino), encode_value(content))
         if atime_ns is not None or mtime_ns is None:
@@ -328,20 +327,26 @@ class Transaction:
         mtime_ns: int,
         ctime_ns: int | None = None,
         data_changed: bool = True,
-        appended_to: tuple[int, bytes] | None = None,
-        merged: bool = False,
-    ) -> Ino:
+        appended: bool = False,
+    ) -> None:
         """Publish a version of a file. Losing versions become real files first, so
-        no byte of theirs is dropped, unless it is `merged` from all of them.
-        `ctime_ns` is when it was written, if that was before now: what fstat said
-        before close stays true after it."""
+        no byte of theirs is dropped. `ctime_ns` is when it was written, if that was
+        before now: what fstat said before close stays true after it. `appended`: it
+        is what the file showed, with bytes added at the end."""
         row = self._real_inode(ino)
         ino = row.ino
-        if row.flags & FLAG_CONFLICT and not merged:
+        if row.flags & FLAG_CONFLICT:
             self._keep_losers(ino)
-        seen = merged_seen([c for _, c in self.versions(ino)])
+        versions = self.versions(ino)
+        seen = merged_seen([c for _, c in versions])
+        shown = next((c for s, c in versions if s.dot == (row.node, row.seq)), None)
+        base, pieces = (shown.appended_to, shown.pieces) if shown else (None, ())
         if data_changed:
             seen[self._node] = self.seq
+            base, pieces = None, ()
+            if appended:
+                before = shown or Content(0, 0)
+                base, pieces = extended(before, self._hlc, self._node, size)
         content = Content(
             mtime_ns=mtime_ns,
             ctime_ns=max(self.now_ns if ctime_ns is None else ctime_ns, row.ctime_ns),
@@ -349,10 +354,33 @@ class Transaction:
             root=root,
             chunk_log2=chunk_log2,
             seen=_pairs(seen),
-            appended_to=appended_to,
+            appended_to=base,
+            pieces=pieces,
         )
         self._write(content_key(ino), encode_value(content))
-        return ino
+
+    def merge_appends(
+        self, ino: Ino, merge: Merge, root: bytes, versions: Sequence[Dot]
+    ) -> bool:
+        """Publish the merge of concurrent appends, of exactly these versions. False,
+        having done nothing, when the file has others by now."""
+        row = self.inode(ino)
+        have = self.versions(ino)
+        if row is None or {s.dot for s, _ in have} != set(versions):
+            return False
+        latest = max(c.mtime_ns for _, c in have)
+        content = Content(
+            mtime_ns=latest,
+            ctime_ns=max(row.ctime_ns, *(c.ctime_ns for _, c in have)),
+            size=merge.size,
+            root=root,
+            chunk_log2=row.chunk_log2,
+            seen=_pairs(merged_seen([c for _, c in have])),
+            appended_to=merge.appended_to,
+            pieces=merge.pieces,
+        )
+        self._write(content_key(ino), encode_value(content))
+        return True
 
     def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
         self._real_inode(ino)
@@ -443,7 +471,7 @@ class Transaction:
             self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))
         (_, shown), _ = split_versions(versions)
         seen = _pairs(merged_seen([c for _, c in versions]))
-        kept = msgspec.structs.replace(shown, seen=seen, appended_to=None)
+        kept = msgspec.structs.replace(shown, seen=seen, appended_to=None, pieces=())
         self._write(content_key(base), encode_value(kept))
         self._settle()
 
@@ -483,12 +511,3 @@ class Transaction:
 
 def _pairs(seen: dict[int, int]) -> tuple[tuple[NodeId, Seq], ...]:
     return tuple((NodeId(n), Seq(seen[n])) for n in sorted(seen))
-
-
-def _shown_seen(
-    versions: list[tuple[Sibling, Content]], row: Inode
-) -> tuple[tuple[NodeId, Seq], ...]:
-    for sibling, content in versions:
-        if sibling.dot == (row.node, row.seq):
-            return content.seen
-    return ()

@@ -229,7 +229,7 @@ class Publisher:
                 mtime_ns=draft.mtime_ns,
                 ctime_ns=draft.ctime_ns,
                 data_changed=not view.shows(row),
-                appended_to=(row.size, row.root) if draft.appended else None,
+                appended=draft.appended,
             )
             if draft.atime_ns is not None:
                 tx.set_attrs(file.ino, atime_ns=draft.atime_ns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fusefs.model.conflict import (
-    all_appends,
     conflict_name,
     merge_attrs,
     split_extension,
@@ -60,14 +59,6 @@ def test_two_edits_the_later_wins_the_other_is_kept() -> None:
     a = version(1, 5, b"a", {3: 1, 1: 5})
     b = version(2, 6, b"b", {3: 1, 2: 6})
     assert split_versions([a, b]) == (b, [a])
-
-
-def test_appends_need_one_base() -> None:
-    a = version(1, 5, b"a", {1: 5}, appended_to=(3, b"base"))
-    b = version(2, 6, b"b", {2: 6}, appended_to=(3, b"base"))
-    c = version(2, 6, b"b", {2: 6})
-    assert all_appends([a, b])
-    assert not all_appends([a, c])
 
 
 def test_mode_and_owner_changed_apart_both_stay() -> None:
