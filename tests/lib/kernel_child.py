@@ -32,11 +32,13 @@ class Gates:
     def __init__(self) -> None:
         self._closed: dict[str, threading.Event] = {}
         self._waiting: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def pass_through(self, name: str) -> None:
         gate = self._closed.get(name)
         if gate is not None:
-            self._waiting[name] = self._waiting.get(name, 0) + 1
+            with self._lock:
+                self._waiting[name] = self._waiting.get(name, 0) + 1
             gate.wait(30)
 
     def hold(self, name: str) -> None:

@@ -252,8 +252,8 @@ class MemoryVfs:
         yield from self._lines(ino, cookie)
         self.before("listed")
 
-    def fsyncdir(self, ino: Ino, datasync: bool) -> None:
-        self._dir(ino)
+    def fsyncdir(self, handle: int, datasync: bool) -> None:
+        self._dir(handle)
 
     # -- inodes
 
@@ -308,7 +308,7 @@ class MemoryVfs:
             raise NoAttribute
         xattrs[name] = value
 
-    def listxattr(self, ino: Ino) -> list[bytes]:
+    def listxattr(self, ino: Ino, caller: Caller) -> list[bytes]:
         return list(self._node(ino).xattrs)
 
     def removexattr(self, ino: Ino, name: bytes, caller: Caller) -> None:
@@ -348,9 +348,13 @@ class MemoryVfs:
             self._nodes[node.ino] = node
             return self._opened(node, True)
 
-    def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
+    def open(
+        self, ino: Ino, flags: int, caller: Caller, kill_suid: bool = False
+    ) -> Opened:
         with self._lock:
             node = self._node(ino)
+            if kill_suid:
+                node.mode &= ~0o6000
             keep = node.kernel_version == node.version
             if flags & os.O_TRUNC and node.data:
                 node.data.clear()
@@ -400,7 +404,7 @@ class MemoryVfs:
             node.kernel_version = node.version
         return len(data)
 
-    def flush(self, handle: int, lock_owner: int) -> None:
+    def flush(self, handle: int, lock_owner: int, caller: Caller) -> None:
         node = self._handle(handle)
         self.before("flush")
         if node.locks:
@@ -416,7 +420,7 @@ class MemoryVfs:
                 node.locks = [(o, k) for o, k in node.locks if o != owner]
                 self._unlocked.notify_all()
 
-    def fsync(self, handle: int, datasync: bool) -> None:
+    def fsync(self, handle: int, datasync: bool, caller: Caller) -> None:
         self._handle(handle)
         self.before("fsync")
 
@@ -448,10 +452,11 @@ class MemoryVfs:
         handle_out: int,
         offset_out: int,
         length: int,
+        caller: Caller,
     ) -> int:
         source = self._handle(handle_in).data
         piece = bytes(source[offset_in : offset_in + length])
-        return self.write(handle_out, offset_out, piece, Caller())
+        return self.write(handle_out, offset_out, piece, caller)
 
     # -- locks (whole-file granularity is not enough for POSIX: ranges)
 
@@ -463,7 +468,7 @@ class MemoryVfs:
         return None
 
     def getlk(
-        self, handle: int, owner: int, lock: FileLock, is_flock: bool, caller: Caller
+        self, handle: int, owner: int, lock: FileLock, is_flock: bool
     ) -> FileLock:
         found = self._against(self._handle(handle), owner, lock)
         return found or lock._replace(kind=F_UNLCK)
@@ -500,7 +505,7 @@ class MemoryVfs:
 
     # -- taking over
 
-    def adopt_handle(self, handle: int, ino: Ino, flags: int) -> None:
+    def adopt_handle(self, handle: int, ino: Ino) -> None:
         if handle in self._open:
             raise BadHandle
         self.adopted.append((handle, ino))

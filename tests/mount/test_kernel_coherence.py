@@ -55,7 +55,7 @@ class Asked:
         return self.result
 
 
-# -- without races ----------------------------------------------------------------------
+# -- without races -------------------------------------------------------------------
 
 
 def test_changes_from_elsewhere_show_at_once_through_warm_caches(
@@ -138,7 +138,7 @@ def test_watchers_hear_of_deletes_from_elsewhere(mount: KernelMount) -> None:
     assert masks & {in_delete, in_delete_self}
 
 
-# -- replies that a notification overtakes ------------------------------------------------
+# -- replies that a notification overtakes -------------------------------------------
 
 
 @pytest.mark.parametrize("held_at", ["looked up", "reply"])
@@ -247,7 +247,7 @@ def test_read_overtaken_by_a_write_does_not_stay(mount: KernelMount) -> None:
     os.close(fd)
 
 
-# -- locks of the kernel ---------------------------------------------------------------------
+# -- locks of the kernel -------------------------------------------------------------
 
 
 def test_notification_behind_a_waiting_mkdir_holds_up_nobody(

@@ -16,7 +16,8 @@ notification can overtake it, and the old state would stay for ever. Why it cann
 * **Attributes of an inode the kernel has** when the notification comes: it gives
   the inode a new attr_version, and answers to LOOKUP, READDIRPLUS, GETATTR, STATX
   and short READs asked before are dropped. It does not look at it for SETATTR,
-  LINK and CREATE of a file that exists: these get attributes valid for 0 s.
+  LINK and CREATE of a file that exists: these get attributes valid for 0 s (SETATTR
+  only before Linux 6.18, which looks).
 * **Attributes of an inode the kernel does not have yet**: the notification finds
   nothing (ENOENT), then the answer brings the old ones. The serving thread
   1. reads `epoch`, 2. asks the vfs, 3. counts the lookup, 4. compares `epoch` and
@@ -83,6 +84,7 @@ class Connection:
         self.adopted = session is not None
         self.lookups = Lookups(exact=session is None)
         self.negative_valid_s = FOREVER_S
+        self.setattr_valid_s = 0
         self.unflushed_reads = not settings.locks
         """close(2) of a descriptor that only reads sends no FLUSH. Only where locks
         stay local: a FLUSH is also how POSIX locks of a process are released."""
@@ -110,6 +112,8 @@ class Connection:
         self.session = session
         can_forget_all = session.minor >= p.INC_EPOCH_MINOR
         self.negative_valid_s = FOREVER_S if can_forget_all else 1
+        checks_setattr = session.minor >= p.CHECKED_SETATTR_MINOR
+        self.setattr_valid_s = FOREVER_S if checks_setattr else 0
         self.agreed.set()
 
     def begin(self, session: Session) -> None:

@@ -15,7 +15,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.model.ids import Ino
-from fusefs.vfs.types import FileLock, SetAttr
+from fusefs.vfs.types import FileLock
 
 _DATA: Final = p.PAGE
 """Where file data begins in a channel's `out`."""
@@ -25,9 +25,8 @@ _MOST_COPIED: Final = 0xFFFF_F000
 
 def open_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     flags, open_flags = p.OPEN_IN.unpack_from(ch.buffer, REQUEST)
-    opened = ch.fs.open(nodeid, flags, ch.caller())
-    if open_flags & p.OPEN_KILL_SUIDGID:
-        ch.fs.setattr(nodeid, SetAttr(kill_suid=True), ch.caller(), opened.handle)
+    kill_suid = bool(open_flags & p.OPEN_KILL_SUIDGID)
+    opened = ch.fs.open(nodeid, flags, ch.caller(), kill_suid)
     shown = p.FOPEN_KEEP_CACHE if opened.keep_cache else 0
     if ch.connection.unflushed_reads and flags & os.O_ACCMODE == os.O_RDONLY:
         shown |= p.FOPEN_NOFLUSH
@@ -63,7 +62,7 @@ def flush(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     if handle in ch.connection.written:
         ch.connection.written.discard(handle)
         ch.about_to_wait()
-    ch.fs.flush(handle, owner)
+    ch.fs.flush(handle, owner, ch.caller())
     return encode.ok(unique)
 
 
@@ -80,7 +79,7 @@ def fsync(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     ch.connection.written.discard(handle)
     ch.about_to_wait()
     with ch.connection.holding(nodeid):
-        ch.fs.fsync(handle, bool(flags & p.FSYNC_FDATASYNC))
+        ch.fs.fsync(handle, bool(flags & p.FSYNC_FDATASYNC), ch.caller())
     return encode.ok(unique)
 
 
@@ -117,7 +116,8 @@ def _copy(ch: Channel, most: int) -> int:
     )
     ch.connection.written.add(fh_out)
     length = min(length, most)
-    return ch.fs.copy_file_range(fh_in, off_in, fh_out, off_out, length)
+    caller = ch.caller()
+    return ch.fs.copy_file_range(fh_in, off_in, fh_out, off_out, length, caller)
 
 
 def copy_file_range(ch: Channel, unique: int, nodeid: Ino) -> Reply:
@@ -137,7 +137,7 @@ def getlk(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     )
     wanted = FileLock(kind, start, end, pid)
     flock = bool(flags & p.LK_FLOCK)
-    found = ch.fs.getlk(handle, owner, wanted, flock, ch.caller())
+    found = ch.fs.getlk(handle, owner, wanted, flock)
     return encode.lock(unique, found)
 
 

@@ -26,7 +26,6 @@ def statx(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 
 def setattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    """The kernel takes this answer even if a notification overtook it: 0 s."""
     (
         valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _,
         mode, _, uid, gid, _,
@@ -43,7 +42,7 @@ def setattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     handle = fh if valid & p.FATTR_FH else None
     with ch.connection.holding(nodeid):
         attr = ch.fs.setattr(nodeid, change, ch.caller(), handle)
-    return encode.attributes(unique, attr, 0)
+    return encode.attributes(unique, attr, ch.connection.setattr_valid_s)
 
 
 def _time(valid: int, given: int, now: int, seconds: int, ns: int) -> int | None:
@@ -82,7 +81,7 @@ def getxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def listxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     room, _ = p.GETXATTR_IN.unpack_from(ch.buffer, REQUEST)
-    names = b"".join(name + b"\0" for name in ch.fs.listxattr(nodeid))
+    names = b"".join(name + b"\0" for name in ch.fs.listxattr(nodeid, ch.caller()))
     return _sized(unique, names, room)
 
 

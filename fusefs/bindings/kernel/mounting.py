@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+StrOrBytesPath = str | bytes | os.PathLike[str]
+
 DEVICE: Final = "/dev/fuse"
 SUBTYPE: Final = "dfs"
 
@@ -26,13 +28,17 @@ _MS: Final = {
 }  # fmt: skip
 """Words of mount(8) with their bit in mount(2) (linux/mount.h)."""
 _DEFAULT_OFF: Final = {"dev": "nodev", "suid": "nosuid"}
+_NOT_FOR_FUSERMOUNT: Final = frozenset(
+    (*_DEFAULT_OFF, "default_permissions", "auto_unmount")
+)
+"""Refused to users, given already, or kept alive to wait for our end."""
 _MNT_DETACH: Final = 2
 READ_AHEAD_KB: Final = 1024
 """One read-ahead request is as large as a request can be."""
 
 
 def mount(
-    mountpoint: str | bytes, *, fsname: str = SUBTYPE, flags: Sequence[str] = ()
+    mountpoint: StrOrBytesPath, *, fsname: str = SUBTYPE, flags: Sequence[str] = ()
 ) -> int:
     """Mounts and returns the descriptor, close-on-exec.
 
@@ -50,7 +56,7 @@ def mount(
     return _mount_by_fusermount(path, fsname, flags)
 
 
-def unmount(mountpoint: str | bytes, *, lazy: bool = False) -> None:
+def unmount(mountpoint: StrOrBytesPath, *, lazy: bool = False) -> None:
     """Takes the mount away. Raises OSError: EBUSY, EINVAL, EPERM."""
     path = os.fsdecode(mountpoint)
     if os.geteuid() == 0:
@@ -130,7 +136,7 @@ def _fusermount() -> str:
 def _mount_by_fusermount(path: str, fsname: str, flags: Sequence[str]) -> int:
     """fusermount opens the device, mounts, and sends the descriptor back."""
     words = [f"fsname={fsname}", f"subtype={SUBTYPE}", "default_permissions"]
-    words += [w for w in flags if w not in (*_DEFAULT_OFF, "default_permissions")]
+    words += [w for w in flags if w not in _NOT_FOR_FUSERMOUNT]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         done = subprocess.run(

@@ -151,6 +151,10 @@ NOTIFY_DELETE: Final = 6
 NOTIFY_RESEND: Final = 7
 NOTIFY_INC_EPOCH: Final = 8
 INC_EPOCH_MINOR: Final = 44
+"""Linux 6.16: all names can be invalidated at once."""
+CHECKED_SETATTR_MINOR: Final = 45
+"""Linux 6.18 for certain: a SETATTR reply overtaken by an invalidation is not kept
+("fuse: fix race between concurrent setattrs from multiple nodes", 2025)."""
 
 # -- requests  -----------------------------------------------------------------------
 

@@ -4,8 +4,7 @@
   having been sent. What cannot be done twice and shows its result is then answered
   with success: the mkdir that finds its directory, the unlink that finds nothing.
 * Handles were given out by the predecessor: the vfs does not know them (BadHandle)
-  until they are opened again, for reading and writing, because the kernel has
-  already checked what the program may do with them.
+  until it is told of their inode; the rest is in their number.
 """
 
 from __future__ import annotations
@@ -66,10 +65,12 @@ def _reopen(ch: Channel, op: Op, nodeid: Ino) -> None:
     for where, ino in wanted:
         handle = int.from_bytes(where[:8], "little")
         try:
-            ch.fs.adopt_handle(handle, ino, os.O_RDWR)
+            ch.fs.adopt_handle(handle, ino)
         except BadHandle:
             continue  # this one is known already
 
+
+_CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL
 
 # -- repeated requests  --------------------------------------------------------------
 
@@ -147,7 +148,7 @@ def _created(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     if attr.size or attr.uid != uid or not stat.S_ISREG(attr.mode):
         return None
     epoch = ch.connection.epoch
-    opened = ch.fs.open(attr.ino, flags & ~(os.O_CREAT | os.O_EXCL), ch.caller())
+    opened = ch.fs.open(attr.ino, flags & ~_CREATE_ONLY, ch.caller(), False)
     reply = entry_reply(ch, unique, opened.attr, epoch)
     return encode.created(reply, unique, opened.handle, 0)
 
