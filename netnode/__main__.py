@@ -89,6 +89,8 @@ def init(config: Config) -> None:
         token = identities.decode_token(config.join) if config.join else None
         identities.create(store, config.name or os.uname().nodename, token)
     identity = identities.load(store)
+    if config.join:
+        same_cluster(config, identity)
     if (store / "meta.db").exists():
         return
     founding = not identity.seeds
@@ -102,6 +104,16 @@ def init(config: Config) -> None:
     if founding:
         namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
     namespace.close()
+
+
+def same_cluster(config: Config, identity: identities.Identity) -> None:
+    """Raises ConfigError when the token leads to another cluster than the store's."""
+    secret = identities.decode_token(config.join).secret
+    if identities.cluster_id(secret) != identity.cluster:
+        raise ConfigError(
+            f"the store {config.store} belongs to another cluster than the token; "
+            "join with a new store: --store DIR"
+        )
 
 
 def run(config: Config) -> None:

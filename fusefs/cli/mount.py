@@ -6,15 +6,19 @@ import argparse
 import os
 import shlex
 import sys
+import time
 
 from fusefs import readiness
 from fusefs.cli import launching, settings
 from fusefs.config import Config
 from fusefs.mountpoint import checks, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+from fusefs.nodelink import control
 
 ANSWER_S = 20.0
 """Ready but silent for so long: the mount is reported as failed."""
+SYNC_S = 10.0
+"""A new member's first `ls` should show the tree; a large one may take longer."""
 
 DESCRIPTION = """\
 Mounts the file system on DIR and starts this machine's node. The first mount makes
@@ -52,8 +56,11 @@ def main(argv: list[str]) -> int:
         launching.replace_process(config)
     facts = launching.start(config)
     _wait_until_it_answers(config)
+    joined = _wait_for_first_sync(config) if config.join else ""
     if not arguments.helper:
         print(_announcement(config, facts))
+    if joined:
+        print(f"dfs mount: {joined}", file=sys.stderr)
     return 0
 
 
@@ -73,6 +80,28 @@ def _wait_until_it_answers(config: Config) -> None:
         f"mounted on {config.mountpoint}, but {reason}; logs: {config.run_dir}/*.log",
         MOUNT_FAILURE,
     )
+
+
+def _wait_for_first_sync(config: Config) -> str:
+    """Gives a new member a moment to have the tree; says what is still missing."""
+    end_s = time.monotonic() + SYNC_S
+    sync = "alone"
+    while time.monotonic() < end_s:
+        try:
+            answer = control.ask(config.run_dir / "node.sock", "digest", timeout_s=1)
+        except (control.NotRunning, control.Refused, TimeoutError):
+            answer = None
+        if isinstance(answer, dict):
+            sync = str(answer.get("sync"))
+        if sync == "in sync":
+            return ""
+        time.sleep(0.02)
+    if sync == "alone":
+        return (
+            "no member could be reached yet at the token's addresses; the node goes "
+            "on trying (dfs status tells when)"
+        )
+    return f"the tree is still arriving: {sync}"
 
 
 def _announcement(config: Config, facts: dict[str, readiness.Fact]) -> str:

@@ -41,10 +41,8 @@ def prepare(config: Config) -> tuple[Config, int]:
     try:
         rotate_logs(config.run_dir)
         write_settings(config)
-        if not (Path(config.store) / "format").exists():
+        if config.join or not (Path(config.store) / "format").exists():
             create(config)
-        elif config.join:
-            log.info("the store has its cluster already; the join token is not used")
         config = mark_running(config)
         write_settings(config)
         return config, descriptor
@@ -86,6 +84,7 @@ def write_settings(config: Config) -> None:
 def create(config: Config) -> None:
     """Makes identity and namespace of a new store, by `python -m netnode init`.
 
+    Of an existing store it only checks that a join token is of the same cluster.
     In a process of its own, because it needs the network's cryptography and this
     one stays small.
     """

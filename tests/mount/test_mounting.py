@@ -7,12 +7,22 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from fusefs.mountpoint import nodes, table
-from tests.lib.cluster import DFS, ROOT, Cluster, clean_environment, dfs, wait_until
+from tests.lib.cluster import (
+    DFS,
+    ROOT,
+    Cluster,
+    Node,
+    clean_environment,
+    cluster,
+    dfs,
+    wait_until,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -81,6 +91,69 @@ def test_bad_token_is_refused_and_leaves_no_store(
         assert "token" in refused(*somewhere, "--port=0", f"--join={token}")
     assert not (tmp_path / "store" / "format").exists()
     assert nodes.at_mountpoint(somewhere[0]) is None
+
+
+def test_a_token_of_another_cluster_is_refused(
+    fresh: Cluster, somewhere: tuple[str, str]
+) -> None:
+    a, b = fresh.add().mount(), fresh.add().mount()
+    token = b.token()
+    a.umount()
+    said = refused(str(a.mnt), f"--store={a.store}", "--port=0", f"--join={token}")
+    assert "belongs to another cluster" in said
+    a.mount(token=a_token(a))
+
+
+def a_token(node: Node) -> str:
+    """The token of its own cluster, with which a node may be mounted again."""
+    node.mount()
+    token = node.token()
+    node.umount()
+    return token
+
+
+def test_joining_a_member_that_is_away_mounts_and_says_so(fresh: Cluster) -> None:
+    a, b = fresh.add().mount(), fresh.add()
+    (a.mnt / "file").write_text("x")
+    token = a.token()
+    a.umount()
+    words = (f"--store={b.store}", "--port=0", f"--join={token}", "--discovery=no")
+    done = dfs("mount", str(b.mnt), *words)
+    assert "no member could be reached yet" in done.stderr
+    assert os.listdir(b.mnt) == []
+    a.mount()
+    wait_until((b.mnt / "file").exists, "the tree arrives", limit_s=60)
+
+
+def test_status_answers_while_the_worker_is_stuck(fresh: Cluster) -> None:
+    a = fresh.add().mount("-o", "watchdog_s=0")
+    pid = a.worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        status = a.status()
+        assert time.monotonic() - began_s < 1.5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert status["state"] == "running"
+
+
+def test_fusepy_binding_carries_a_tree_between_two_nodes(tmp_path: Path) -> None:
+    with cluster(tmp_path, "fusepy") as made:
+        a, b = made.start(2)
+        (a.mnt / "dir").mkdir()
+        (a.mnt / "dir" / "file").write_bytes(b"x" * 300_000)
+        wait_until((b.mnt / "dir" / "file").exists, "the file is on B")
+        assert (b.mnt / "dir" / "file").read_bytes() == b"x" * 300_000
+        os.kill(a.worker_pid(), signal.SIGKILL)
+        wait_until(lambda: _reads(a.mnt / "dir" / "file"), "it is mounted again")
+
+
+def _reads(path: Path) -> bool:
+    try:
+        return len(path.read_bytes()) == 300_000
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(
