@@ -46,6 +46,9 @@ class Forget:
     def attributes(self, ino: Ino) -> None:
         pass
 
+    def everything(self) -> None:
+        self._paths.forget()
+
     def data(self, ino: Ino, offset: int, length: int) -> None:
         pass
 

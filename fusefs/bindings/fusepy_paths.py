@@ -15,6 +15,7 @@ import re
 import threading
 from typing import NamedTuple, Protocol
 
+from fusefs.errors import NotFound, Stale
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Attr, Caller
 
@@ -29,6 +30,9 @@ MAX_DIRECTORIES = 4096
 
 MAX_PAGES = 16_384
 """Remembered opens (about 0.4 KiB each); then all are dropped."""
+
+MAX_RETIRED = 4096
+"""Hidden names remembered after they are gone; needed for milliseconds."""
 
 SETTLE_S = 0.002
 """How long an unlink of an open file waits for the rename it may belong to: libfuse
@@ -64,7 +68,11 @@ class Paths:
         if orphan is not None:
             attr = self._names.getattr(orphan)
             return attr._replace(nlink=attr.nlink + 1)  # libfuse takes one off again
-        return self._names.lookup(parent, name)
+        try:
+            return self._names.lookup(parent, name)
+        except NotFound:
+            self._orphans.check_retired(parent, name)
+            raise
 
     def ino(self, path: bytes) -> Ino:
         return ROOT if path == b"/" else self.attr(path).ino
@@ -131,6 +139,7 @@ class Orphans:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._hidden: dict[tuple[Ino, bytes], Ino] = {}
+        self._retired: set[tuple[Ino, bytes]] = set()
         self._lock = threading.Lock()  # _unsettled, while it is done: Names.unlink
         self._unsettled: _Unsettled | None = None
 
@@ -152,7 +161,20 @@ class Orphans:
 
     def release(self, parent: Ino, hidden: bytes) -> bool:
         """The last descriptor is closed. False when the name is not one of ours."""
-        return self._hidden.pop((parent, hidden), None) is not None
+        if self._hidden.pop((parent, hidden), None) is None:
+            return False
+        if len(self._retired) >= MAX_RETIRED:
+            self._retired.clear()
+        self._retired.add((parent, hidden))
+        return True
+
+    def check_retired(self, parent: Ino, name: bytes) -> None:
+        """Raises Stale for a hidden name that is gone: who opens a name just while
+        it is replaced comes here by the old inode, and the kernel then looks the
+        name up again. (For ENOENT it would not, and a program would miss a file
+        that is always there.)"""
+        if (parent, name) in self._retired:
+            raise Stale("removed, and closed by now")
 
     def replaced(self, parent: Ino, name: bytes) -> None:
         """A rename onto `name` is about to be done: no unlink is needed for it."""

@@ -199,14 +199,17 @@ def check_log(log: Path) -> None:
 
 
 def check_store(store: Path) -> None:
-    """Fails when the store is not what its registers say."""
-    from fusefs.namespace.namespace import Namespace
+    """Fails when anything in the store is not as it must be."""
+    from fusefs import fsck
 
-    namespace = Namespace.open(store)
-    try:
-        problems = list(namespace.check())
-    finally:
-        namespace.close()
+    problems: list[fsck.Finding] = []
+    fsck.check(
+        store,
+        repair=False,
+        contents=True,
+        found=problems.append,
+        progress=lambda *_: None,
+    )
     assert not problems, problems
 
 
