@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from pathlib import Path
 
 from fusefs import readiness
 from fusefs.cli import launching, settings
@@ -54,9 +55,10 @@ def main(argv: list[str]) -> int:
     checks.check_all(config)
     if config.foreground:
         launching.replace_process(config)
+    is_new = not (Path(config.store) / "format").exists()
     facts = launching.start(config)
     _wait_until_it_answers(config)
-    joined = _wait_for_first_sync(config) if config.join else ""
+    joined = _wait_for_first_sync(config) if config.join and is_new else ""
     if not arguments.helper:
         print(_announcement(config, facts))
     if joined:
