@@ -18,10 +18,13 @@ need_programs() {
     say "missing, so some tests will fail: $(install_hint "${missing[@]}")"
 }
 
+# All of them, so that one run tells everything.
 lint() {
-  "$venv/bin/ruff" check . &&
-    "$venv/bin/mypy" --no-error-summary &&
-    "$venv/bin/lint-imports" --no-logo 2>&1 | tail -n 3
+  local failed=0
+  "$venv/bin/ruff" check . || failed=1
+  "$venv/bin/mypy" --no-error-summary || failed=1
+  "$venv/bin/lint-imports" --no-logo || failed=1
+  return $failed
 }
 
 need_programs
