@@ -105,30 +105,45 @@ class User:
 def in_child(
     prepare: Callable[[], None], call: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        os.write(writing, pickle.dumps(_outcome(prepare, call, args, kwargs)))
-        os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as stream:
-        answer = stream.read()
-    os.waitpid(pid, 0)
-    if not answer:
-        raise Failed("the child died")
-    kind, value = pickle.loads(answer)
-    if kind == "errno":
-        raise OSError(value, os.strerror(value))
-    if kind == "failed":
-        raise Failed(value)
-    return value
-
-
-def _outcome(prepare: Any, call: Any, args: Any, kwargs: Any) -> tuple[str, Any]:
-    try:
+    def work() -> Any:
         prepare()
-        return "result", call(*args, **kwargs)
+        return call(*args, **kwargs)
+
+    return Child(work).join()
+
+
+class Child:
+    """A forked process that does one call and never anything else."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._reading, writing = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._reading)
+                os.write(writing, pickle.dumps(_outcome(call)))
+            finally:
+                os._exit(0)
+        os.close(writing)
+
+    def join(self) -> Any:
+        """The call's result, or its OSError or Failed."""
+        with open(self._reading, "rb") as stream:
+            answer = stream.read()
+        os.waitpid(self._pid, 0)
+        if not answer:
+            raise Failed("the child died")
+        kind, value = pickle.loads(answer)
+        if kind == "errno":
+            raise OSError(value, os.strerror(value))
+        if kind == "failed":
+            raise Failed(value)
+        return value
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "result", call()
     except OSError as error:
         return "errno", error.errno
     except Failed as error:

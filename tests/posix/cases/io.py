@@ -5,9 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 import random
+from collections.abc import Callable
 from errno import EBADF, EINVAL
+from functools import partial
 
 from tests.posix.scene import (
+    Child,
     Scene,
     case,
     fails,
@@ -19,6 +22,13 @@ from tests.posix.scene import (
 )
 
 MIB = 1 << 20
+
+
+def _all(call: Callable[[int], object], count: int) -> None:
+    """The call in `count` processes at once, each with its number."""
+    children = [Child(partial(call, number)) for number in range(count)]
+    for child in children:
+        child.join()
 
 
 @case("io")
@@ -86,17 +96,14 @@ def vectors(t: Scene) -> None:
 @case("io")
 def appending_processes_lose_nothing(t: Scene) -> None:
     path = t.file()
-    pids = []
-    for number in range(8):
-        pid = os.fork()
-        if pid == 0:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-            for _ in range(50):
-                os.write(fd, bytes([65 + number]) * 100)
-            os._exit(0)
-        pids.append(pid)
-    for pid in pids:
-        os.waitpid(pid, 0)
+
+    def append(number: int) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        for _ in range(50):
+            os.write(fd, bytes([65 + number]) * 100)
+        os.close(fd)
+
+    _all(append, 8)
     data = read_file(path)
     same(len(data), 8 * 50 * 100)
     records = [data[at : at + 100] for at in range(0, len(data), 100)]
@@ -108,18 +115,15 @@ def appending_processes_lose_nothing(t: Scene) -> None:
 @case("io")
 def two_processes_write_their_halves(t: Scene) -> None:
     path = t.file()
-    pids = []
-    for half in range(2):
-        pid = os.fork()
-        if pid == 0:
-            fd = os.open(path, os.O_WRONLY)
-            for step in range(100):
-                offset = half * MIB + step * 10_000
-                os.pwrite(fd, bytes([65 + half]) * 10_000, offset)
-            os._exit(0)
-        pids.append(pid)
-    for pid in pids:
-        os.waitpid(pid, 0)
+
+    def write(half: int) -> None:
+        fd = os.open(path, os.O_WRONLY)
+        for step in range(100):
+            offset = half * MIB + step * 10_000
+            os.pwrite(fd, bytes([65 + half]) * 10_000, offset)
+        os.close(fd)
+
+    _all(write, 2)
     data = read_file(path)
     same(len(data), 2 * MIB - MIB + 1_000_000)
     same(data[:1_000_000] == b"A" * 1_000_000, True, "first half")
@@ -321,15 +325,16 @@ def inherited_descriptor_after_close_in_the_parent(t: Scene) -> None:
     path = t.file()
     fd = os.open(path, os.O_WRONLY)
     reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> None:
         os.read(reading, 1)
         os.write(fd, b"from the child")
-        os._exit(0)
+
+    child = Child(work)
     os.write(fd, b"from the parent, ")
     os.close(fd)
     os.write(writing, b"x")
-    os.waitpid(pid, 0)
+    child.join()
     os.close(reading)
     os.close(writing)
     same(read_file(path), b"from the parent, from the child")
@@ -359,9 +364,9 @@ def large_file_by_blocks(t: Scene) -> None:
 
 @case("io")
 def many_small_files_keep_their_content(t: Scene) -> None:
-    for number in range(300):
+    for number in range(150):
         t.file(f"f{number}", b"%d" % number * (number % 50))
-    for number in range(300):
+    for number in range(150):
         same(read_file(t.path(f"f{number}")), b"%d" % number * (number % 50))
 
 
@@ -391,23 +396,15 @@ def advice_is_taken(t: Scene) -> None:
 
 @case("io")
 def sixty_four_processes_at_once(t: Scene) -> None:
-    pids = []
-    for number in range(64):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                path = t.path(f"p{number}")
-                with open(path, "wb") as stream:
-                    stream.write(b"%d" % number * 1000)
-                same(read_file(path), b"%d" % number * 1000)
-                os.rename(path, t.path(f"done{number}"))
-                status = 0
-            finally:
-                os._exit(status)
-        pids.append(pid)
-    codes = [os.waitpid(pid, 0)[1] for pid in pids]
-    same(codes, [0] * 64)
+
+    def work(number: int) -> None:
+        path = t.path(f"p{number}")
+        with open(path, "wb") as stream:
+            stream.write(b"%d" % number * 1000)
+        same(read_file(path), b"%d" % number * 1000)
+        os.rename(path, t.path(f"done{number}"))
+
+    _all(work, 64)
     same(len(os.listdir(t.top)), 64)
 
 

@@ -13,7 +13,7 @@ from errno import EACCES, EAGAIN, EBADF, EDEADLK
 from typing import Any
 
 from tests.posix import libc
-from tests.posix.scene import Scene, case, fails, in_child, same, true
+from tests.posix.scene import Child, Scene, case, fails, in_child, same, true
 
 BUSY = {EAGAIN, EACCES}
 
@@ -102,13 +102,14 @@ def waits_until_it_is_free(t: Scene) -> None:
 def _wakes(blocking: Callable[[], object], fd: int) -> None:
     """The call blocks in a child, and ends soon after `fd` is closed here."""
     reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> None:
         os.close(fd)
         os.close(reading)
         blocking()
         os.write(writing, b"got it")
-        os._exit(0)
+
+    child = Child(work)
     os.close(writing)
     os.set_blocking(reading, False)
     time.sleep(0.05)
@@ -119,7 +120,7 @@ def _wakes(blocking: Callable[[], object], fd: int) -> None:
     same(os.read(reading, 10), b"got it")
     true(time.monotonic() - started < 2, "woken promptly")
     os.close(reading)
-    os.waitpid(pid, 0)
+    child.join()
 
 
 @case("fcntl")
@@ -209,18 +210,19 @@ def deadlock_is_found(t: Scene) -> None:
     fd = os.open(path, os.O_RDWR)
     fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
     reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> None:
         own = os.open(path, os.O_RDWR)
         fcntl.lockf(own, fcntl.LOCK_EX, 1, 1)
         os.write(writing, b"x")
         fcntl.lockf(own, fcntl.LOCK_EX, 1, 0)
-        os._exit(0)
+
+    child = Child(work)
     os.read(reading, 1)
     time.sleep(0.05)
     fails(EDEADLK, fcntl.lockf, fd, fcntl.LOCK_EX, 1, 1)
     os.close(fd)
-    os.waitpid(pid, 0)
+    child.join()
     os.close(reading)
     os.close(writing)
 

@@ -16,7 +16,17 @@ from errno import (
 )
 
 from tests.posix import libc
-from tests.posix.scene import KINDS, Scene, add, case, fails, in_child, read_file, same
+from tests.posix.scene import (
+    KINDS,
+    Child,
+    Scene,
+    add,
+    case,
+    fails,
+    in_child,
+    read_file,
+    same,
+)
 
 
 def _keeps_everything(t: Scene, kind: str) -> None:
@@ -267,20 +277,18 @@ def reader_never_misses_a_replaced_name(t: Scene) -> None:
         for _ in range(400):
             same(len(read_file(path)), 1)
 
-    pid = os.fork()
-    if pid == 0:
-        try:
-            for number in range(400):
-                fresh = t.path(b"fresh")
-                with open(fresh, "wb") as stream:
-                    stream.write(b"%d" % (number % 10))
-                os.rename(fresh, path)
-        finally:
-            os._exit(0)
+    def replace() -> None:
+        for number in range(400):
+            fresh = t.path(b"fresh")
+            with open(fresh, "wb") as stream:
+                stream.write(b"%d" % (number % 10))
+            os.rename(fresh, path)
+
+    child = Child(replace)
     try:
         in_child(lambda: None, watch)
     finally:
-        os.waitpid(pid, 0)
+        child.join()
 
 
 @case("renameat2")
