@@ -163,6 +163,32 @@ def test_suspicion_ends_for_both_when_one_has_looked(tmp_path):
         assert worker.suspects.since_s is None
 
 
+def test_no_change_passes_a_held_lock(tmp_path):
+    changes = [
+        lambda store: store.put(b"small"),
+        lambda store: store.put(bytes_of(40_000)),
+        lambda store: store.put_many([(chunk_id(b"many"), b"many")]),
+        lambda store: store.delete(chunk_id(b"small")),
+        lambda store: store.drop([chunk_id(b"many")]),
+        lambda store: store.touch([chunk_id(b"many")]),
+        lambda store: store.set_flags([chunk_id(b"many")], set_=PUSHED),
+    ]
+    with checked_store(tmp_path) as worker, checked_store(tmp_path) as node:
+        for change in changes:
+            done = threading.Event()
+
+            def run(change=change, done=done) -> None:
+                change(node)
+                done.set()
+
+            with worker.lock:
+                thread = threading.Thread(target=run)
+                thread.start()
+                assert not done.wait(0.05)
+            assert done.wait(30)
+            thread.join()
+
+
 def hammer(store: Store, seed: int, rounds: int) -> None:
     """Random work on few objects: every answer is the truth or ChunkMissing."""
     rng = random.Random(seed)

@@ -105,6 +105,13 @@ def test_fetching_on_a_full_disk_evicts_first(store, monkeypatch):
         fetched(store, 3)
 
 
+def test_fetching_evicts_for_what_comes_in(store, monkeypatch):
+    monkeypatch.setattr("fusefs.store.store.EVICT_EVERY_BYTES", 1)
+    for i in range(11):
+        fetched(store, i)
+        assert store.statistics().cache_bytes <= 10 * LARGE
+
+
 def test_fetching_a_lot_keeps_near_the_quota(store, monkeypatch):
     monkeypatch.setattr("fusefs.store.store.EVICT_EVERY_BYTES", 2 * LARGE)
     for i in range(40):

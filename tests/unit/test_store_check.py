@@ -174,6 +174,14 @@ def test_store_of_a_newer_format_is_refused(tmp_path):
         Store.open(tmp_path)
 
 
+def test_check_looks_again_before_it_calls_a_file_unindexed(tmp_path, monkeypatch):
+    with checked_store(tmp_path) as store:
+        store.put(bytes_of(LARGE))
+        with monkeypatch.context() as patch:
+            patch.setattr(store.index, "get_large", lambda cid: None)  # too early
+            assert kinds(store) == []
+
+
 def test_check_beside_a_writer_reports_nothing(tmp_path):
     with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
         cid = store.put(bytes_of(LARGE))

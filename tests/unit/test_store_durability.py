@@ -12,9 +12,10 @@ import pytest
 
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId, chunk_id
-from fusefs.store import Store, files
+from fusefs.store import Store, database, files
 from fusefs.store import objects as objects_module
 from fusefs.store.files import path_of
+from fusefs.store.suspects import window_start
 from tests.lib.stores import Clock, bytes_of, checked_store
 
 LARGE = 40_000
@@ -227,6 +228,13 @@ def test_suspicion_outlives_a_restart_until_all_were_looked_at(tmp_path):
         assert store.suspects.since_s is None
 
 
+def test_window_of_suspicion_reaches_back_to_the_first_power_cut():
+    assert window_start(None, None) == 0.0
+    assert window_start(100.0, None) == 98.0
+    assert window_start(100.0, 40.0) == 40.0
+    assert window_start(20.0, 40.0) == 18.0
+
+
 def test_open_removes_old_leftovers_and_keeps_a_running_write(tmp_path):
     Store.open(tmp_path).close()
     old, young = tmp_path / "objects/tmp/old", tmp_path / "objects/tmp/young"
@@ -272,6 +280,26 @@ def test_killed_writer_loses_nothing_it_had_stored(tmp_path):
             for n in range(count):
                 data = b"%d" % n + bytes((200, 5000, 40000)[n % 3])
                 assert store.get(chunk_id(data)) == data
+
+
+def test_checkpoint_beside_a_writer_restarts_the_wal(tmp_path, monkeypatch):
+    with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
+        for i in range(300):
+            store.put(bytes_of(20_000, i))
+        real = database._moved
+
+        def moved(connection, mode):
+            pages = real(connection, mode)
+            if mode == "PASSIVE":
+                other.put(b"written just after")
+            return pages
+
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "_moved", moved)
+            store.database.checkpoint(at_least_bytes=1 << 20)
+        store.put(b"the first of the new beginning")
+        pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
+        assert pages and pages[1] < 100
 
 
 def test_checkpoint_shortens_a_long_wal_and_keeps_everything(tmp_path):
