@@ -218,7 +218,9 @@ def _words(groups: Iterable[str]) -> Iterable[str]:
 
 # -- sources --------------------------------------------------------------------------
 
-FOREIGN_VARIABLES = frozenset({"DFS_CONFIG", "DFS_CHECKOUT", "DFS_OPTS", "DFS_VENV"})
+FOREIGN_VARIABLES = frozenset(
+    {"DFS_CONFIG", "DFS_CHECKOUT", "DFS_OPTS", "DFS_PYTHON", "DFS_VENV"}
+)
 """DFS_* variables that are no settings: the file's place, and names that mount.sh and
 benchmark scripts use."""
 
