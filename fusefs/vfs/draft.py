@@ -132,6 +132,7 @@ class Draft:
     __slots__ = (
         "_objects",
         "_pool",
+        "appends",
         "atime_ns",
         "base",
         "bodies",
@@ -159,6 +160,8 @@ class Draft:
         """The lowest offset written or cut: an append begins at the base's end."""
         self.mask = (1 << base.log2) - 1
         self.patches: dict[int, Patch] = {}
+        self.appends = True
+        """Everything came through O_APPEND: it belongs at the end, wherever that is."""
         self.mtime_ns = self.ctime_ns = mtime_ns
         self.atime_ns: int | None = None
         """Set explicitly while unpublished."""
@@ -210,6 +213,7 @@ class Draft:
 
     def share(self, index: int, cid: ChunkId) -> None:
         """The whole chunk becomes this object (or a hole), without its bytes."""
+        self.appends = False
         patch = self.patches.get(index)
         if patch is None:
             patch = self.patches[index] = Patch()
@@ -221,6 +225,7 @@ class Draft:
 
     def truncate(self, size: int) -> None:
         """Cut or grow. What is cut reads as zeros if the file grows again."""
+        self.appends = False
         self.lowest = min(self.lowest, size) if size < self.size else self.lowest
         if size < self.size:
             self._cut(size)
@@ -244,6 +249,7 @@ class Draft:
 
         Raises Missing for manifest nodes.
         """
+        self.appends = False
         log2 = self.base.log2
         end = min(end, self.size)
         first, last = -(-start >> log2), end >> log2
@@ -408,6 +414,26 @@ class Draft:
 
     def _cut_anew(self, base: View) -> None:
         """The other version has chunks of another size. Raises Missing."""
+        pieces = self._pieces()
+        size, cut = self.size, self.cut if self.truncated else base.size
+        self._start_over(base)
+        if cut < base.size:
+            self.truncate(cut)
+            self.truncate(size)
+        for offset, piece in pieces:
+            self.write(offset, memoryview(piece))
+
+    def move_to_end(self, base: View) -> None:
+        """Like `rebase`, for appended bytes over a version that a peer appended to:
+        they follow the peer's. Raises Missing."""
+        by = base.size - self.base.size
+        pieces = self._pieces()
+        self._start_over(base)
+        for offset, piece in pieces:
+            self.write(offset + by, memoryview(piece))
+
+    def _pieces(self) -> list[tuple[int, bytearray]]:
+        """What was written: (offset, bytes), in order. Raises Missing."""
         pieces: list[tuple[int, bytearray]] = []
         for index, patch in sorted(self.patches.items()):
             ours = Extents(*patch.written.ranges)
@@ -416,15 +442,13 @@ class Draft:
                 piece = bytearray(b - a)
                 self.read_chunk(index, a, memoryview(piece))
                 pieces.append(((index << self.base.log2) + a, piece))
-        size, cut = self.size, self.cut if self.truncated else base.size
+        return pieces
+
+    def _start_over(self, base: View) -> None:
         self.discard()
         self.base, self.mask, self.size = base, (1 << base.log2) - 1, base.size
         self.cut = base.size
-        if cut < base.size:
-            self.truncate(cut)
-            self.truncate(size)
-        for offset, piece in pieces:
-            self.write(offset, memoryview(piece))
+        self.lowest = 1 << 63
 
     def discard(self) -> None:
         """Throw everything away."""

@@ -28,7 +28,7 @@ from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
 
 HANDLE_FLAG_BITS = 4
-_WRITES, _READS = 1, 2
+_WRITES, _READS, _APPENDS = 1, 2, 4
 
 
 class File:
@@ -38,6 +38,7 @@ class File:
         "behind",
         "capability",
         "draft",
+        "grown_from",
         "ino",
         "lock",
         "refs",
@@ -59,6 +60,8 @@ class File:
         self.refs = 0
         self.behind = False
         """A peer's change was not shown to the kernel because of the draft."""
+        self.grown_from = -1
+        """Where the kernel may think the end is: the size before a peer appended."""
         self.seq = Seq(0)
         """Our last transaction with this file's data; `waited`: peers show it."""
         self.waited = Seq(0)
@@ -72,12 +75,23 @@ class File:
 class Handle:
     """One open. `number` alone says how it may be used (see `Files.adopt`)."""
 
-    __slots__ = ("ahead", "file", "next_read", "number", "owners", "window", "writable")
+    __slots__ = (
+        "ahead",
+        "appends",
+        "file",
+        "next_read",
+        "number",
+        "owners",
+        "window",
+        "writable",
+    )
 
     def __init__(self, number: int, file: File) -> None:
         self.number = number
         self.file = file
         self.writable = bool(number & _WRITES)
+        self.appends = bool(number & _APPENDS)
+        """O_APPEND: writes go to the end, wherever a peer has moved it."""
         self.next_read = 0
         """Where a sequential reader goes on; `window` chunks are asked `ahead`."""
         self.window = 0
@@ -175,6 +189,7 @@ class Files:
         mode = flags & os.O_ACCMODE
         bits = _READS if mode != os.O_WRONLY else 0
         bits |= _WRITES if mode != os.O_RDONLY else 0
+        bits |= _APPENDS if flags & os.O_APPEND else 0
         with self.lock:
             self._next_handle += 1
             number = self._next_handle << HANDLE_FLAG_BITS | bits
@@ -273,6 +288,7 @@ class Files:
                 return
             file.row = row
             if file.draft is None and not file.view.shows(row):
+                file.grown_from = file.view.size
                 file.view = self.view_of(row)
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:

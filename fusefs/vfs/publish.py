@@ -16,8 +16,9 @@ from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, chunk_id
 from fusefs.model.manifest import chunk_count
 from fusefs.model.tx import Body
-from fusefs.namespace.types import Inode
+from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
+from fusefs.vfs.appending import Appends
 from fusefs.vfs.attributes import version_of
 from fusefs.vfs.buffers import Pool
 from fusefs.vfs.commits import Commits
@@ -52,6 +53,7 @@ class Publisher:
         objects: Objects,
         fetcher: Fetcher,
         pool: Pool,
+        appends: Appends,
     ) -> None:
         self._files = files
         self._commits = commits
@@ -59,6 +61,7 @@ class Publisher:
         self._objects = objects
         self._fetcher = fetcher
         self._pool = pool
+        self._appends = appends
         self._body_bytes = commits.options.body_bytes
 
     # -- drafts ----------------------------------------------------------------
@@ -178,6 +181,7 @@ class Publisher:
         for attempt in range(ATTEMPTS):
             if file.draft is None:
                 return
+            self._merge_first(file)
             try:
                 with file.lock:
                     if file.draft is not None:
@@ -191,13 +195,23 @@ class Publisher:
                 continue
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
+    def _merge_first(self, file: File) -> None:
+        """Concurrent appends are merged before they are written over. If their bytes
+        cannot be had, the losing ones become files of their own instead."""
+        row = self._files.row(file.ino)
+        if row is not None and row.flags & FLAG_APPENDS:
+            try:
+                self._appends.merge(file.ino)
+            except FsError as error:
+                log.info("appends to inode %d are not merged: %s", file.ino, error)
+
     def _publish(self, file: File, draft: Draft) -> None:
         row = self._files.row(file.ino)
         if row is None:  # unlinked by a peer this moment
             self._files.refresh(file.ino)
             row = self._files.need_row(file.ino)
         if not draft.base.shows(row):
-            draft.rebase(self._files.view_of(row))
+            self._rebase(draft, row)
             file.behind = True
         view = self._materialise(file, draft)
         if file.ino in self._files.orphans:
@@ -213,6 +227,17 @@ class Publisher:
         if file.behind:
             file.behind = False
             coherence.caught_up(file.ino)
+
+    def _rebase(self, draft: Draft, row: Inode) -> None:
+        """Lie over what a peer published. What came through O_APPEND goes to the end
+        of that; otherwise what was written here wins, byte by byte. Raises Missing."""
+        view = self._files.view_of(row)
+        added = draft.size - draft.base.size
+        limit = self._commits.options.dirty_bytes
+        if draft.appends and draft.appended and added <= limit:
+            draft.move_to_end(view)
+        else:
+            draft.rebase(view)
 
     def _commit(self, file: File, draft: Draft, row: Inode, view: View) -> None:
         commit = self._commits.begin()

@@ -74,8 +74,8 @@ class Ranges:
     def _allocate(self, file: File, end: int, keep_size: bool) -> None:
         size = file.draft.size if file.draft is not None else file.view.size
         self._store.require_space(max(0, end - size))
-        if end > size and not keep_size:
-            self._writer.edit(file, lambda draft: _grow(draft, end))
+        to = size if keep_size else end
+        self._writer.edit(file, lambda draft: _grow(draft, to))
 
     def _zero(self, file: File, offset: int, end: int, keep_size: bool) -> None:
         def change(draft: Draft) -> None:

@@ -6,6 +6,7 @@
     opening   open, create, close         reading   read, holes, read-ahead
     writing   write, truncate, flush      ranges    fallocate, copy_file_range
     publish   drafts to versions          draft     unpublished writes of one file
+    appending concurrent appends merged
     files     handles, orphans            listing   readdir, both forms
     xattrs    locks    space              coherence caches, here and in the kernel
 
@@ -29,6 +30,7 @@ from fusefs.model.tx import Effects
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
+from fusefs.vfs.appending import Appends
 from fusefs.vfs.attributes import Attributes
 from fusefs.vfs.background import Background
 from fusefs.vfs.buffers import Pool
@@ -99,7 +101,10 @@ class Vfs:
         files = Files(namespace, objects, first, options)
         coherence = Coherence(namespace, files, objects, cache, snapshots)
         commits = Commits(namespace, peers, coherence, options)
-        publisher = Publisher(files, commits, store, objects, fetcher, pool)
+        self._appends = Appends(namespace, commits, store, objects, fetcher)
+        publisher = Publisher(
+            files, commits, store, objects, fetcher, pool, self._appends
+        )
         privileges = Privileges(files, commits, namespace)
         self._store = store
         self._files = files
@@ -361,6 +366,8 @@ class Vfs:
     def on_effects(self, effects: Effects) -> None:
         """A peer's change was applied: forget it here, then in the kernel."""
         self._coherence.on_effects(effects)
+        if effects.appends:
+            self._appends.merge_soon(effects.appends)
 
     def drop_everything(self) -> None:
         """Changes may have been missed: forget all, here and in the kernel."""
@@ -390,6 +397,7 @@ class Vfs:
         """Publish what is dirty and stop the threads. The store and the namespace
         stay open: they are the caller's."""
         self._background.stop()
+        self._appends.close()
         self._writer.publish_older(0)
         self._coherence.close()
 

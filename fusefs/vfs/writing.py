@@ -79,6 +79,13 @@ class Writer:
         now = self._clock()
         with file.lock:
             draft = file.draft or self._publisher.begin(file, now)
+            if not handle.appends:
+                draft.appends = False
+            elif offset == file.grown_from and offset < draft.size:
+                # The kernel did not know yet that a peer appended. (No other offset
+                # is moved: dirty pages of a mapping may come through this handle.)
+                file.grown_from, file.behind = offset + n, True
+                offset = draft.size
             full = draft.write(offset, part)
             draft.mtime_ns = draft.ctime_ns = now
         self._privileges.written(file, kill_suid)

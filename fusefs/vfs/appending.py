@@ -1,0 +1,151 @@
+"""Merging concurrent appends: base, then every appended piece in stamp order.
+
+Every node that has the bytes may do it; all get the same content, which is no
+conflict with itself. The plan is pure (model/appends.py); here the bytes are read,
+stored and published. No lock is held while chunks are fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from fusefs.errors import FsError
+from fusefs.model import manifest
+from fusefs.model.appends import Merge, plan
+from fusefs.model.ids import HOLE, ChunkId, Dot, Ino
+from fusefs.model.manifest import chunk_count
+from fusefs.model.records import Content, decode_content
+from fusefs.model.tx import Body
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.types import FLAG_APPENDS
+from fusefs.store.store import Store
+from fusefs.vfs.commits import Commits
+from fusefs.vfs.content import View
+from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
+
+log = logging.getLogger(__name__)
+
+MAX_MERGE_BYTES = 64 << 20
+"""More appended bytes than this are not read into memory to be merged; then the
+versions stay as they are until one is overwritten (and become files of their own)."""
+
+
+class Appends:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        commits: Commits,
+        store: Store,
+        objects: Objects,
+        fetcher: Fetcher,
+    ) -> None:
+        self._namespace = namespace
+        self._commits = commits
+        self._store = store
+        self._objects = objects
+        self._fetcher = fetcher
+        self._executor: ThreadPoolExecutor | None = None
+
+    def merge_soon(self, inos: Sequence[Ino]) -> None:
+        """Merge in a thread of its own: bytes may have to come from peers."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "vfs-appends")
+        for ino in inos:
+            self._executor.submit(self._merge_or_log, ino)
+
+    def _merge_or_log(self, ino: Ino) -> None:
+        try:
+            self.merge(ino)
+        except FsError as error:
+            log.info("appends to inode %d wait to be merged: %s", ino, error)
+        except Exception:
+            log.exception("merging the appends to inode %d failed", ino)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def merge(self, ino: Ino) -> bool:
+        """Merge what can be merged; True when the file has one version now.
+
+        Raises: NoSpace; Unreachable, TimedOut when bytes cannot be had.
+        """
+        for _ in range(ATTEMPTS):
+            row = self._namespace.inode(ino)
+            if row is None or not row.flags & FLAG_APPENDS:
+                return row is not None
+            versions = self._versions(ino)
+            merge = plan([c for _, c in versions])
+            if merge is None or merge.size - merge.base_size > MAX_MERGE_BYTES:
+                return False
+            try:
+                root, bodies = self._store_merged(merge, versions)
+            except Missing as missing:
+                self._fetcher.fetch(missing.cids)
+                continue
+            self._commit(ino, merge, root, bodies, [dot for dot, _ in versions])
+        return False
+
+    def _versions(self, ino: Ino) -> list[tuple[Dot, Content]]:
+        register = self._namespace.content_versions(ino)
+        ranked = sorted(register.live, key=lambda s: s.rank, reverse=True)
+        return [(s.dot, decode_content(s.value)) for s in ranked]
+
+    def _commit(
+        self, ino: Ino, merge: Merge, root: bytes, bodies: list[Body], dots: list[Dot]
+    ) -> None:
+        commit = self._commits.begin()
+        commit.bodies, commit.quiet = bodies, True
+        with commit as tx:
+            tx.merge_appends(ino, merge, root, dots)
+        if commit.seq:
+            self._commits.coherence.caught_up(ino)
+
+    def _store_merged(
+        self, merge: Merge, versions: list[tuple[Dot, Content]]
+    ) -> tuple[bytes, list[Body]]:
+        """Store the merged tail; the root of the whole. Raises Missing."""
+        contents = [c for _, c in versions]
+        first = contents[0]
+        log2, load = first.chunk_log2, self._objects.node
+        views = [View(c.size, c.root, c.chunk_log2, load) for c in contents]
+        start = merge.base_size >> log2 << log2
+        tail = bytearray(self._read(views[0], start, merge.base_size))
+        for segment in merge.segments:
+            tail += self._read(views[segment.version], segment.start, segment.end)
+        bodies: list[Body] = []
+
+        def save(data: bytes | memoryview) -> ChunkId:
+            cid = self._store.put(data)
+            if len(data) <= self._commits.options.body_bytes:
+                bodies.append(Body(cid, bytes(data)))
+            return cid
+
+        index, count = start >> log2, chunk_count(merge.size, log2)
+        view = memoryview(tail)
+        changes = {
+            index + i: save(view[i << log2 : (i + 1) << log2])
+            for i in range(count - index)
+        }
+        root = manifest.update(
+            first.root, views[0].count, count, changes, load, lambda d: save(d)
+        )
+        return root, bodies[:16]
+
+    def _read(self, view: View, start: int, end: int) -> bytes:
+        """Bytes [start, end) of a version. Raises Missing."""
+        out = bytearray(end - start)
+        into = memoryview(out)
+        at = start
+        while at < end:
+            index, low = at >> view.log2, at & ((1 << view.log2) - 1)
+            size = min(end - at, (1 << view.log2) - low)
+            cid = view.chunk(index)
+            if cid != HOLE:
+                self._objects.read(cid, low, into[at - start : at - start + size])
+            at += size
+        return bytes(out)
