@@ -139,7 +139,10 @@ def _common_start(versions: Sequence[Content], parts: list[list[_Part]]) -> int 
     same_base = len(bases) == 1 and all(b and (b[1] or not b[0]) for b in bases)
     floor = max(v.appended_to[0] for v in versions if v.appended_to)
     tails = [[p for p in ps if p.start >= floor] for ps in parts]
-    shared: int | None = floor if same_base else None
+    firsts = {(t[0].stamp, t[0].node, t[0].start) if t else None for t in tails}
+    # a piece that begins at one offset everywhere has one history before it
+    same_piece = len(firsts) == 1 and None not in firsts
+    shared: int | None = floor if same_base or same_piece else None
     for column in zip(*tails):
         if len({(p.stamp, p.node, p.end) for p in column}) != 1:
             break

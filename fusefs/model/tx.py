@@ -80,6 +80,8 @@ class Effects(msgspec.Struct, array_like=True):
     inodes: list[Ino] = []
     """Attributes changed (size, times and links included)."""
     contents: list[ContentChange] = []
+    appends: list[Ino] = []
+    """Files with concurrent appends that wait to be merged."""
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.inodes or self.contents)
@@ -88,3 +90,4 @@ class Effects(msgspec.Struct, array_like=True):
         self.entries += other.entries
         self.inodes += other.inodes
         self.contents += other.contents
+        self.appends += other.appends

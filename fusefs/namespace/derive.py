@@ -720,6 +720,8 @@ class Derivation:
             if before == after:
                 continue
             effects.inodes.append(ino)
+            if after is not None and after.flags & FLAG_APPENDS:
+                effects.appends.append(ino)
             changed = content_change(before, after)
             if changed is not None:
                 effects.contents.append(changed)
