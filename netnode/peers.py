@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import trio
 
-from fusefs.model.ids import NodeId
+from fusefs.model.ids import NodeId, Seq
 from netnode.connection import Connection
 from netnode.core.membership import Link
 from netnode.core.nearness import Nearness
@@ -35,6 +35,8 @@ class Peer:
         self.repair = Repair()
         self.scope = trio.CancelScope()
         self.pings: dict[int, float] = {}
+        self.told: dict[NodeId, Seq] | None = None
+        """The vector of its last heartbeat."""
         self.why_closed = ""
         self._behind = trio.Event()
 

@@ -22,6 +22,7 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
+from netnode.core import horizon as horizons
 from netnode.core.fetch import Priority
 from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
@@ -183,6 +184,7 @@ class Node:
             nursery.start_soon(self.chunks.keep_time)
             nursery.start_soon(self.keeper.run)
             nursery.start_soon(self._sync_disk)
+            nursery.start_soon(self._keep_horizon)
             task_status.started(self.port)
             await self._stopped.wait()
             async with trio.open_nursery() as farewell:
@@ -216,6 +218,25 @@ class Node:
                 await self.environment.offload(self.store.sync_all)
                 await self.environment.offload(self.namespace.sync)
                 done = state
+
+    async def _keep_horizon(self) -> None:
+        """The member with the lowest id says when deletes may be forgotten."""
+        last: dict[NodeId, Seq] = {}
+        written = self.environment.now()
+        while True:
+            await trio.sleep(horizons.EVERY_S)
+            members = self.membership.members()
+            if self.me != members[0]:
+                continue
+            told = {p.id: p.told for p in self.peers if p.told is not None}
+            told[self.me] = self.namespace.vector()
+            found = horizons.horizon(members, told)
+            since_s = self.environment.now() - written
+            if found and horizons.worth_writing(last, found.upto, since_s):
+                tx = self.namespace.put_horizon(found.upto, found.after)
+                last, written = found.upto, self.environment.now()
+                if tx is not None:
+                    self.publish((tx,))
 
     # -- Interest (told by the replicator) --------------------------------------------
 
@@ -471,6 +492,7 @@ class Node:
                 await self.replicator.live(peer, (message,))
             case Ping():
                 peer.send(Pong(message.number))
+                peer.told = message.vector
                 self.replicator.heard(peer, message)
             case Pong():
                 self._measured(peer, message.number)

@@ -10,6 +10,7 @@ import trio
 
 from fusefs.errors import FsError
 from fusefs.model.ids import ROOT_INO
+from netnode.core import horizon
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulate
 
@@ -67,7 +68,12 @@ async def disturb(cluster: SimCluster, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_everybody_ends_up_with_the_same(tmp_path: Path, seed: int) -> None:
+def test_everybody_ends_up_with_the_same(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(horizon, "EVERY_S", 3.0)
+    monkeypatch.setattr(horizon, "WORTH", 10)
+
     async def body(cluster: SimCluster) -> None:
         rng = random.Random(seed)
         await cluster.start(NODES)

@@ -370,3 +370,39 @@ async def test_first_sync_is_pulled_from_one_peer_at_a_time(
     )
     assert sent < 1.7 * size
     assert len(d.names()) == 2000
+
+
+@simulated
+async def test_deletes_are_forgotten_when_everybody_knows(cluster: SimCluster) -> None:
+    a, b, c = await cluster.start(3)
+    for number in range(500):
+        a.create(b"f%d" % number)
+    for number in range(500):
+        b.namespace.drop_caches()
+        a.unlink(b"f%d" % number)
+    await cluster.until_equal()
+    before = c.namespace.registers_count()
+    await trio.sleep(200)
+    await cluster.until_equal()
+    assert before > 1500
+    for node in (a, b, c):
+        assert node.namespace.registers_count() < 50
+
+
+@simulated
+async def test_deletes_are_remembered_while_a_member_is_away(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    for number in range(500):
+        a.create(b"f%d" % number)
+    await cluster.until_equal()
+    await c.stop()
+    for number in range(500):
+        a.unlink(b"f%d" % number)
+    await trio.sleep(1000)
+    assert b.namespace.registers_count() > 1500
+    await c.start()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    assert c.names() == []

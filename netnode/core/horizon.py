@@ -1,0 +1,47 @@
+"""When deletes may be forgotten: what every member has acknowledged.
+
+Source: causal stability, Baquero, Almeida, Shoker (2014); what a node does with it
+is in `fusefs.namespace.tombstones`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from fusefs.model.ids import NodeId, Seq
+from fusefs.model.vector import Vector, missing
+
+EVERY_S = 60.0
+"""How often it is considered."""
+WORTH = 1000
+"""Operations that make a new horizon worth a transaction at once ..."""
+LONGEST_S = 600.0
+"""... and the time after which fewer do."""
+
+
+class Horizon(NamedTuple):
+    upto: dict[NodeId, Seq]
+    after: dict[NodeId, Seq]
+
+
+def horizon(
+    members: Collection[NodeId], vectors: Mapping[NodeId, Vector]
+) -> Horizon | None:
+    """From the vectors the members told last; None while one is unknown.
+
+    `upto` is the pointwise minimum, `after` each member's own seq when it told.
+    """
+    if not members or any(node not in vectors for node in members):
+        return None
+    told = [vectors[node] for node in members]
+    nodes = set(told[0]).intersection(*told[1:])
+    upto = {node: Seq(min(v[node] for v in told)) for node in sorted(nodes)}
+    after = {node: vectors[node].get(node, Seq(0)) for node in sorted(members)}
+    return Horizon(upto, after)
+
+
+def worth_writing(last: Vector, upto: Vector, since_s: float) -> bool:
+    """Whether the new horizon is enough ahead of the last one written."""
+    ahead = missing(last, upto)
+    return ahead >= WORTH or (ahead > len(upto) and since_s >= LONGEST_S)
