@@ -259,7 +259,9 @@ class Generator:
         return self._at_path("mkfifo", lambda path: os.mkfifo(path, 0o644))
 
     def chmod(self) -> Operation:
-        mode = self._mode() | self.rng.choice((0, 0, 0o4000, 0o2000, 0o1000))
+        # Set-gid only with group execute: without it the kernel asks, on a write,
+        # whether the writer is in the group, and FUSE has no way to answer.
+        mode = self._mode() | self.rng.choice((0, 0, 0o4000, 0o2010, 0o1000))
         return self._at_path(f"chmod {mode:#o}", lambda path: os.chmod(path, mode))
 
     def chown(self) -> Operation:
