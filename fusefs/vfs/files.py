@@ -138,11 +138,14 @@ class Files:
 
     def row(self, ino: Ino) -> Inode | None:
         """The inode as it is now, named or not."""
-        if self.orphans and ino in self.orphans:
+        orphan = self.orphans.get(ino)
+        if orphan is not None:
+            return orphan.row
+        row = self._namespace.inode(ino)
+        if row is None:  # its last name may have gone between the two looks
             orphan = self.orphans.get(ino)
-            if orphan is not None:
-                return orphan.row
-        return self._namespace.inode(ino)
+            return orphan.row if orphan is not None else None
+        return row
 
     def need_row(self, ino: Ino) -> Inode:
         row = self.row(ino)
@@ -173,6 +176,12 @@ class Files:
         with self.lock:
             file.refs -= 1
             self._drop_if_unused(file)
+
+    def published(self, file: File) -> None:
+        """The draft is gone; perhaps it was all that kept the file."""
+        if not file.refs:
+            with self.lock:
+                self._drop_if_unused(file)
 
     def _drop_if_unused(self, file: File) -> None:
         if file.refs or file.draft is not None:
@@ -276,11 +285,11 @@ class Files:
     def refresh(self, ino: Ino) -> None:
         """Bring an open file to what the namespace says now. An unpublished draft
         keeps the data; a row that is gone makes an orphan of the file."""
-        file = self._files.get(ino)
-        if file is None:
+        if ino not in self._files:
             return
         with self.lock:
-            if ino in self.orphans:
+            file = self._files.get(ino)
+            if file is None or ino in self.orphans:
                 return
             row = self._namespace.inode(ino)
             if row is None:

@@ -104,9 +104,13 @@ class Opener:
             file = self._files.acquire(ino)
         except Stale:
             raise NotFound("removed this moment") from None
-        file.capability = False  # nobody had time to set one
-        file.seq = max(file.seq, seq)
-        return self._opened(file, flags, self._inodes.attr(ino))
+        try:
+            file.capability = False  # nobody had time to set one
+            file.seq = max(file.seq, seq)
+            return self._opened(file, flags, self._inodes.attr(ino))
+        except BaseException:
+            self._files.release(file)
+            raise
 
     def tmpfile(self, parent: Ino, mode: int, flags: int, caller: Caller) -> Opened:
         """O_TMPFILE: a file without a name, which link(2) may name unless O_EXCL."""

@@ -227,6 +227,7 @@ class Publisher:
         if file.behind:
             file.behind = False
             coherence.caught_up(file.ino)
+        self._files.published(file)
 
     def _rebase(self, draft: Draft, row: Inode) -> None:
         """Lie over what a peer published. What came through O_APPEND goes to the end
