@@ -37,7 +37,7 @@ from netnode.discovery import Discovery
 from netnode.environment import Environment
 from netnode.link import LinkServer
 from netnode.service import Node, Settings
-from netnode.tcp import TcpNetwork
+from netnode.tcp import TcpNetwork, bind
 from netnode.tls import Contexts
 
 log = logging.getLogger("dfs.node")
@@ -145,7 +145,7 @@ async def serve(
     network = TcpNetwork(
         Contexts(identity, store_dir / "identity"),
         config.listen,
-        config.port,
+        config.port or _last_port(config),
         Console(lambda: parts["commands"]),
     )
     settings = Settings(
@@ -190,6 +190,19 @@ async def _stop_on_signal(node: Node) -> None:
         async for number in signals:
             log.info("stopping: %s", signal.Signals(number).name)
             node.stop()
+
+
+def _last_port(config: Config) -> int:
+    """With any port allowed: the one of last time if it is free, since peers know
+    it; 0 otherwise."""
+    try:
+        facts = msgspec.json.decode((config.run_dir / "node.json").read_bytes())
+        port = int(facts["port"])
+        for sock in bind(config.listen, port):
+            sock.close()
+    except (OSError, ValueError, KeyError, TypeError, msgspec.DecodeError):
+        return 0
+    return port
 
 
 def _cannot_listen(config: Config, error: OSError) -> str:

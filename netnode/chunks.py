@@ -54,6 +54,8 @@ IN_PLACE_BYTES = 64 << 10
 """Chunks up to this size are read and stored without a thread."""
 STORING = 4
 """Chunks per connection that are being verified and stored while more arrive."""
+MAX_TO_SERVE = 16_384
+"""Chunks a peer may have asked for: its scheduler never asks for so many."""
 SERVE_AHEAD_BYTES = 1 << 20
 """Data waiting in a connection before the next chunk is read."""
 
@@ -276,6 +278,8 @@ class ChunkPlane:
             case Get():
                 source.cancelled.difference_update(message.cids)
                 source.to_serve.extend(message.cids)
+                if len(source.to_serve) > MAX_TO_SERVE:
+                    raise ProtocolError("it asks for more than it takes")
                 source.work.set()
             case CancelGet():
                 if source.to_serve:

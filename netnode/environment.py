@@ -3,6 +3,7 @@ can give it another: wall clock, randomness, threads. Monotonic time is trio's."
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Protocol, TypeVar
 import trio
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Offload(Protocol):
@@ -23,18 +25,26 @@ async def in_thread(work: Callable[[], T], /) -> T:
     return await trio.to_thread.run_sync(work)
 
 
+def log_bug(where: str) -> None:
+    """The task goes on or its connection ends; the node lives."""
+    log.exception("a bug in %s", where)
+
+
 class Environment:
-    """`wall_ms`: milliseconds since the epoch; `rng`: seeded in the simulator."""
+    """`wall_ms`: milliseconds since the epoch; `rng`: seeded in the simulator;
+    `bug`: called while an exception that nobody expected is handled."""
 
     def __init__(
         self,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         rng: random.Random | None = None,
         offload: Offload = in_thread,
+        bug: Callable[[str], None] = log_bug,
     ) -> None:
         self.wall_ms = wall_ms
         self.rng = rng or random.SystemRandom()
         self.offload = offload
+        self.bug = bug
 
     def now(self) -> float:
         """Monotonic seconds."""

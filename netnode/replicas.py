@@ -25,6 +25,7 @@ from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.core.pushes import Pushes
 from netnode.environment import Environment
+from netnode.peers import Peer
 from netnode.transport import BrokenStream
 from netnode.wire.messages import AnyMessage, Have, Held, Put, Stored
 
@@ -269,8 +270,9 @@ class Replicas:
 
     # -- pushing -----------------------------------------------------------------------
 
-    async def push(self, peer: NodeId) -> None:
+    async def push(self, to: Peer) -> None:
         """The task of one connected peer: offers, then sends what it lacks."""
+        peer = to.id
         last = None
         while True:
             await self._while_busy()

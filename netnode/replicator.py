@@ -48,8 +48,8 @@ from netnode.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-DELTA_BYTES = 128 << 10
-"""Registers in one part: applied in some 10 ms, so that others get their turn."""
+DELTA_BYTES = 64 << 10
+"""Registers in one part: applied in some 10 ms, while which nobody else writes."""
 FRAME_STATES_BYTES = 512 << 10
 """A part with large registers is cut further: frames have a limit."""
 DELTA_AHEAD_BYTES = 512 << 10

@@ -55,6 +55,7 @@ BULK_RETRY_S = 0.5
 SETTLE_S = 3.0
 """After the start, a fetch waits this long for the first connections."""
 SYNC_S = 5.0
+AFTER_BUG_S = 1.0
 PREFETCH_LIMIT_S = 60.0
 
 
@@ -180,11 +181,14 @@ class Node:
             self.port = await nursery.start(self._listen)
             self._announce()
             nursery.start_soon(self.dialler.run)
-            nursery.start_soon(self._heartbeat)
-            nursery.start_soon(self.chunks.keep_time)
-            nursery.start_soon(self.keeper.run)
-            nursery.start_soon(self._sync_disk)
-            nursery.start_soon(self._keep_horizon)
+            for task in (
+                self._heartbeat,
+                self.chunks.keep_time,
+                self.keeper.run,
+                self._sync_disk,
+                self._keep_horizon,
+            ):
+                nursery.start_soon(self._for_ever, task)
             task_status.started(self.port)
             await self._stopped.wait()
             async with trio.open_nursery() as farewell:
@@ -194,6 +198,15 @@ class Node:
 
     async def _listen(self, *, task_status: trio.TaskStatus[int]) -> None:
         await self._network.listen(self._accept, task_status=task_status)
+
+    async def _for_ever(self, task: Callable[[], Awaitable[None]]) -> None:
+        """A background task that goes on after a bug."""
+        while True:
+            try:
+                await task()
+            except Exception:
+                self.environment.bug("a background task")
+                await trio.sleep(AFTER_BUG_S)
 
     def _announce(self) -> None:
         """Our member register says our name and addresses."""
@@ -446,23 +459,25 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.connection.stream.run)
                 nursery.start_soon(self._guard, peer, self.replicator.send_deltas)
-                nursery.start_soon(self.keeper.push, peer.id)
+                nursery.start_soon(self._guard, peer, self.keeper.push)
                 if peer.dialled:
-                    nursery.start_soon(self._keep_bulk, peer)
-                try:
-                    await self._receive(peer)
-                except (BrokenStream, Refused, ProtocolError) as error:
-                    peer.why_closed = peer.why_closed or str(error)
-                    if isinstance(error, ProtocolError):
-                        log.warning("dropped %s: %s", peer.name, error)
-                        await peer.connection.say_bye(str(error))
+                    nursery.start_soon(self._guard, peer, self._keep_bulk)
+                await self._guard(peer, self._receive)
                 nursery.cancel_scope.cancel()
 
     async def _guard(self, peer: Peer, task: Callable[[Peer], Awaitable[None]]) -> None:
+        """One task of a peer: whatever goes wrong in it ends this peer only."""
         try:
             await task(peer)
-        except BrokenStream as error:
+        except (BrokenStream, Refused) as error:
             peer.close(str(error))
+        except ProtocolError as error:
+            log.warning("dropped %s: %s", peer.name, error)
+            await peer.connection.say_bye(str(error))
+            peer.close(str(error))
+        except Exception:
+            self.environment.bug(f"serving {peer.name}")
+            peer.close("an error here")
 
     async def _receive(self, peer: Peer) -> None:
         while received := await peer.connection.receive():

@@ -29,6 +29,11 @@ async def inline(work: Callable[[], T], /) -> T:
     return work()
 
 
+def _raise(where: str) -> None:
+    """A bug of a task ends the test instead of being logged."""
+    raise
+
+
 class SimWorker:
     """Stands in for the mount: forgets what changed after a while."""
 
@@ -91,7 +96,7 @@ class SimNode:
             CLUSTER, self.name, seeds, lambda port: (f"{self.name}:{port}",)
         )
         rng = random.Random(cluster.rng.getrandbits(64))
-        environment = Environment(self.wall_ms, rng, inline)
+        environment = Environment(self.wall_ms, rng, inline, _raise)
         network = cluster.fabric.host(self.name, self.id)
         self.node = Node(settings, self.namespace, self.store, network, environment)
         self._done = trio.Event()
@@ -231,13 +236,16 @@ class SimCluster:
         await self.until(all_connected, limit_s)
 
     async def until_equal(self, limit_s: float = 60) -> None:
-        """Equal vectors, then equal digests."""
+        """Equal vectors, then equal digests; a repair may be needed in between."""
 
         def level() -> bool:
             return len({_frozen(n.namespace.vector()) for n in self.running}) == 1
 
+        def same() -> bool:
+            return len({n.namespace.digest() for n in self.running}) == 1
+
         await self.until(level, limit_s)
-        assert len({n.namespace.digest() for n in self.running}) == 1
+        await self.until(same, 30)
 
     async def stop(self) -> None:
         """And check every store."""
