@@ -275,8 +275,10 @@ class Transaction:
         uid: int | None = None,
         gid: int | None = None,
         atime_ns: int | None = None,
+        ctime_ns: int | None = None,
     ) -> None:
-        """Change what is given; ctime is now (with nothing given: only that)."""
+        """Change what is given; ctime is now (with nothing given: only that).
+        `ctime_ns` is when it was changed, if that was before now."""
         row = self._real_inode(ino)
         ino = row.ino
         old = self._derivation.attrs(ino)
@@ -287,7 +289,7 @@ class Transaction:
             mode=old.mode if mode is None else mode,
             uid=old.uid if uid is None else uid,
             gid=old.gid if gid is None else gid,
-            ctime_ns=max(self.now_ns, row.ctime_ns),
+            ctime_ns=max(self.now_ns if ctime_ns is None else ctime_ns, row.ctime_ns),
             mode_at=old.mode_at if mode is None else self._hlc,
             owner_at=self._hlc if owner_moved else old.owner_at,
             btime_ns=old.btime_ns,
