@@ -217,13 +217,12 @@ def check_store(store: Path) -> None:
 
 
 def _serve(binding: str, store_dir: Path, mountpoint: str, flags: list[str]) -> None:
-    from fusefs.vfs.vfs import Vfs
-
     from fusefs.model.ids import NodeId
     from fusefs.namespace.namespace import Namespace
     from fusefs.store.store import Store
     from fusefs.vfs.options import VfsOptions
     from fusefs.vfs.ports import Alone
+    from fusefs.vfs.vfs import Vfs
 
     if not (store_dir / "meta.db").exists():
         Namespace.create(store_dir, NodeId(1)).close()
