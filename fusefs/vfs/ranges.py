@@ -74,7 +74,7 @@ class Ranges:
     def _allocate(self, file: File, end: int, keep_size: bool) -> None:
         size = file.draft.size if file.draft is not None else file.view.size
         self._store.require_space(max(0, end - size))
-        to = size if keep_size else end
+        to = 0 if keep_size else end  # moves mtime and ctime in any case
         self._writer.edit(file, lambda draft: _grow(draft, to))
 
     def _zero(self, file: File, offset: int, end: int, keep_size: bool) -> None:
