@@ -134,6 +134,20 @@ def fill(fs: MemoryVfs, files: int) -> None:
         fs._nodes[made.attr.ino].kernel_version = 0
 
 
+def do_what_was_left(fs: MemoryVfs, verb: str) -> None:
+    """The tree as a worker left it that died before it could answer."""
+    who, name = Caller(), b"left"
+    if verb == "mkdir":
+        fs.mkdir(Ino(1), name, 0o755, who)
+    elif verb == "symlink":
+        fs.symlink(Ino(1), name, b"to", who)
+    elif verb == "create":
+        made = fs.create(Ino(1), name, stat.S_IFREG | 0o644, os.O_EXCL, who)
+        fs.release(made.handle)
+    else:
+        fs.unlink(fs._resolve("d").ino, b"f0007", who)
+
+
 def gate_writes(gates: Gates) -> None:
     """Replies of serving threads pass the gate "reply"."""
     real = os.write
@@ -153,12 +167,16 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10)
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--local-locks", action="store_true")
-    parser.add_argument("--first-handle", type=int, default=1)
+    parser.add_argument("--first-handle", type=int, default=os.getpid() << 16)
+    parser.add_argument("--done", default="")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     gates = Gates()
     fs = MemoryVfs()
     fill(fs, options.files)
+    fs.number_handles_from(options.first_handle)
+    if options.done:
+        do_what_was_left(fs, options.done)
     fs.before = gates.pass_through
     gate_writes(gates)
     child = Child(fs, gates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,50 @@ def ensure_control() -> None:
     if not any(CONNECTIONS.iterdir()) and not os.path.ismount(CONNECTIONS):
         command = ["mount", "-t", "fusectl", "none", str(CONNECTIONS)]
         subprocess.run(command, check=True)
+
+
+_PROGRAM = """
+import os, sys
+for line in sys.stdin:
+    try:
+        print(repr(eval(line)), flush=True)
+    except OSError as problem:
+        print(repr(problem), flush=True)
+"""
+
+
+class Program:
+    """Another process that uses the mount, an expression at a time.
+
+    A test that starts processes must not have files of the mount open itself: the
+    new process closes its copies, which waits while nobody serves.
+    """
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, expression: str) -> None:
+        """Starts evaluating; `os` and `sys` are there."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(expression + "\n")
+        self.process.stdin.flush()
+
+    def answer(self, timeout_s: float = 10) -> str:
+        """repr() of the value, or of the OSError."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
+        assert ready, "no answer"
+        return self.process.stdout.readline().rstrip("\n")
+
+    def run(self, expression: str) -> str:
+        self.ask(expression)
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)

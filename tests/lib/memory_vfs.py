@@ -101,7 +101,10 @@ class MemoryVfs:
         self.cancelled: list[str] = []
         self.forgotten: list[int] = []
         self.adopted: list[tuple[int, int]] = []
-        self.next_adoptable = True
+
+    def number_handles_from(self, first: int) -> None:
+        """A second process must not give out the numbers of the first again."""
+        self._handles = itertools.count(first)
 
     def set_invalidator(self, invalidator: Invalidator) -> None:
         self.invalidator = invalidator
@@ -153,6 +156,7 @@ class MemoryVfs:
         return attr
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        self.before("symlink")
         with self._lock:
             node = self._add(parent, name, stat.S_IFLNK | 0o777, caller)
             node.target = target
@@ -183,6 +187,7 @@ class MemoryVfs:
             return node.attr
 
     def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None:
+        self.before("unlink")
         with self._lock:
             directory = self._dir(parent)
             node = directory.children.get(name)
@@ -335,6 +340,7 @@ class MemoryVfs:
     def create(
         self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller
     ) -> Opened:
+        self.before("create")
         with self._lock:
             there = self._dir(parent).children.get(name)
             if there is not None and not flags & os.O_EXCL:

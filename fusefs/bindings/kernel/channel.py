@@ -63,15 +63,15 @@ class Channel:
         """The request being served, 0 while reading. Read by every thread."""
         self.interrupted = -1
         """A request of ours the kernel wants to end. Written by every thread."""
-        self.stopping = False
-        """Leave before reading again. Written by every thread."""
+        self._stopping = False
+        self._unanswered = False
         self.counts = [0] * p.OPCODES
         """Requests served per opcode. Read by every thread."""
         self.cancelled = self._is_cancelled
         self._make_room = make_room
         self._made_room = 0
 
-    # -- for handlers  ---------------------------------------------------------------
+    # -- for handlers ----------------------------------------------------------------
 
     def caller(self, umask: int = 0) -> Caller:
         """Who asks, from the header."""
@@ -98,15 +98,21 @@ class Channel:
         self.about_to_wait()
         return self.interrupted == self.unique
 
-    # -- the loop  -------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------
+
+    def leave(self, *, unanswered: bool) -> None:
+        """End before reading again; `unanswered`: also without serving what was
+        read by then. Called by any thread."""
+        self._unanswered = unanswered
+        self._stopping = True
 
     def run(self) -> None:
-        """Serves until the mount is gone or `stopping` is set."""
+        """Serves until the mount is gone or it should leave."""
         fd = self.connection.fd
         readinto = io.FileIO(fd, "r+", closefd=False).readinto
         start = p.IN_START.unpack_from
         view, serve, write = self.view, self.serve, os.write
-        while not self.stopping:
+        while not self._stopping:
             try:
                 length = readinto(view)
             except OSError as problem:
@@ -120,6 +126,9 @@ class Channel:
             self.length = length
             _, opcode, unique, nodeid = start(view)
             self.unique = unique
+            if self._unanswered:
+                self.unique = 0
+                return
             reply = serve(opcode, unique, nodeid)
             if reply is not None:
                 try:

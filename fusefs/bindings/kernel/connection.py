@@ -134,7 +134,7 @@ class Connection:
         """Called every few ten milliseconds; ages `recent`."""
         self.recent = (set(), self.recent[0])
 
-    # -- directories and files whose kernel lock a request of ours holds  ------------
+    # -- directories and files whose kernel lock a request of ours holds -------------
 
     @contextmanager
     def holding(self, *inodes: Ino) -> Iterator[None]:

@@ -119,7 +119,7 @@ def statx(unique: int, a: Attr, valid_s: int) -> bytes:
     )  # fmt: skip
 
 
-# -- listings  -----------------------------------------------------------------------
+# -- listings ------------------------------------------------------------------------
 
 
 def dirent(line: DirEntry) -> bytes:
@@ -158,7 +158,7 @@ def dirent_bare(line: DirEntry) -> bytes:
 VALID_AT: Final = 16
 """Offset of entry_valid and attr_valid (8 bytes each) in a line with attributes."""
 
-# -- device numbers  -----------------------------------------------------------------
+# -- device numbers ------------------------------------------------------------------
 
 
 def encode_dev(rdev: int) -> int:

@@ -128,7 +128,7 @@ def copy_file_range_64(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.number(unique, _copy(ch, (1 << 63) - 1))
 
 
-# -- locks  --------------------------------------------------------------------------
+# -- locks ---------------------------------------------------------------------------
 
 
 def getlk(ch: Channel, unique: int, nodeid: Ino) -> Reply:

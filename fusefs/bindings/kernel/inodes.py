@@ -59,7 +59,7 @@ def statfs(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.statfs(unique, ch.fs.statfs())
 
 
-# -- extended attributes  ------------------------------------------------------------
+# -- extended attributes -------------------------------------------------------------
 
 
 def _sized(unique: int, value: bytes, room: int) -> bytes:
@@ -104,7 +104,7 @@ def removexattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.ok(unique)
 
 
-# -- forgetting  ---------------------------------------------------------------------
+# -- forgetting ----------------------------------------------------------------------
 
 
 def forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:

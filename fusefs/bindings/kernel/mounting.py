@@ -68,7 +68,7 @@ def unmount(mountpoint: StrOrBytesPath, *, lazy: bool = False) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-# -- as root  ------------------------------------------------------------------------
+# -- as root -------------------------------------------------------------------------
 
 
 def _mount_as_root(path: str, fsname: str, flags: Sequence[str]) -> int:
@@ -123,7 +123,7 @@ def _last_error(path: str) -> OSError:
     return OSError(code, os.strerror(code), path)
 
 
-# -- as a user  ----------------------------------------------------------------------
+# -- as a user -----------------------------------------------------------------------
 
 
 def _fusermount() -> str:

@@ -148,7 +148,7 @@ def _rename(
     return encode.ok(unique)
 
 
-# -- listings  -----------------------------------------------------------------------
+# -- listings ------------------------------------------------------------------------
 
 
 def opendir(ch: Channel, unique: int, nodeid: Ino) -> Reply:

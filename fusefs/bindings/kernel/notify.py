@@ -63,7 +63,7 @@ class Notifier:
         """Notifications whose caller did not wait for the end."""
         self.repeated = 0
 
-    # -- Invalidator  ----------------------------------------------------------------
+    # -- Invalidator -----------------------------------------------------------------
 
     def entry(self, parent: Ino, name: bytes) -> None:
         """Forget what `name` is in `parent`, and the cached listing of `parent`."""
@@ -107,7 +107,7 @@ class Notifier:
         self._connection.raise_epoch()
         self._put(self._all_gone, None)
 
-    # -- in a notifying thread  ------------------------------------------------------
+    # -- in a notifying thread -------------------------------------------------------
 
     def _name_gone(self, parent: Ino, message: bytes) -> None:
         connection = self._connection
@@ -208,7 +208,7 @@ class Notifier:
             return problem.errno
         return None
 
-    # -- threads  --------------------------------------------------------------------
+    # -- threads ---------------------------------------------------------------------
 
     def _run(
         self, work: Callable[[], None], locks: tuple[Ino, ...], wait_s: float = -1
@@ -257,7 +257,7 @@ class Notifier:
                 done.release()
 
 
-# -- messages  -----------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------
 
 
 def _inval_inode(ino: Ino, offset: int, length: int) -> bytes:

@@ -28,7 +28,7 @@ MAX_WRITE: Final = 1 << 20
 HEADER_ROOM: Final = PAGE
 """Room for a request's headers and names before its data."""
 
-# -- opcodes  ------------------------------------------------------------------------
+# -- opcodes -------------------------------------------------------------------------
 
 
 class Op(IntEnum):
@@ -86,7 +86,7 @@ class Op(IntEnum):
 OPCODES: Final = 64
 """One more than any opcode we know, rounded up: the length of per-opcode tables."""
 
-# -- flags of INIT  ------------------------------------------------------------------
+# -- flags of INIT -------------------------------------------------------------------
 
 ASYNC_READ: Final = 1 << 0
 POSIX_LOCKS: Final = 1 << 1
@@ -113,7 +113,7 @@ INIT_EXT: Final = 1 << 30
 HAS_EXPIRE_ONLY: Final = 1 << 35
 HAS_RESEND: Final = 1 << 39
 
-# -- flags of other requests  --------------------------------------------------------
+# -- flags of other requests ---------------------------------------------------------
 
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
@@ -141,7 +141,7 @@ FSYNC_FDATASYNC: Final = 1 << 0
 UNIQUE_RESEND: Final = 1 << 63
 """Set in the unique id of a request that an earlier server may have answered."""
 
-# -- notifications  ------------------------------------------------------------------
+# -- notifications -------------------------------------------------------------------
 
 NOTIFY_INVAL_INODE: Final = 2
 NOTIFY_INVAL_ENTRY: Final = 3
@@ -156,7 +156,7 @@ CHECKED_SETATTR_MINOR: Final = 45
 """Linux 6.18 for certain: a SETATTR reply overtaken by an invalidation is not kept
 ("fuse: fix race between concurrent setattrs from multiple nodes", 2025)."""
 
-# -- requests  -----------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------
 
 HEADER_BYTES: Final = 40
 REQUEST: Final = HEADER_BYTES
@@ -210,7 +210,7 @@ LSEEK_IN = Struct("<QQII")
 COPY_IN = Struct("<QQQQQQQ")
 """fh_in, off_in, nodeid_out, fh_out, off_out, len, flags"""
 
-# -- replies, header included  -------------------------------------------------------
+# -- replies, header included --------------------------------------------------------
 
 OUT_HEADER = Struct("<IiQ")
 """len, error (negative errno), unique"""
@@ -242,13 +242,13 @@ mode, ino, size, blocks, attributes_mask; atime, btime, ctime, mtime (s, ns, _);
 rdev_major, rdev_minor, dev_major, dev_minor"""
 STATX_BASIC_AND_BTIME: Final = 0xFFF
 
-# -- parts of listings  --------------------------------------------------------------
+# -- parts of listings ---------------------------------------------------------------
 
 DIRENT = Struct("<QQII")
 """ino, off, namelen, type; then the name, padded to 8 bytes"""
 DIRENTPLUS = Struct("<" + _ENTRY + "QQII")
 
-# -- notifications, header included (unique 0, error = the code)  --------------------
+# -- notifications, header included (unique 0, error = the code) ---------------------
 
 INVAL_INODE = Struct("<IiQ" + "Qqq")
 INVAL_ENTRY = Struct("<IiQ" + "QII")

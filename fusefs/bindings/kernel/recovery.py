@@ -42,7 +42,7 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
     return out
 
 
-# -- handles  ------------------------------------------------------------------------
+# -- handles -------------------------------------------------------------------------
 
 
 def _with_handles(handler: Handler, op: Op) -> Handler:
@@ -72,7 +72,7 @@ def _reopen(ch: Channel, op: Op, nodeid: Ino) -> None:
 
 _CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL
 
-# -- repeated requests  --------------------------------------------------------------
+# -- repeated requests ---------------------------------------------------------------
 
 Recognise = Callable[[Channel, int, Ino], Reply]
 """The reply if what the request wants is there already, else None."""

@@ -80,7 +80,7 @@ class Server:
         self._stopping = threading.Event()
         self._ended = threading.Event()
 
-    # -- life  -----------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts serving. On a live mount: asks again for what was left unanswered."""
@@ -128,26 +128,31 @@ class Server:
             spare = spare + 1 if idle > self.connection.settings.readers else 0
             if spare > _SPARE_TICKS:
                 spare = 0
-                channels[-1].stopping = True
+                channels[-1].leave(unanswered=False)
             before = busy
             self.connection.tick()
             self.notifier.tick()
             self._ended.wait(_TICK_S if busy or on_ready else _IDLE_TICK_S)
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + _STOP_S
-        for channel in self.connection.channels:
-            channel.stopping = True
-        while self.connection.channels and time.monotonic() < deadline:
-            self._wake(len(self.connection.channels))
-            self._ended.wait(0.005)
+        """Waits for the requests in flight.
 
-    def _wake(self, count: int) -> None:
-        """Readers that wait get a request: the answer to a query of root's pages."""
-        for _ in range(count):
-            self._notify(
-                p.RETRIEVE.pack(48, p.NOTIFY_RETRIEVE, 0, 0, p.ROOT_ID, 0, 0, 0)
-            )
+        A thread that sleeps in read(2) cannot be woken from here. It leaves what it
+        gets unanswered and the next worker asks for it again (HAS_RESEND); on older
+        kernels it has to be served still, so we wait until each has got something
+        (the supervisor sees to it).
+        """
+        agreed = self.connection.session
+        resends = agreed is not None and agreed.has(p.HAS_RESEND)
+        for channel in self.connection.channels:
+            channel.leave(unanswered=resends)
+        deadline = time.monotonic() + _STOP_S
+        while time.monotonic() < deadline:
+            channels = self.connection.channels
+            if not channels or (resends and not any(ch.unique for ch in channels)):
+                return
+            self._ended.wait(0.002)
+        log.warning("requests in flight did not end in %d s", _STOP_S)
 
     def _notify(self, message: bytes) -> None:
         try:
@@ -155,7 +160,7 @@ class Server:
         except OSError as problem:
             log.debug("notification refused: %s", problem)
 
-    # -- threads  --------------------------------------------------------------------
+    # -- threads ---------------------------------------------------------------------
 
     def _add_channel(self) -> None:
         with self._lock:
@@ -190,7 +195,7 @@ class Server:
                 if not self._threads:
                     self._ended.set()
 
-    # -- what is known  --------------------------------------------------------------
+    # -- what is known ---------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
         """Requests served by name, and how notifications went."""
