@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -56,6 +56,9 @@ STORING = 4
 """Chunks per connection that are being verified and stored while more arrive."""
 MAX_TO_SERVE = 16_384
 """Chunks a peer may have asked for: its scheduler never asks for so many."""
+SERVED_REMEMBERED = 4096
+QUIET_S = 0.3
+"""A peer that fetched within this time is probably not done: pushes wait."""
 SERVE_AHEAD_BYTES = 1 << 20
 """Data waiting in a connection before the next chunk is read."""
 
@@ -77,6 +80,15 @@ class Source:
         self.cancelled: set[ChunkId] = set()
         self.work = trio.Event()
         self.finding: dict[int, tuple[ChunkId, ...]] = {}
+        self.served: OrderedDict[ChunkId, None] = OrderedDict()
+        """What it fetched lately: it has these."""
+        self.served_at = float("-inf")
+
+    def note_served(self, cid: ChunkId, now: float) -> None:
+        self.served_at = now
+        self.served[cid] = None
+        if len(self.served) > SERVED_REMEMBERED:
+            self.served.popitem(last=False)
 
     def send(self, message: AnyMessage) -> None:
         if self.connection is None:
@@ -362,6 +374,7 @@ class ChunkPlane:
                 if cid in source.cancelled:
                     source.cancelled.discard(cid)
                     continue
+                source.note_served(cid, self._environment.now())
                 try:
                     await self.send_chunk(connection, Chunk(cid), NoChunk((cid,)))
                 except BrokenStream:
@@ -396,6 +409,19 @@ class ChunkPlane:
         """The bulk connection, for pushes."""
         source = self._sources.get(peer)
         return source.connection if source is not None else None
+
+    def fetches_now(self, peer: NodeId) -> bool:
+        """Programs there or here wait for data: background work should not."""
+        source = self._sources.get(peer)
+        if source is None or self.scheduler.busy:
+            return True
+        recent = self._environment.now() - source.served_at < QUIET_S
+        return recent or bool(source.to_serve)
+
+    def served_lately(self, peer: NodeId, cid: ChunkId) -> bool:
+        """The peer has fetched this chunk from us."""
+        source = self._sources.get(peer)
+        return source is not None and cid in source.served
 
     def next_number(self) -> int:
         """For a Have of the pushes."""

@@ -275,7 +275,8 @@ class Replicas:
         peer = to.id
         last = None
         while True:
-            await self._while_busy()
+            while self._plane.fetches_now(peer):
+                await trio.sleep(BUSY_PAUSE_S)
             connection = self._plane.bulk(peer)
             if connection is not last:
                 self.peer_gone(peer)  # what was open on another one is lost
@@ -286,6 +287,10 @@ class Replicas:
             to_put = self._to_put.get(peer)
             if to_put:
                 cid = to_put.popleft()
+                if self._plane.served_lately(peer, cid):
+                    # It fetched it meanwhile; another offer settles it.
+                    self._pushes.refused(peer, cid, self._environment.now())
+                    continue
                 try:
                     await connection.stream.drained(PUSH_AHEAD_BYTES)
                     if not await self._plane.send_chunk(connection, Put(cid), None):
@@ -299,10 +304,6 @@ class Replicas:
                 self._offers.setdefault(peer, {})[number] = batch
                 connection.send(Have(number, batch, keep=True))
             await trio.sleep(TICK_S)
-
-    async def _while_busy(self) -> None:
-        while self._plane.scheduler.busy:
-            await trio.sleep(BUSY_PAUSE_S)
 
     def _answered(self, peer: NodeId, message: AnyMessage) -> None:
         if isinstance(message, Held):
