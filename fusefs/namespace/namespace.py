@@ -24,10 +24,12 @@ from fusefs.model.records import (
     SETTING,
     XATTR,
     Member,
+    attrs_key,
     decode_content,
     decode_member,
     key_ino,
     key_name,
+    unlinked_key,
     xattr_key,
 )
 from fusefs.model.register import Register, decode_register
@@ -47,6 +49,7 @@ from fusefs.namespace.replicate import (
     tree_digest,
 )
 from fusefs.namespace.tombstones import HORIZON, encode_horizon
+from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 
@@ -264,6 +267,14 @@ class Namespace:
         """The content register itself (conflicts, append merging)."""
         register = self._register(CONTENT + ino.to_bytes(8, "big"))
         return register or Register({}, ())
+
+    def unlinked(self, ino: Ino) -> Inode | None:
+        """A file that lost its last name, for who had it open across a restart: as
+        long as its registers are kept (formats.md, 3.5)."""
+        if self._register(unlinked_key(ino)) is None:
+            return None
+        attrs = self._register(attrs_key(ino))
+        return unnamed_row(ino, attrs, self.content_versions(ino)) if attrs else None
 
     def totals(self) -> Totals:
         rows = self._read("SELECT count(*), coalesce(sum(size), 0) FROM inode")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 
+from fusefs.model.conflict import merge_attrs, split_versions
 from fusefs.model.ids import Ino
-from fusefs.model.records import Attrs, Content
-from fusefs.model.register import Sibling
+from fusefs.model.records import Attrs, Content, decode_attrs, decode_content
+from fusefs.model.register import Register, Sibling
 from fusefs.model.tx import ContentChange
 from fusefs.namespace.types import Inode
 
@@ -53,3 +54,13 @@ def inode_row(
         parent,
         flags,
     )
+
+
+def unnamed_row(ino: Ino, attrs: Register, content: Register) -> Inode | None:
+    """The row of an inode without a name: what its registers alone say."""
+    if not attrs.live:
+        return None
+    merged = merge_attrs([(s, decode_attrs(s.value)) for s in attrs.live])
+    versions = [(s, decode_content(s.value)) for s in content.live]
+    sibling, shown = split_versions(versions)[0] if versions else (None, None)
+    return inode_row(ino, merged, sibling, shown, 0, 0, 0)

@@ -206,7 +206,12 @@ class Files:
         return handle
 
     def adopt(self, number: int, ino: Ino) -> Handle:
-        """A handle that another worker gave out: its number says what it may do."""
+        """A handle that another worker gave out: its number says what it may do. An
+        unlinked file is an orphan again, with what was published of it."""
+        if self.row(ino) is None:
+            unlinked = self._namespace.unlinked(ino)
+            if unlinked is not None:
+                self.orphan(unlinked, born=True)
         file = self.acquire(ino)
         with self.lock:
             known = self._handles.get(number)
@@ -255,9 +260,8 @@ class Files:
                 return True
             if not self._kernel_refs and not born and row.ino not in self._files:
                 return False
-            self.orphans[row.ino] = Orphan(
-                row._replace(nlink=0), {} if born else None, linkable
-            )
+            row = row._replace(nlink=0)
+            self.orphans[row.ino] = Orphan(row, None, linkable)
             return True
 
     def unorphan(self, ino: Ino) -> None:

@@ -258,9 +258,7 @@ class Publisher:
                 appended=draft.appended,
             )
             if draft.atime_ns is not None:
-                tx.set_attrs(
-                    file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns
-                )
+                tx.set_attrs(file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns)
         file.seq = commit.seq
 
     def _keep_orphan(self, file: File, draft: Draft, row: Inode, view: View) -> None:

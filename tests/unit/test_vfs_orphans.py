@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import NoAttribute, NotFound, Stale
-from fusefs.model.ids import ROOT_INO
+from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import local_vfs
@@ -126,8 +126,26 @@ def test_orphans_are_gone_after_a_crash(tmp_path: Path) -> None:
         assert local.listing() == []
         with pytest.raises(Stale):
             local.vfs.getattr(ino)
+        assert local.vfs.statistics().orphans == 0
+
+
+def test_unlinked_file_goes_on_in_another_worker(tmp_path: Path) -> None:
+    """What was published before the unlink is there; nobody else sees it."""
+    with local_vfs(tmp_path / "s", PATHS) as local:
+        ino = local.put("/a", b"published")
+        local.vfs.setxattr(ino, b"user.a", b"b")
+        handle = local.open("/a")
+        local.vfs.unlink(ROOT_INO, b"a")
+    with local_vfs(tmp_path / "s", PATHS) as local:
+        local.vfs.adopt_handle(handle, ino)
+        assert local.vfs.read(handle, 0, 99) == b"published"
+        assert local.vfs.getattr(ino).nlink == 0
+        assert local.vfs.getxattr(ino, b"user.a") == b"b"
+        assert local.listing() == []
+        local.close(handle)
+        assert local.vfs.statistics().orphans == 0
         with pytest.raises(Stale):
-            local.vfs.adopt_handle(handle, ino)
+            local.vfs.adopt_handle(handle + 16, Ino(12345))
 
 
 def test_tmpfile_can_be_named(tmp_path: Path) -> None:
