@@ -57,10 +57,11 @@ from fusefs.model.records import (
 )
 from fusefs.model.register import Register, Sibling
 from fusefs.model.tx import Effects, EntryChange
-from fusefs.namespace.quick import Quick, Rows, is_plain, write_inode
+from fusefs.namespace.quick import Quick, is_plain, write_inode
 from fusefs.namespace.registers import Registers
 from fusefs.namespace.rows import content_change, inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_CONFLICT, FLAG_DERIVED, Inode
+from fusefs.namespace.warm import Warm
 
 LOST_FOUND = b"lost+found"
 Name = tuple[Ino, bytes]
@@ -94,22 +95,21 @@ class Row(NamedTuple):
 
 
 class Derivation:
-    """`rows`: the inode rows this transaction has read; None asks for the general
-    way only. `remote`: the changes are a peer's."""
+    """`warm`: what is known of rows and oddities; None asks for the general way
+    only. `remote`: the changes are a peer's."""
 
     def __init__(
         self,
         db: sqlite3.Connection,
         registers: Registers,
-        rows: Rows | None = None,
+        warm: Warm | None = None,
         *,
         remote: bool = False,
     ) -> None:
         self._db = db
         self._registers = registers
-        self._rows = rows
+        self._warm = warm
         self._remote = remote
-        self._plain: bool | None = None
         self._names: dict[Name, None] = {}
         self._inodes: dict[Ino, None] = {}
         self._versions: dict[Ino, None] = {}
@@ -124,16 +124,14 @@ class Derivation:
         """Bring the derived tables up to date with everything changed so far."""
         changed = dict(self._registers.changed)
         self._registers.changed.clear()
-        if self._rows is not None:
-            if self._plain is None:
-                self._plain = is_plain(self._db)
-            if self._plain:
-                quick = Quick(self._db, self._registers, self._rows, self._remote)
+        if self._warm is not None:
+            if self.plain():
+                quick = Quick(self._db, self._registers, self._warm.rows, self._remote)
                 effects = quick.run(changed)
                 if effects is not None:
                     return effects
-            self._plain = None
-            self._rows.clear()
+            self._warm.plain = None
+            self._warm.rows.clear()
         places: list[Ino] = []
         for key, (before, after) in changed.items():
             self._queue(key, before, after, places)
@@ -141,6 +139,15 @@ class Derivation:
             self._recut(places)
         self._settle()
         return self._finish()
+
+    def plain(self) -> bool:
+        """Whether every entry is its own register's (quick.is_plain)."""
+        warm = self._warm
+        if warm is None:
+            return False
+        if warm.plain is None:
+            warm.plain = is_plain(self._db)
+        return warm.plain
 
     def queue_root(self) -> None:
         """The root is there without any register."""

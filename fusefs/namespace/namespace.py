@@ -48,10 +48,11 @@ from fusefs.namespace.replicate import (
     read_vector,
     tree_digest,
 )
-from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.rows import unnamed_row
+from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
+from fusefs.namespace.warm import Warm
 
 SEQ_SKIP = 1 << 20
 """How far the local seq jumps after a power cut (docs/formats.md, 3.4)."""
@@ -86,6 +87,7 @@ class Namespace:
         self._reader.execute("PRAGMA query_only = 1")
         self._reader_lock = threading.Lock()  # one statement at a time; SQLite only
         self._write_lock = WriteLock(directory / "write.lock")
+        self._warm = Warm()
         self._inodes: RowCache[Ino, Inode] = RowCache(CACHED_ROWS)
         self._entries: RowCache[tuple[Ino, bytes], Entry] = RowCache(CACHED_ROWS)
         self.node_id = NodeId(int(self._meta("node_id")))
@@ -132,6 +134,7 @@ class Namespace:
         """Called once by the owner of the store at start. True: the machine went
         down without a clean stop, so the local seq jumps and objects are suspect."""
         with self._write_lock:
+            self._write_lock.raise_counter()
             before, clean = self._meta("boot_id"), self._meta("clean")
             power_cut = bool(before) and not int(clean or 0) and before != boot_id()
             if power_cut:
@@ -322,22 +325,26 @@ class Namespace:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        db = self._writer
-        with self._write_lock:
+        db, lock, warm = self._writer, self._write_lock, self._warm
+        with lock:
+            warm.enter(lock.counter)
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                warm.commit(lock.raise_counter())
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                warm.clear()
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One local transaction: commits on a normal exit, rolls back on an
         exception. After it, `.tx` and `.effects` say what was done."""
         with self._write() as db:
-            transaction = Transaction(db, self.node_id, self._clock())
+            transaction = Transaction(db, self.node_id, self._clock(), self._warm)
             yield transaction
             transaction.finish()
         self.forget(transaction.effects)
@@ -368,7 +375,7 @@ class Namespace:
     def apply(self, txs: Sequence[Tx]) -> Applied:
         """Apply live transactions of peers in one commit."""
         with self._write() as db:
-            batch = Apply(db)
+            batch = Apply(db, self._warm)
             applied = batch.finish(batch.txs(txs))
         self.forget(applied.effects)
         return applied
@@ -379,7 +386,7 @@ class Namespace:
         """Merge a delta batch in one commit, then the vector covers `advance`.
         `target` is the batch's own (DeltaBatch)."""
         with self._write() as db:
-            batch = Apply(db)
+            batch = Apply(db, self._warm)
             batch.states(states, advance, target or {})
             applied = batch.finish(False)
         self.forget(applied.effects)
@@ -448,6 +455,7 @@ class Namespace:
         """Derive the tree anew from the registers (fsck's repair)."""
         with self._write() as db:
             check.rebuild(db)
+            self._warm.clear()
         self.drop_caches()
 
     def snapshot(self) -> check.Snapshot:

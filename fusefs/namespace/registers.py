@@ -1,7 +1,8 @@
 """The register table inside one write transaction: load, save, dots, digests.
 
-A `Registers` lives as long as one transaction. It remembers what it loaded, what
-changed (for derivation), and the XOR each digest bucket moves by.
+A `Registers` lives as long as one transaction. It remembers what it loaded (in
+`known`, which may outlive it: see warm.py), what changed (for derivation), and the
+XOR each digest bucket moves by.
 """
 
 from __future__ import annotations
@@ -44,9 +45,13 @@ def state_hash(key: bytes, state: bytes) -> int:
 class Registers:
     """Reads and writes registers through `db`, which is inside a transaction."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        known: dict[bytes, tuple[Register, bytes]] | None = None,
+    ) -> None:
         self._db = db
-        self._loaded: dict[bytes, tuple[Register, bytes]] = {}
+        self._loaded = {} if known is None else known
         self._xor: dict[int, int] = {}
         self._horizon: Vector | None = None
         self.changed: dict[bytes, tuple[Register, Register]] = {}
@@ -65,6 +70,10 @@ class Registers:
             found = (decode_register(row[0]), row[0]) if row else (EMPTY, b"")
             self._loaded[key] = found
         return found
+
+    def absent(self, key: bytes) -> None:
+        """The caller looked: there is no such register."""
+        self._loaded.setdefault(key, (EMPTY, b""))
 
     def write(self, key: bytes, sibling: Sibling) -> Write:
         """A local write: replaces every sibling; returns the record to broadcast."""

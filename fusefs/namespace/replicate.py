@@ -21,6 +21,7 @@ from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers, bucket_of, state_hash
 from fusefs.namespace.tombstones import collect
+from fusefs.namespace.warm import Warm
 
 Row = tuple[object, ...]
 Execute = Callable[..., list[Row]]
@@ -71,9 +72,10 @@ def write_pending(db: sqlite3.Connection, pending: Vector) -> None:
 class Apply:
     """One batch from a peer; lives inside a write transaction."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, warm: Warm) -> None:
         self._db = db
-        self._registers = Registers(db)
+        self._warm = warm
+        self._registers = Registers(db, warm.registers)
         self._vector = read_vector(db)
         self._hlc: dict[NodeId, Hlc] = {}
         self._moved: dict[NodeId, Seq] = {}
@@ -128,7 +130,9 @@ class Apply:
             self._hlc[node] = stamp
 
     def finish(self, gap: bool) -> Applied:
-        effects = Derivation(self._db, self._registers, {}, remote=True).run()
+        derivation = Derivation(self._db, self._registers, self._warm, remote=True)
+        effects = derivation.run()
+        self._warm.position = None
         if dominates(self._vector, self._pending):
             self._pending = {}
             collect(self._db, self._registers, self._vector)

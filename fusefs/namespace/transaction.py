@@ -39,6 +39,7 @@ from fusefs.model.records import (
     Unlinked,
     attrs_key,
     content_key,
+    decode_dirent,
     dirent_key,
     encode_value,
     member_key,
@@ -50,12 +51,20 @@ from fusefs.model.records import (
 from fusefs.model.register import GONE, Sibling
 from fusefs.model.tx import Effects, Tx, Write
 from fusefs.namespace.derive import Derivation
-from fusefs.namespace.quick import Rows
 from fusefs.namespace.registers import Registers
 from fusefs.namespace.tombstones import HORIZON_KEY, collect
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
+from fusefs.namespace.warm import Warm
 
 _VECTOR = "SELECT node, seq FROM vector"
+_POSITION = (
+    "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
+    " (SELECT value FROM meta WHERE key = 'skip') FROM vector"
+)
+_TRACES = (
+    "SELECT EXISTS(SELECT 1 FROM retired WHERE ino = ?),"
+    " EXISTS(SELECT 1 FROM register WHERE key = ?)"
+)
 
 
 class Transaction:
@@ -64,22 +73,24 @@ class Transaction:
     tx: Tx | None = None
     effects: Effects
 
-    def __init__(self, db: sqlite3.Connection, node: NodeId, clock_ns: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, node: NodeId, clock_ns: int, warm: Warm
+    ) -> None:
         self._db = db
-        self._registers = Registers(db)
-        self._rows: Rows = {}
-        self._derivation = Derivation(db, self._registers, self._rows)
+        self._warm = warm
+        self._registers = Registers(db, warm.registers)
+        self._rows = warm.rows
+        self._derivation = Derivation(db, self._registers, warm)
         self._writes: dict[bytes, Write] = {}
-        self.effects = Effects()
-        prev, last_hlc, skip = db.execute(
-            "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
-            " (SELECT value FROM meta WHERE key = 'skip') FROM vector",
-            (node,),
-        ).fetchone()
+        self.effects = Effects([], [], [], [])
         self._node = node
-        self._prev = Seq(prev or 0)
+        skip = 0
+        if warm.position is None:
+            prev, last_hlc, skip = db.execute(_POSITION, (node,)).fetchone()
+            warm.position = (Seq(prev or 0), Hlc(last_hlc or 0))
+        self._prev, last = warm.position
         self.seq = Seq(self._prev + 1 + (skip or 0))
-        self._hlc: Hlc = tick(Hlc(last_hlc or 0), clock_ns // 1_000_000)
+        self._hlc: Hlc = tick(last, clock_ns // 1_000_000)
         self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
 
     # -- reads ------------------------------------------------------------------
@@ -95,6 +106,13 @@ class Transaction:
 
     def entry(self, parent: Ino, name: bytes) -> Entry | None:
         self._settle()
+        if self._derivation.plain():
+            live = self._registers.load(dirent_key(parent, name)).live
+            if not live:
+                return None
+            dirent = decode_dirent(live[0].value)
+            if len(live) == 1 and dirent.kind != S_DIR:
+                return Entry(parent, name, dirent.ino, dirent.kind, 0)
         row = self._db.execute(
             "SELECT * FROM entry WHERE parent = ? AND name = ?", (parent, name)
         ).fetchone()
@@ -129,14 +147,20 @@ class Transaction:
         bump = 0
         while True:
             ino = derive_ino(parent, name, kind, dot, bump)
-            used = self._registers.load(attrs_key(ino)).siblings
-            if ino >= FIRST_FREE_INO and not used and not self._retired(ino):
+            if ino >= FIRST_FREE_INO and not self._used(ino):
                 return ino
             bump += 1
 
-    def _retired(self, ino: Ino) -> bool:
-        row = self._db.execute("SELECT 1 FROM retired WHERE ino = ?", (ino,)).fetchone()
-        return row is not None
+    def _used(self, ino: Ino) -> bool:
+        """Whether the number has registers or had some. What is absent is noted."""
+        attrs, content = attrs_key(ino), content_key(ino)
+        if self._registers.load(attrs).siblings:
+            return True
+        retired, data = self._db.execute(_TRACES, (ino, content)).fetchone()
+        if not data:
+            self._registers.absent(content)
+            self._rows.setdefault(ino, None)
+        return bool(retired)
 
     def create(
         self,
@@ -504,6 +528,7 @@ class Transaction:
             "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",
             (self._node, self.seq, self._hlc),
         )
+        self._warm.position = (self.seq, self._hlc)
         if self.seq != self._prev + 1:
             self._db.execute("DELETE FROM meta WHERE key = 'skip'")
         self.tx = Tx(
