@@ -65,6 +65,9 @@ class Hammer:
             self.step(number, call)
         self.check_all()
 
+    def close(self) -> None:
+        os.close(self.fd)
+
     def step(self, number: int, call: Callable[[], str | None]) -> None:
         name = call.__name__
         try:
@@ -315,7 +318,7 @@ def main() -> int:
         print(f"seed {options.seed}: {error}")
         return 1
     finally:
-        os.close(hammer.fd)
+        hammer.close()
         path.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     print(f"seed {options.seed}: {options.ops} operations agree, {seconds:.1f} s")

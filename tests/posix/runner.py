@@ -77,8 +77,19 @@ def run_case(case: Case, directory: Path) -> Result:
     except Exception:
         error = traceback.format_exc()
     finally:
+        _close_leaked(top)
         shutil.rmtree(top, ignore_errors=True)
     return Result(case.id, error, time.perf_counter() - started)
+
+
+def _close_leaked(top: bytes) -> None:
+    """A case that failed half-way leaves files open, and the mount busy."""
+    for name in os.listdir(b"/proc/self/fd"):
+        try:
+            if os.readlink(b"/proc/self/fd/" + name).startswith(top):
+                os.close(int(name))
+        except OSError:
+            pass
 
 
 def _where(error: BaseException) -> str:

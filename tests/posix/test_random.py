@@ -14,7 +14,10 @@ from tests.posix.conftest import Target
 @pytest.mark.parametrize("seed", [1, 2])
 def test_fsx_every_byte_is_as_written(target: Target, seed: int) -> None:
     hammer = fsx.Hammer(target.path / f"fsx{seed}", seed)
-    hammer.run(1_500)
+    try:
+        hammer.run(1_500)
+    finally:
+        hammer.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
