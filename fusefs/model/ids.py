@@ -45,18 +45,27 @@ def derive_ino(parent: Ino, name: bytes, kind: int, dot: Dot, bump: int) -> Ino:
 
     `dot` is the latest dot of the dirent register seen (or (0, 0)): two nodes that
     make the same directory at once after the same history get one inode, while a
-    name used again gets a new number. `bump` counts local collisions.
+    name used again gets a new number. `bump` counts local collisions. The numbers of
+    one directory's children lie together (their high 20 bits come from it), and so
+    do their rows.
     """
     material = b"%d/%d/%d/%d/%d/" % (parent, kind, dot[0], dot[1], bump) + name
-    return _ino(material)
+    return _ino(_hash64(b"%d" % parent), material)
 
 
 def derive_version_ino(ino: Ino, dot: Dot) -> Ino:
     """The inode number under which a losing version of `ino` is shown."""
-    return _ino(b"version/%d/%d/%d" % (ino, dot[0], dot[1]))
+    return _ino(ino << 1, b"version/%d/%d/%d" % (ino, dot[0], dot[1]))
 
 
-def _ino(material: bytes) -> Ino:
-    digest = blake3(material).digest(8)
-    number = int.from_bytes(digest, "big") & MASK63
+_OWN_BITS = 43
+
+
+def _ino(near: int, material: bytes) -> Ino:
+    own = _hash64(material) & ((1 << _OWN_BITS) - 1)
+    number = (near >> (64 - 20) << _OWN_BITS | own) & MASK63
     return Ino(number if number >= FIRST_FREE_INO else number + FIRST_FREE_INO)
+
+
+def _hash64(material: bytes) -> int:
+    return int.from_bytes(blake3(material).digest(8), "big")
