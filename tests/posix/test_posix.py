@@ -1,4 +1,7 @@
-"""Every case of the suite, on a local disk and on each binding."""
+"""Every case of the suite, on a local disk and on each binding.
+
+One test for each group of cases (`python -m tests.posix` runs single cases).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import pytest
 
 from tests.posix import runner
 from tests.posix.conftest import Target
-from tests.posix.scene import CASES
+
+GROUPS = sorted({case.id.partition(".")[0] for case in runner.select([])})
 
 
-@pytest.mark.parametrize("case_id", CASES)
-def test_case(target: Target, case_id: str) -> None:
-    result = runner.run_case(CASES[case_id], target.path)
-    wrong = runner.verdict(result, runner.expected_failures(target.name))
-    assert not wrong, wrong
+@pytest.mark.parametrize("group", GROUPS)
+def test_system_calls_follow_their_manual_pages(target: Target, group: str) -> None:
+    expected = runner.expected_failures(target.name)
+    chosen = runner.select([f"{group}.*"])
+    wrong = {
+        result.id: problem
+        for result in runner.run(chosen, target.path)
+        if (problem := runner.verdict(result, expected))
+    }
+    assert not wrong, "\n".join(f"{case}: {what}" for case, what in wrong.items())
