@@ -23,7 +23,7 @@ from fusefs.namespace.cache import RowCache
 from fusefs.namespace.namespace import Namespace
 from fusefs.vfs.attributes import version_of
 from fusefs.vfs.content import View, differing
-from fusefs.vfs.files import Files
+from fusefs.vfs.files import File, Files
 from fusefs.vfs.missing import Missing, Objects
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.types import Attr, Invalidator
@@ -113,7 +113,7 @@ class Coherence:
         self._snapshots.changed()
         for file in self._files.opened():
             self._files.refresh(file.ino)
-            file.behind = file.draft is not None
+            _told_at_publish(file)
         self._pages.clear()
         self.invalidator.everything()
 
@@ -130,8 +130,7 @@ class Coherence:
     def _tell_contents(self, contents: Iterable[ContentChange]) -> None:
         for change in contents:
             file = self._files.get(change.ino)
-            if file is not None and file.draft is not None:
-                file.behind = True  # told when the draft is published
+            if file is not None and _told_at_publish(file):
                 continue
             for offset, length in self._ranges(change):
                 self.invalidator.data(change.ino, offset, length)
@@ -209,3 +208,13 @@ class Coherence:
         if self._thread is not None:
             self._later.put(None)
             self._thread.join(5.0)
+
+
+def _told_at_publish(file: File) -> bool:
+    """Whether unpublished writes hide the change: then whoever publishes them tells
+    the kernel. The lock makes it either them or us."""
+    with file.lock:
+        if file.draft is None:
+            return False
+        file.behind = True
+        return True

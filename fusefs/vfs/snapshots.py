@@ -11,8 +11,8 @@ from xxhash import xxh3_64_intdigest
 from fusefs.model.ids import Ino
 from fusefs.namespace.types import Entry
 
-KEPT_ENTRIES = 400_000
-"""Entries kept in all (~0.15 KiB each): two very large directories."""
+KEPT_ENTRIES = 250_000
+"""Entries kept in all (~0.2 KiB each): one very large directory and more."""
 _EACH = 16
 """What a listing costs beside its entries, in entries."""
 FIRST_COOKIE = 16
