@@ -37,6 +37,8 @@ notification can overtake it, and the old state would stay for ever. Why it cann
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +57,13 @@ if TYPE_CHECKING:
     from fusefs.bindings.kernel.channel import Channel
 
 
+def _locks_first() -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if numbers is None:
+        return False
+    return (int(numbers[1]), int(numbers[2])) < (6, 19)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve. The defaults are those of a mount by hand."""
 
@@ -66,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may wait at once (fetches, locks, barriers)."""
     notify_wait_s: float = 0.020
     """Longest a notification holds up its caller; then it goes on behind."""
-    directory_lock_fences: bool = True
+    directory_lock_fences: bool = msgspec.field(default_factory=_locks_first)
     """NOTIFY_INVAL_ENTRY takes the directory's lock before it looks (to 6.18)."""
 
 

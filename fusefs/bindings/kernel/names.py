@@ -160,7 +160,7 @@ def readdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     _, cookie, size = p.READ_START.unpack_from(ch.buffer, REQUEST)
     ch.connection.listed.add(nodeid)
     left = size
-    parts = [b""]
+    parts: list[bytes] = []
     for line in ch.fs.readdir_ino(nodeid, cookie):
         packed = encode.dirent(line)
         left -= len(packed)
@@ -178,7 +178,7 @@ def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     connection.listed.add(nodeid)
     connection.recent[0].add(nodeid)
     left = size
-    parts = [b""]
+    parts: list[bytes] = []
     seen: list[Ino] = []
     for line, attr in ch.fs.readdirplus_ino(nodeid, cookie):
         name = line.name
@@ -199,9 +199,8 @@ def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 
 def _listing(unique: int, parts: list[bytes]) -> bytes:
-    length = p.OUT_BYTES + sum(map(len, parts))
-    parts[0] = p.OUT_HEADER.pack(length, 0, unique)
-    return b"".join(parts)
+    lines = b"".join(parts)
+    return p.OUT_HEADER.pack(p.OUT_BYTES + len(lines), 0, unique) + lines
 
 
 _VALID: Final = slice(encode.VALID_AT, encode.VALID_AT + 16)

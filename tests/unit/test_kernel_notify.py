@@ -1,0 +1,221 @@
+"""The notifier against a kernel that answers as told."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.connection import Connection, Settings
+from fusefs.bindings.kernel.notify import Notifier
+from fusefs.bindings.kernel.session import Session
+from fusefs.model.ids import Ino
+from tests.lib.memory_vfs import MemoryVfs
+
+Answer = Callable[[bytes], int | None]
+
+
+class Scripted(Notifier):
+    """Messages go to `said`; `answer` decides what the kernel says."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.said: list[bytes] = []
+        self.answer: Answer = lambda message: None
+
+    def _send(self, message: bytes) -> int | None:
+        self.said.append(message)
+        return self.answer(message)
+
+    def codes(self) -> list[int]:
+        return [p.OUT_HEADER.unpack_from(message)[1] for message in self.said]
+
+
+def make(*, fences: bool = True, wait_s: float = 0.5) -> Scripted:
+    settings = Settings(directory_lock_fences=fences, notify_wait_s=wait_s)
+    connection = Connection(MemoryVfs(), -1, settings, None)
+    connection.begin(Session())
+    connection.lookups.add_all([Ino(5), Ino(6)])
+    return Scripted(connection)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_unknown_inodes_are_not_told_but_the_epoch_moves() -> None:
+    notifier = make()
+    before = notifier._connection.epoch
+    notifier.entry(Ino(9), b"x")
+    notifier.attributes(Ino(9))
+    notifier.data(Ino(9), 0, 0)
+    assert notifier.said == []
+    assert notifier._connection.epoch != before
+
+
+def test_name_is_told_with_its_length_and_a_zero() -> None:
+    notifier = make()
+    notifier.entry(Ino(5), b"name")
+    (said,) = notifier.said
+    assert p.INVAL_ENTRY.unpack_from(said) == (len(said), 3, 0, 5, 4, 0)
+    assert said[p.INVAL_ENTRY.size :] == b"name\0"
+
+
+def test_cached_listing_goes_with_a_name_and_after_it() -> None:
+    notifier = make()
+    notifier._connection.listed.add(Ino(5))
+    notifier.entry(Ino(5), b"a")
+    notifier.entry(Ino(5), b"b")
+    assert notifier.codes() == [
+        p.NOTIFY_INVAL_ENTRY,
+        p.NOTIFY_INVAL_INODE,
+        p.NOTIFY_INVAL_ENTRY,
+    ]
+
+
+def test_attributes_leave_the_pages_alone() -> None:
+    notifier = make()
+    notifier.attributes(Ino(5))
+    assert p.INVAL_INODE.unpack(notifier.said[0])[3:] == (5, -1, 0)
+
+
+def test_inode_on_its_way_is_told_again_until_it_arrived() -> None:
+    notifier = make()
+    left = [4]
+
+    def answer(message: bytes) -> int | None:
+        left[0] -= 1
+        return errno.ENOENT if left[0] else None
+
+    notifier.answer = answer
+    notifier.data(Ino(5), 0, 10)
+    assert len(notifier.said) == 4
+
+
+def test_inode_forgotten_meanwhile_is_not_told_again() -> None:
+    notifier = make()
+
+    def answer(message: bytes) -> int:
+        notifier._connection.lookups.forget(Ino(5), 1)
+        return errno.ENOENT
+
+    notifier.answer = answer
+    notifier.attributes(Ino(5))
+    wait_until(lambda: notifier.settled)
+    assert len(notifier.said) <= 2
+
+
+def test_inode_that_takes_long_is_told_at_ticks() -> None:
+    notifier = make()
+    notifier.answer = lambda message: errno.ENOENT
+    notifier.attributes(Ino(5))
+    wait_until(lambda: notifier._later)
+    assert not notifier.settled
+    notifier.answer = lambda message: None
+    notifier.tick()
+    wait_until(lambda: notifier.settled)
+
+
+def test_caller_waits_no_longer_than_the_bound() -> None:
+    notifier = make(wait_s=0.02)
+    stuck = threading.Event()
+
+    def answer(message: bytes) -> None:
+        stuck.wait(5)
+
+    notifier.answer = answer
+    started = time.monotonic()
+    notifier.data(Ino(5), 0, 0)
+    assert time.monotonic() - started < 1
+    assert notifier.queued_behind == 1
+    stuck.set()
+    wait_until(lambda: notifier.settled)
+
+
+def test_one_stuck_notification_does_not_hold_up_others() -> None:
+    notifier = make(wait_s=0.05)
+    stuck = threading.Event()
+
+    def answer(message: bytes) -> None:
+        if p.OUT_HEADER.unpack_from(message)[1] == p.NOTIFY_INVAL_ENTRY:
+            stuck.wait(5)
+
+    notifier.answer = answer
+    notifier.entry(Ino(5), b"stuck")
+    notifier.data(Ino(6), 0, 0)
+    assert notifier.codes() == [p.NOTIFY_INVAL_ENTRY, p.NOTIFY_INVAL_INODE]
+    assert notifier.queued_behind == 1
+    stuck.set()
+
+
+def test_held_directory_is_told_behind_its_request() -> None:
+    notifier = make(wait_s=5)
+    entered, free = threading.Event(), threading.Event()
+
+    def answer(message: bytes) -> None:
+        entered.set()
+        free.wait(5)
+
+    notifier.answer = answer
+    with notifier._connection.holding(Ino(5)):
+        started = time.monotonic()
+        notifier.entry(Ino(5), b"x")
+        assert time.monotonic() - started < 1
+        assert entered.wait(5)
+    free.set()
+    wait_until(lambda: notifier.settled)
+    assert notifier.queued_behind == 1
+
+
+@pytest.mark.parametrize("fences", [True, False])
+def test_name_not_found_is_told_again_only_where_no_lock_fences(fences: bool) -> None:
+    """Linux 6.19 looks before it locks: a reply from the directory may be on its
+    way."""
+    notifier = make(fences=fences, wait_s=5)
+    notifier._connection.recent[0].add(Ino(5))
+    left = [3]
+
+    def answer(message: bytes) -> int | None:
+        left[0] -= 1
+        return errno.ENOENT if left[0] else None
+
+    notifier.answer = answer
+    notifier.entry(Ino(5), b"x")
+    assert len(notifier.said) == (1 if fences else 3)
+
+
+def test_name_not_found_and_nothing_on_its_way_is_told_once() -> None:
+    notifier = make(fences=False, wait_s=5)
+    notifier.answer = lambda message: errno.ENOENT
+    notifier.entry(Ino(5), b"x")
+    assert len(notifier.said) == 1
+
+
+def test_everything_uses_the_epoch_and_every_known_inode() -> None:
+    notifier = make()
+    notifier.everything()
+    assert notifier.codes() == [p.NOTIFY_INC_EPOCH] + [p.NOTIFY_INVAL_INODE] * 3
+
+
+def test_everything_walks_the_tree_on_kernels_without_an_epoch() -> None:
+    notifier = make()
+    notifier._connection.begin(Session(minor=38))
+    fs = notifier._connection.fs
+    from fusefs.vfs.types import Caller
+
+    top = fs.mkdir(Ino(1), b"top", 0o755, Caller())
+    fs.mkdir(top.ino, b"below", 0o755, Caller())
+    notifier.everything()
+    names = {
+        message[p.INVAL_ENTRY.size : -1]
+        for message, code in zip(notifier.said, notifier.codes(), strict=True)
+        if code == p.NOTIFY_INVAL_ENTRY
+    }
+    assert names == {b"top", b"below"}

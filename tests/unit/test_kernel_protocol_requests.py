@@ -1,0 +1,301 @@
+"""Requests as bytes, served without a kernel: what a mount cannot provoke."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from fusefs.bindings.kernel import encode, server
+from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel.channel import Channel
+from fusefs.bindings.kernel.connection import Connection, Settings
+from fusefs.bindings.kernel.protocol import Op
+from fusefs.bindings.kernel.session import Session
+from fusefs.errors import FsError
+from fusefs.model.ids import Ino
+from fusefs.vfs.types import Caller
+from tests.lib.memory_vfs import MemoryVfs
+
+WHO = Caller(uid=7, gid=8, pid=9)
+RESENT = p.UNIQUE_RESEND | 2
+
+
+class Desk:
+    """A channel whose requests are given by hand."""
+
+    def __init__(self, adopted: bool = False) -> None:
+        self.fs = MemoryVfs()
+        session = Session(flags=p.SETXATTR_EXT) if adopted else None
+        self.connection = Connection(self.fs, -1, Settings(), session)
+        if not adopted:
+            self.connection.begin(Session(flags=p.SETXATTR_EXT))
+        table = server.handlers(adopted=adopted)
+        self.rooms = 0
+        self.channel = Channel(self.connection, table, self._make_room)
+        self.connection.channels = (self.channel,)
+
+    def _make_room(self) -> None:
+        self.rooms += 1
+
+    def ask(
+        self, op: int, node: int = 1, body: bytes = b"", unique: int = 2
+    ) -> tuple[int, bytes] | None:
+        """(errno, payload) of the reply; None without one."""
+        length = p.HEADER_BYTES + len(body)
+        head = p.IN_HEADER.pack(length, op, unique, node, 7, 8, 9, 0, 0)
+        self.channel.buffer[:length] = head + body
+        self.channel.length = length
+        self.channel.unique = unique
+        reply = self.channel.serve(op, unique, Ino(node))
+        self.channel.unique = 0
+        if reply is None:
+            return None
+        size, problem, echoed = p.OUT_HEADER.unpack_from(reply)
+        assert (size, echoed) == (len(reply), unique)
+        return -problem, bytes(reply[16:])
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def adopted() -> Desk:
+    return Desk(adopted=True)
+
+
+def test_lookup_of_a_dot_gives_the_inode_itself(desk: Desk) -> None:
+    """So the kernel's NFS server finds an inode it has forgotten."""
+    made = desk.fs.mkdir(Ino(1), b"top", 0o755, WHO)
+    reply = desk.ask(Op.LOOKUP, made.ino, b".\0")
+    assert reply is not None
+    assert int.from_bytes(reply[1][:8], "little") == made.ino
+    reply = desk.ask(Op.LOOKUP, made.ino, b"..\0")
+    assert reply is not None
+    assert int.from_bytes(reply[1][:8], "little") == 1
+
+
+def test_lookup_that_a_change_overtook_is_valid_for_no_time(desk: Desk) -> None:
+    desk.fs.mkdir(Ino(1), b"top", 0o755, WHO)
+    desk.fs.before = lambda name: desk.connection.raise_epoch()
+    for name in (b"top", b"absent"):
+        reply = desk.ask(Op.LOOKUP, 1, name + b"\0")
+        assert reply is not None
+        assert reply[1][16:32] == bytes(16)
+
+
+def test_listing_that_a_change_overtook_is_valid_for_no_time(desk: Desk) -> None:
+    desk.fs.mkdir(Ino(1), b"top", 0o755, WHO)
+    desk.fs.before = lambda name: desk.connection.raise_epoch()
+    reply = desk.ask(Op.READDIRPLUS, 1, p.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0))
+    assert reply is not None
+    line = reply[1][2 * 160 :]
+    assert int.from_bytes(line[:8], "little") in desk.connection.lookups.table
+    assert line[16:32] == bytes(16)
+
+
+def test_listing_counts_only_what_was_sent(desk: Desk) -> None:
+    for i in range(30):
+        desk.fs.mkdir(Ino(1), b"n%d" % i, 0o755, WHO)
+    reply = desk.ask(Op.READDIRPLUS, 1, p.READ_IN.pack(0, 0, 1000, 0, 0, 0, 0))
+    assert reply is not None
+    assert len(reply[1]) <= 1000
+    assert len(desk.connection.lookups) == len(reply[1]) // 160 - 2
+
+
+def test_made_entries_of_known_inodes_are_not_believed(desk: Desk) -> None:
+    """CREATE of a file that the kernel holds already: attributes for 0 s."""
+    body = p.CREATE_IN.pack(os.O_CREAT | os.O_RDWR, stat.S_IFREG | 0o600, 0, 0)
+    first = desk.ask(Op.CREATE, 1, body + b"file\0")
+    second = desk.ask(Op.CREATE, 1, body + b"file\0")
+    assert first is not None
+    assert second is not None
+    assert int.from_bytes(first[1][24:32], "little") == encode.FOREVER_S
+    assert int.from_bytes(second[1][24:32], "little") == 0
+
+
+def test_forgets_have_no_reply_and_count(desk: Desk) -> None:
+    ino = desk.fs.mkdir(Ino(1), b"top", 0o755, WHO).ino
+    for _ in range(3):
+        desk.ask(Op.LOOKUP, 1, b"top\0")
+    assert desk.ask(Op.FORGET, ino, p.FORGET_IN.pack(1)) is None
+    assert desk.fs.forgotten == []
+    body = p.BATCH_FORGET_IN.pack(2, 0) + p.FORGET_ONE.pack(ino, 2)
+    assert desk.ask(Op.BATCH_FORGET, 0, body + p.FORGET_ONE.pack(99, 1)) is None
+    assert desk.fs.forgotten == [ino, 99]
+
+
+@pytest.mark.parametrize("opcode", [Op.BMAP, Op.POLL, 62, 4096, 1 << 31])
+def test_what_we_do_not_know_is_not_implemented(desk: Desk, opcode: int) -> None:
+    assert desk.ask(opcode) == (errno.ENOSYS, b"")
+
+
+def test_own_errors_keep_their_errno(desk: Desk) -> None:
+    def fail(name: str) -> None:
+        raise FsError("full", errno=errno.EDQUOT)
+
+    desk.fs.before = fail
+    assert desk.ask(Op.GETATTR) == (errno.EDQUOT, b"")
+
+
+@pytest.mark.parametrize("bug", [KeyError("x"), OSError(errno.ENOENT, "of the host")])
+def test_bug_is_eio_with_a_traceback(
+    desk: Desk, bug: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str) -> None:
+        raise bug
+
+    desk.fs.before = fail
+    with caplog.at_level(logging.ERROR, "dfs.kernel"):
+        assert desk.ask(Op.GETATTR) == (errno.EIO, b"")
+    assert "getattr" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_truncated_request_is_eio_not_a_crash(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert desk.ask(Op.LOOKUP, 1, b"\0") is not None
+    assert caplog.text == ""
+
+
+def test_interrupt_of_nobody_is_asked_again(desk: Desk) -> None:
+    body = p.INTERRUPT_IN.pack(1234)
+    assert desk.ask(Op.INTERRUPT, 0, body, unique=1235) == (errno.EAGAIN, b"")
+
+
+def test_interrupt_cancels_the_request_and_no_later_one(desk: Desk) -> None:
+    channel = desk.channel
+    channel.unique = 40
+    assert not channel.cancelled()
+    other = Channel(desk.connection, channel.handlers, lambda: None)
+    other.buffer[40:48] = p.INTERRUPT_IN.pack(40)
+    other.length = 48
+    assert other.serve(Op.INTERRUPT, 41, Ino(0)) is None
+    assert channel.cancelled()
+    channel.unique = 42
+    assert not channel.cancelled()
+
+
+def test_room_is_made_once_per_waiting_request(desk: Desk) -> None:
+    desk.channel.unique = 8
+    for _ in range(5):
+        desk.channel.cancelled()
+    assert desk.rooms == 1
+    desk.channel.unique = 10
+    desk.channel.about_to_wait()
+    assert desk.rooms == 2
+
+
+def test_flush_makes_room_only_after_a_write(desk: Desk) -> None:
+    made = desk.fs.create(Ino(1), b"f", 0o644, 0, WHO)
+    flush = p.FLUSH_IN.pack(made.handle, 0, 0, 1)
+    desk.ask(Op.FLUSH, made.attr.ino, flush)
+    assert desk.rooms == 0
+    body = p.READ_IN.pack(made.handle, 0, 3, 0, 0, 0, 0) + b"abc"
+    assert desk.ask(Op.WRITE, made.attr.ino, body) == (0, b"\x03" + bytes(7))
+    desk.ask(Op.FLUSH, made.attr.ino, flush, unique=4)
+    assert desk.rooms == 1
+
+
+def test_attribute_value_may_hold_zeros(desk: Desk) -> None:
+    body = p.SETXATTR_IN.pack(4, 0, 0, 0) + b"user.a\0\0b\0c"
+    assert desk.ask(Op.SETXATTR, 1, body) == (0, b"")
+    assert desk.fs.getxattr(Ino(1), b"user.a") == b"\0b\0c"
+
+
+def test_attribute_larger_than_the_room_is_erange(desk: Desk) -> None:
+    desk.fs.setxattr(Ino(1), b"user.a", b"12345", 0, WHO)
+    ask = p.GETXATTR_IN.pack(4, 0) + b"user.a\0"
+    assert desk.ask(Op.GETXATTR, 1, ask) == (errno.ERANGE, b"")
+    ask = p.GETXATTR_IN.pack(0, 0) + b"user.a\0"
+    assert desk.ask(Op.GETXATTR, 1, ask) == (0, b"\x05" + bytes(7))
+
+
+def test_access_lists_are_refused_without_asking_the_vfs(desk: Desk) -> None:
+    ask = p.GETXATTR_IN.pack(0, 0) + b"system.posix_acl_access\0"
+    assert desk.ask(Op.GETXATTR, 1, ask) == (errno.EOPNOTSUPP, b"")
+
+
+def test_copies_beyond_32_bits_need_the_long_form(desk: Desk) -> None:
+    one = desk.fs.create(Ino(1), b"1", 0o644, 0, WHO)
+    two = desk.fs.create(Ino(1), b"2", 0o644, 0, WHO)
+    asked: list[int] = []
+
+    def copy(
+        a: int, b: int, c: int, d: int, length: int, caller: Caller
+    ) -> int:  # fmt: skip
+        asked.append(length)
+        return length
+
+    desk.fs.copy_file_range = copy  # type: ignore[method-assign]
+    body = p.COPY_IN.pack(one.handle, 0, two.attr.ino, two.handle, 0, 1 << 40, 0)
+    short = desk.ask(Op.COPY_FILE_RANGE, one.attr.ino, body)
+    long = desk.ask(Op.COPY_FILE_RANGE_64, one.attr.ino, body)
+    assert short == (0, (0xFFFFF000).to_bytes(8, "little"))
+    assert long == (0, (1 << 40).to_bytes(8, "little"))
+
+
+# -- taken over --------------------------------------------------------------------
+
+
+def repeated() -> Iterator[tuple[Op, bytes, int]]:
+    yield Op.MKDIR, p.MKDIR_IN.pack(0o755, 0) + b"left\0", errno.EEXIST
+    yield Op.SYMLINK, b"link\0to\0", errno.EEXIST
+    node = p.MKNOD_IN.pack(stat.S_IFREG | 0o644, 0, 0, 0)
+    yield Op.MKNOD, node + b"node\0", errno.EEXIST
+    yield Op.UNLINK, b"gone\0", errno.ENOENT
+    yield Op.RMDIR, b"gone\0", errno.ENOENT
+    yield Op.REMOVEXATTR, b"user.gone\0", errno.ENODATA
+    yield Op.RENAME, p.RENAME_IN.pack(1) + b"gone\0node\0", errno.ENOENT
+    created = p.CREATE_IN.pack(os.O_CREAT | os.O_EXCL, stat.S_IFREG | 0o644, 0, 0)
+    yield Op.CREATE, created + b"node\0", errno.EEXIST
+
+
+def left_behind(desk: Desk) -> None:
+    desk.fs.mkdir(Ino(1), b"left", 0o755, WHO)
+    desk.fs.symlink(Ino(1), b"link", b"to", WHO)
+    desk.fs.mknod(Ino(1), b"node", stat.S_IFREG | 0o644, 0, WHO)
+
+
+@pytest.mark.parametrize(("op", "body", "usual"), list(repeated()))
+def test_repeated_request_that_was_done_succeeds(
+    adopted: Desk, op: Op, body: bytes, usual: int
+) -> None:
+    left_behind(adopted)
+    first = adopted.ask(op, 1, body)
+    assert first is not None
+    assert first[0] == usual
+    again = adopted.ask(op, 1, body, unique=RESENT)
+    assert again is not None
+    assert again[0] == 0
+
+
+def test_repeated_request_that_does_not_fit_what_is_there_fails(adopted: Desk) -> None:
+    left_behind(adopted)
+    body = b"link\0elsewhere\0"
+    assert adopted.ask(Op.SYMLINK, 1, body, unique=RESENT) == (errno.EEXIST, b"")
+    body = p.MKDIR_IN.pack(0o755, 0) + b"node\0"
+    assert adopted.ask(Op.MKDIR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
+
+
+def test_repeated_request_means_nothing_to_a_worker_from_the_start(desk: Desk) -> None:
+    left_behind(desk)
+    body = p.MKDIR_IN.pack(0o755, 0) + b"left\0"
+    assert desk.ask(Op.MKDIR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
+
+
+def test_handles_of_the_predecessor_are_adopted_once(adopted: Desk) -> None:
+    one = adopted.fs.mknod(Ino(1), b"1", stat.S_IFREG | 0o644, 0, WHO).ino
+    two = adopted.fs.mknod(Ino(1), b"2", stat.S_IFREG | 0o644, 0, WHO).ino
+    body = p.READ_IN.pack(5001, 0, 3, 0, 0, 0, 0) + b"abc"
+    assert adopted.ask(Op.WRITE, one, body) == (0, b"\x03" + bytes(7))
+    body = p.COPY_IN.pack(5001, 0, two, 5002, 0, 3, 0)
+    assert adopted.ask(Op.COPY_FILE_RANGE, one, body) == (0, b"\x03" + bytes(7))
+    assert adopted.fs.adopted == [(5001, one), (5002, two)]
