@@ -109,6 +109,20 @@ def test_listing_counts_only_what_was_sent(desk: Desk) -> None:
     assert len(desk.connection.lookups) == len(reply[1]) // 160 - 2
 
 
+def test_reply_the_kernel_did_not_want_does_not_count(desk: Desk) -> None:
+    for i in range(5):
+        desk.fs.mkdir(Ino(1), b"n%d" % i, 0o755, WHO)
+    body = p.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0)
+    listing = desk.ask(Op.READDIRPLUS, 1, body)
+    entry = desk.ask(Op.LOOKUP, 1, b"n1\0")
+    assert listing is not None
+    assert entry is not None
+    gone = OSError(errno.ENOENT, "interrupted")
+    for op, payload in ((Op.READDIRPLUS, listing[1]), (Op.LOOKUP, entry[1])):
+        desk.channel._unsent(gone, op, 2, bytes(16) + payload)
+    assert len(desk.connection.lookups) == 0
+
+
 def test_made_entries_of_known_inodes_are_not_believed(desk: Desk) -> None:
     """CREATE of a file that the kernel holds already: attributes for 0 s."""
     body = p.CREATE_IN.pack(os.O_CREAT | os.O_RDWR, stat.S_IFREG | 0o600, 0, 0)

@@ -165,10 +165,22 @@ class Channel:
                 os.write(self.connection.fd, encode.error(unique, errno.EIO))
             except OSError:
                 pass
-        if opcode in _ENTRY_REPLIES and len(reply) >= p.ENTRY_REPLY.size:
-            ino = Ino(int.from_bytes(reply[16:24], "little"))
-            if ino:
-                self.connection.lookups.forget(ino, 1)
+        for ino in _told(opcode, reply):
+            self.connection.lookups.forget(ino, 1)
+
+
+def _told(opcode: int, reply: bytes | memoryview) -> list[Ino]:
+    """The inodes whose lookup a reply counts."""
+    found: list[int] = []
+    at, end = p.OUT_BYTES, len(reply)
+    if opcode in _ENTRY_REPLIES and end >= p.ENTRY_REPLY.size:
+        found.append(int.from_bytes(reply[at : at + 8], "little"))
+    elif opcode == Op.READDIRPLUS:
+        while at < end:
+            found.append(int.from_bytes(reply[at : at + 8], "little"))
+            name = p.DIRENTPLUS.unpack_from(reply, at)[-2]
+            at += p.DIRENTPLUS.size + name + -name % 8
+    return [Ino(ino) for ino in found if ino]
 
 
 def _name(opcode: int) -> str:
