@@ -153,6 +153,7 @@ async def serve(
         config.name or identity.name,
         identity.seeds,
         for_node(config.listen, config.advertise),
+        mounted=bool(config.mountpoint),
     )
     node = Node(settings, namespace, store, network, Environment())
     link = LinkServer(

@@ -32,15 +32,22 @@ from fusefs.nodelink.messages import (
     Fetch,
     Fetched,
     FromNode,
+    HeldLocks,
     Invalidated,
+    Lock,
+    LockDone,
+    LockTest,
     Prefetch,
     Publish,
+    Reserve,
+    Reserved,
     ToNode,
     WorkerAnswer,
     decode_to_node,
     encode,
 )
 from fusefs.nodelink.messages import Peers as PeersMessage
+from fusefs.nodelink.ranges import Range
 from netnode.service import Node
 from netnode.transport import BrokenStream, SocketStream
 
@@ -169,6 +176,14 @@ class LinkServer:
                 self._node.behind()
             case Attach():
                 self._attach(client, message)
+            case Lock():
+                client.lock(message)
+            case LockTest():
+                client.test(message)
+            case Reserve():
+                client.reserve(message)
+            case HeldLocks():
+                self._node.locking.worker_holds(message.locks)
             case Ask():
                 nursery.start_soon(self._answer, client, message)
             case WorkerAnswer():
@@ -214,7 +229,8 @@ class LinkServer:
         if worker is not None and worker.client is client:
             log.info("worker detached")
             self._worker = None
-            self._node.on_near_changed(lambda near, connected: None)
+            self._node.on_near_changed(lambda near, connected, members: None)
+            self._node.locking.worker_gone()
             self._node.settling.detached(worker)
 
 
@@ -227,6 +243,7 @@ class _Client:
         self.waiting: set[int] = set()
         """Fetches held back until the first connections are there."""
         self._fetches: dict[int, int] = {}
+        self._locks: dict[int, int] = {}
 
     def send(self, message: FromNode) -> None:
         self.stream.send_nowait(pack(encode(message)))
@@ -254,16 +271,51 @@ class _Client:
         if not finished:
             self._fetches[number] = request
 
+    def lock(self, message: Lock) -> None:
+        number = message.id
+        finished = False
+
+        def done(error: int, stands: Range | None) -> None:
+            nonlocal finished
+            finished = True
+            self._locks.pop(number, None)
+            self.send(LockDone(number, error, stands))
+
+        request = self._node.locking.lock(
+            message.key, message.range, message.wait, done
+        )
+        if not finished:
+            self._locks[number] = request
+
+    def test(self, message: LockTest) -> None:
+        number = message.id
+        self._node.locking.test(
+            message.key,
+            message.range,
+            lambda error, stands: self.send(LockDone(number, error, stands)),
+        )
+
+    def reserve(self, message: Reserve) -> None:
+        number = message.id
+        self._node.locking.reserve(
+            message.parent,
+            message.name,
+            lambda granted: self.send(Reserved(number, granted)),
+        )
+
     def cancel(self, number: int) -> None:
         self.waiting.discard(number)
         request = self._fetches.pop(number, None)
         if request is not None:
             self._node.chunks.cancel(request)
+        lock = self._locks.pop(number, None)
+        if lock is not None:
+            self._node.locking.cancel(lock)
 
     def gone(self) -> None:
         """Nobody waits for its requests any more."""
         self.waiting.clear()
-        for number in list(self._fetches):
+        for number in [*self._fetches, *self._locks]:
             self.cancel(number)
 
 
@@ -276,5 +328,5 @@ class _Worker:
     def changed(self, number: int, effects: Effects, everything: bool) -> None:
         self.client.send(Changed(number, effects, everything))
 
-    def near(self, near: int, connected: int) -> None:
-        self.client.send(PeersMessage(near, connected))
+    def near(self, near: int, connected: int, members: int) -> None:
+        self.client.send(PeersMessage(near, connected, members))

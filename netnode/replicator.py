@@ -68,6 +68,9 @@ class Interest(Protocol):
     def committed(self, txs: Sequence[Tx]) -> None:
         """Local transactions."""
 
+    def received(self, txs: Sequence[Tx]) -> None:
+        """Transactions of peers that came live and are applied."""
+
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
         """(writer, key, value) of content registers that came by a delta."""
 
@@ -308,6 +311,7 @@ class Replicator:
         self._settle(peer, dots, applied.effects)
         if len(self._peers) > 1:
             self._broadcast(done, bodies, peer)
+        self._interest.received(done)
         self._look_at_keys(w.key for tx in done for w in tx.writes)
         self._interest.applied(
             [

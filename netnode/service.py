@@ -28,6 +28,7 @@ from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
 from netnode.environment import Environment
+from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
@@ -59,6 +60,11 @@ AFTER_BUG_S = 1.0
 PREFETCH_LIMIT_S = 60.0
 
 
+NearChanged = Callable[[int, int, int], None]
+"""Told how many peers barriers wait for, are connected, and how many other members
+there are."""
+
+
 class Settings(NamedTuple):
     """What a node is told about itself."""
 
@@ -67,6 +73,8 @@ class Settings(NamedTuple):
     seeds: tuple[str, ...] = ()
     addresses: Callable[[int], tuple[str, ...]] = lambda port: ()
     """Where others reach this node, given the port it listens on."""
+    mounted: bool = False
+    """A worker will attach and say which locks it holds."""
 
 
 class _Unwanted(Exception):
@@ -104,6 +112,10 @@ class Node:
             store, self.membership, environment, lambda: self.replicas
         )
         self.keeper = Replicas(store, self.chunks, self.membership, environment)
+        self._read_members()
+        self.locking = Locking(
+            namespace, self.membership, self.peers, environment, settings.mounted
+        )
         self.dialler = Dialler(
             self.membership, environment, self._connected, self._dial
         )
@@ -111,8 +123,8 @@ class Node:
         """Wall clock (ms) when a peer that is away was last connected."""
         self._network = network
         self._nursery: trio.Nursery | None = None
-        self._near = (-1, -1)
-        self._on_near: Callable[[int, int], None] = lambda near, connected: None
+        self._near = (-1, -1, -1)
+        self._on_near: NearChanged = lambda near, connected, members: None
         self._stopped = trio.Event()
         self._pings = 0
 
@@ -159,10 +171,10 @@ class Node:
         reached = self.dialler.tried_all or not self.membership.targets(())
         return reached and all(self.chunks.has_bulk(p) for p in self.peers.ids())
 
-    def on_near_changed(self, tell: Callable[[int, int], None]) -> None:
-        """`tell(near, connected)` now and whenever it changes."""
+    def on_near_changed(self, tell: NearChanged) -> None:
+        """Tells now and whenever it changes."""
         self._on_near = tell
-        self._near = (-1, -1)
+        self._near = (-1, -1, -1)
         self.barriers_changed()
 
     def stop(self) -> None:
@@ -175,7 +187,6 @@ class Node:
         self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve until `stop`; starts with the port it listens on."""
-        self._read_members()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.port = await nursery.start(self._listen)
@@ -187,10 +198,12 @@ class Node:
                 self.keeper.run,
                 self._sync_disk,
                 self._keep_horizon,
+                self.locking.keep_leases,
             ):
                 nursery.start_soon(self._for_ever, task)
             task_status.started(self.port)
             await self._stopped.wait()
+            self.locking.stopping()
             async with trio.open_nursery() as farewell:
                 for peer in self.peers:
                     farewell.start_soon(peer.connection.say_bye, "it stops")
@@ -255,6 +268,10 @@ class Node:
 
     def committed(self, txs: Sequence[Tx]) -> None:
         self.keeper.committed(txs)
+        self.locking.seen(txs)
+
+    def received(self, txs: Sequence[Tx]) -> None:
+        self.locking.seen(txs)
 
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
         if writes:
@@ -265,13 +282,16 @@ class Node:
         self._read_members()
         if self.membership.members() != before:
             self.keeper.members_changed()
+            self.locking.members_changed()
+            self.barriers_changed()
         for peer in self.peers:
             if self.membership.forgotten(peer.id):
                 peer.close("it was removed from the cluster")
         self.dialler.look()
 
     def barriers_changed(self) -> None:
-        near = (self.replicator.near_peers(), len(self.peers))
+        others = len(self.membership.others())
+        near = (self.replicator.near_peers(), len(self.peers), others)
         if near != self._near:
             self._near = near
             self._on_near(*near)
@@ -416,6 +436,7 @@ class Node:
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.replicator.joined(peer, ours.vector)
+        self.locking.joined(peer)
         self.ping(peer)
         self._tell_links()
         return peer
@@ -443,6 +464,7 @@ class Node:
         self.chunks.peer_gone(peer.id)
         self.keeper.peer_gone(peer.id)
         self.replicator.gone(peer)
+        self.locking.gone(peer)
         self._tell_links()
         self.barriers_changed()
         self.dialler.look()
@@ -516,7 +538,8 @@ class Node:
                 if peer.outgoing.lacks(self.replicator.vector):
                     self.ping(peer)
             case _:
-                await self.replicator.handle(peer, message)
+                if not self.locking.handle(peer, message):
+                    await self.replicator.handle(peer, message)
 
     # -- bulk ------------------------------------------------------------------------
 

@@ -22,8 +22,10 @@ from fusefs.nodelink.messages import (
     BarrierDone,
     Cancel,
     Fetch,
-    Fetched,
     FromNode,
+    Lock,
+    LockTest,
+    Reserve,
     decode_from_node,
     encode,
 )
@@ -31,8 +33,12 @@ from fusefs.nodelink.messages import (
 CONNECT_TIMEOUT_S = 1.0
 SLICE_S = 0.02
 """How often a waiting fetch looks whether its program was interrupted."""
+FOREVER_S = 86_400.0
 KEEP_IDLE = 16
 """Idle connections kept: more threads than this seldom wait at once."""
+
+
+Request = Fetch | Lock | LockTest | Reserve
 
 
 class NodeDown(Exception):
@@ -62,7 +68,7 @@ class CallConnection:
         self._reader = FrameReader()
         self._waiting: list[FromNode] = []
 
-    def send(self, message: Barrier | Fetch | Cancel) -> None:
+    def send(self, message: Barrier | Cancel | Request) -> None:
         """Raises NodeDown."""
         try:
             self._sock.sendall(pack(encode(message)))
@@ -118,20 +124,24 @@ class Calls:
                 if isinstance(answer, BarrierDone) and answer.id == number:
                     return answer.ok
 
-    def fetch(
-        self, message: Fetch, deadline: float, cancelled: Callable[[], bool] | None
-    ) -> Fetched | None:
-        """The answer, or None when cancelled or out of time. Raises NodeDown."""
+    def call(
+        self,
+        message: Request,
+        deadline: float | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> FromNode | None:
+        """The answer with the request's number, or None when cancelled or out of
+        time (the node is told then). Raises NodeDown."""
         with _Lease(self) as (connection, number):
             connection.send(msgspec.structs.replace(message, id=number))
             while True:
-                left = deadline - time.monotonic()
+                left = FOREVER_S if deadline is None else deadline - time.monotonic()
                 if left <= 0 or (cancelled is not None and cancelled()):
                     connection.send(Cancel(number))
                     return None
                 slice_s = left if cancelled is None else min(left, SLICE_S)
                 answer = connection.answer(slice_s)
-                if isinstance(answer, Fetched) and answer.id == number:
+                if getattr(answer, "id", None) == number:
                     return answer
 
     def close(self) -> None:

@@ -19,25 +19,41 @@ from pathlib import Path
 
 import msgspec
 
-from fusefs.errors import FsError, Interrupted, NoSpace, TimedOut, Unreachable
-from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.errors import (
+    FsError,
+    Interrupted,
+    NoLocks,
+    NoSpace,
+    TimedOut,
+    Unreachable,
+    WouldBlock,
+)
+from fusefs.model.ids import ChunkId, Ino, NodeId, Seq
 from fusefs.model.tx import Body, Effects, Tx
-from fusefs.nodelink.calls import Calls, NodeDown, connect
+from fusefs.nodelink.calls import Calls, NodeDown, Request, connect
 from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
 from fusefs.nodelink.messages import (
     AskWorker,
     Attached,
     Changed,
     Fetch,
+    Fetched,
     FromNode,
+    HeldLocks,
     Invalidated,
+    Lock,
+    LockDone,
+    LockTest,
     Peers,
     Prefetch,
+    Reserve,
+    Reserved,
     WorkerAnswer,
     decode_from_node,
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
+from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range, changed
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +64,9 @@ SEND_TIMEOUT_S = 1.0
 SEND_BUFFER_BYTES = 4 << 20
 RECONNECT_S = (0.02, 0.05, 0.1, 0.2)
 """Pauses between attempts, the last for ever: a restarted node is soon back."""
+LOCK_LIMIT_S = 20.0
+"""For an answer about a lock: longer than the grace period of a new owner."""
+RESERVE_LIMIT_S = 1.0
 NODE_BACK_S = 4.0
 """A fetch waits this long (and never past its deadline) for a restarting node."""
 
@@ -88,7 +107,9 @@ class NodeLink:
         self._send_lock = threading.Lock()  # order of frames on _sock; holds a send
         self._sock: socket.socket | None = None
         self._attached = False
-        self._near = self._connected_peers = 0
+        self._near = self._connected_peers = self._members = 0
+        self._locks_lock = threading.Lock()  # protects _locks
+        self._locks: dict[LockKey, list[Range]] = {}
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._published = self._fetches = self._fetch_failures = 0
@@ -118,16 +139,22 @@ class NodeLink:
         if not self._near or not self._attached:
             return True
         began = time.monotonic()
+        self._flush(timeout_s)
         try:
-            self._flush(timeout_s)
-            left = timeout_s - (time.monotonic() - began)
-            ok = self._calls.barrier(seq, left) if left > 0 else None
+            ok = self._barrier(seq, began + timeout_s)
         except NodeDown:
             return True
         self._barriers += 1
         self._barrier_timeouts += not ok
         self._barrier_ms.append((time.monotonic() - began) * 1000)
         return bool(ok)
+
+    def _barrier(self, seq: Seq, deadline: float) -> bool | None:
+        """The connections kept may be those of a node that is no more: once again."""
+        try:
+            return self._calls.barrier(seq, deadline - time.monotonic())
+        except NodeDown:
+            return self._calls.barrier(seq, deadline - time.monotonic())
 
     def fetch(
         self,
@@ -143,33 +170,136 @@ class NodeLink:
         NoSpace.
         """
         self._fetches += 1
-        now = time.monotonic()
-        deadline = now + timeout_s
+        deadline = time.monotonic() + timeout_s
         message = Fetch(0, tuple(cids), int(timeout_s * 1000), tuple(hint))
-        give_up = min(deadline, now + NODE_BACK_S)
         try:
-            while True:
-                try:
-                    answer = self._calls.fetch(message, deadline, cancelled)
-                    break
-                except NodeDown as error:
-                    _check(cancelled)
-                    if time.monotonic() >= give_up:
-                        raise Unreachable("the node process is not running") from error
-                    self._closing.wait(0.05)
+            answer = self._call(message, deadline, cancelled)
             if answer is None:
-                _check(cancelled)
                 raise TimedOut("no peer sent the data in time")
-            if answer.error:
+            if isinstance(answer, Fetched) and answer.error:
                 raise _error(answer.error, answer.reason)
+        except NodeDown as error:
+            self._fetch_failures += 1
+            raise Unreachable("the node process is not running") from error
         except FsError:
             self._fetch_failures += 1
             raise
+
+    def _call(
+        self,
+        message: Request,
+        deadline: float | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> FromNode | None:
+        """Asks again while the node is restarting. None at the deadline; raises
+        Interrupted, NodeDown."""
+        give_up = time.monotonic() + NODE_BACK_S
+        while True:
+            try:
+                answer = self._calls.call(message, deadline, cancelled)
+                break
+            except NodeDown:
+                _check(cancelled)
+                now = time.monotonic()
+                if now >= give_up or (deadline is not None and now >= deadline):
+                    raise
+                self._closing.wait(0.05)
+        if answer is None:
+            _check(cancelled)
+        return answer
 
     def prefetch(self, cids: Iterable[ChunkId], hint: Sequence[NodeId] = ()) -> None:
         """Ask for chunks that will be wanted soon; no answer, no error."""
         if self._attached:
             self._send(encode(Prefetch(tuple(cids), tuple(hint))))
+
+    # -- locks and exclusive creation ------------------------------------------------
+
+    def lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        wait: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Take, change or (kind UNLOCK) drop a lock that excludes other nodes.
+
+        Between processes of this node the caller decides, before it asks here.
+        Raises WouldBlock (another node holds it, not waiting), NoLocks (the node that
+        decides cannot be reached), Interrupted. Dropping never fails.
+        """
+        key = LockKey(ino, is_flock)
+        if want.kind == UNLOCK:
+            if self._note_lock(key, want) and self._members:
+                self._drop_lock(key, want)
+            return
+        if self._members:
+            deadline = None if wait else time.monotonic() + LOCK_LIMIT_S
+            try:
+                answer = self._call(Lock(0, key, want, wait), deadline, cancelled)
+            except NodeDown as error:
+                raise NoLocks("the node process is not running") from error
+            if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
+                raise NoLocks("the node that decides about this lock is away")
+            if answer.error:
+                raise WouldBlock("another node holds the lock")
+        self._note_lock(key, want)
+
+    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+        """A lock of another node that stands in the way. Raises NoLocks."""
+        if not self._members:
+            return None
+        message = LockTest(0, LockKey(ino, is_flock), want)
+        try:
+            answer = self._call(message, time.monotonic() + LOCK_LIMIT_S, None)
+        except NodeDown as error:
+            raise NoLocks("the node process is not running") from error
+        if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
+            raise NoLocks("the node that decides about this lock is away")
+        return answer.conflict
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        """Before an exclusive creation: False when a near node has the name or is
+        creating it. True without near peers, and when nobody answers in time."""
+        if not self._near or not self._attached:
+            return True
+        deadline = time.monotonic() + RESERVE_LIMIT_S
+        try:
+            answer = self._call(Reserve(0, parent, name), deadline, None)
+        except NodeDown:
+            return True
+        return not isinstance(answer, Reserved) or answer.granted
+
+    def _drop_lock(self, key: LockKey, want: Range) -> None:
+        try:
+            deadline = time.monotonic() + LOCK_LIMIT_S
+            self._calls.call(Lock(0, key, want, False), deadline, None)
+        except NodeDown:
+            pass  # a new node hears from us what we hold, and this is not among it
+
+    def _note_lock(self, key: LockKey, want: Range) -> bool:
+        """False when nothing changed."""
+        with self._locks_lock:
+            before = self._locks.get(key, [])
+            after = changed(before, want)
+            if after:
+                self._locks[key] = after
+            else:
+                self._locks.pop(key, None)
+            return before != after
+
+    def _tell_locks(self) -> None:
+        with self._locks_lock:
+            held = tuple(
+                HeldLock(key, range_)
+                for key, ranges in self._locks.items()
+                for range_ in ranges
+            )
+        self._send(encode(HeldLocks(held)))
+
+    # -- state -----------------------------------------------------------------------
 
     def connected(self) -> bool:
         return self._attached
@@ -291,9 +421,13 @@ class NodeLink:
             case Changed():
                 self._changed(message)
             case Peers():
+                alone, self._members = not self._members, message.members
                 self._near, self._connected_peers = message.near, message.connected
+                if alone and self._members:
+                    self._tell_locks()
             case Attached():
                 self._attached = True
+                self._tell_locks()
                 self._wake.set()
             case AskWorker():
                 self._tell_statistics(message.id)

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.ids import ChunkId, Ino, NodeId, Seq
 from fusefs.model.tx import Body, Effects, Tx
+from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 
 LINK_VERSION = 1
 
@@ -139,13 +140,58 @@ class WorkerAnswer(Message, frozen=True, tag=16):
 
 
 class Peers(Message, frozen=True, tag=17):
-    """How many peers are connected, and how many of them a barrier waits for."""
+    """How many peers are connected, how many of them a barrier waits for, and how
+    many other members the cluster has."""
 
     near: int
     connected: int
+    members: int = 0
 
 
-# Tags 32-47 are kept for locks between nodes.
+class Lock(Message, frozen=True, tag=32):
+    """Take (or with UNLOCK drop) a lock that excludes other nodes."""
+
+    id: int
+    key: LockKey
+    range: Range
+    wait: bool
+
+
+class LockTest(Message, frozen=True, tag=33):
+    """What stands in the way of a lock?"""
+
+    id: int
+    key: LockKey
+    range: Range
+
+
+class LockDone(Message, frozen=True, tag=34):
+    """Error 0: done (or free); EAGAIN with what stands in the way; ENOLCK: the
+    node that decides cannot be reached."""
+
+    id: int
+    error: int = 0
+    conflict: Range | None = None
+
+
+class HeldLocks(Message, frozen=True, tag=35):
+    """All locks of a worker, when it has attached: the node knows no others."""
+
+    locks: tuple[HeldLock, ...]
+
+
+class Reserve(Message, frozen=True, tag=36):
+    """May this name be created, as far as near nodes are concerned?"""
+
+    id: int
+    parent: Ino
+    name: bytes
+
+
+class Reserved(Message, frozen=True, tag=37):
+    id: int
+    granted: bool
+
 
 ToNode = (
     Attach
@@ -158,8 +204,22 @@ ToNode = (
     | Invalidated
     | Ask
     | WorkerAnswer
+    | Lock
+    | LockTest
+    | HeldLocks
+    | Reserve
 )
-FromNode = Attached | BarrierDone | Fetched | Changed | Answer | AskWorker | Peers
+FromNode = (
+    Attached
+    | BarrierDone
+    | Fetched
+    | Changed
+    | Answer
+    | AskWorker
+    | Peers
+    | LockDone
+    | Reserved
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_node = msgspec.msgpack.Decoder(ToNode).decode

@@ -18,12 +18,12 @@ from fusefs.model.ids import ChunkId, NodeId
 DEFAULT_REPLICAS = 3
 
 
-def score(node: NodeId, cid: ChunkId) -> int:
-    """The weight of a node for a chunk: 64 bits, the same everywhere."""
+def score(node: NodeId, cid: bytes) -> int:
+    """The weight of a node for a chunk (or any name): the same everywhere."""
     return xxh3_64_intdigest(cid, seed=node)
 
 
-def ranked(cid: ChunkId, nodes: Iterable[NodeId]) -> list[NodeId]:
+def ranked(cid: bytes, nodes: Iterable[NodeId]) -> list[NodeId]:
     """The nodes from most to least responsible."""
     return sorted(nodes, key=lambda n: (score(n, cid), n), reverse=True)
 

@@ -14,6 +14,7 @@ import msgspec
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ChunkId, Dot, NodeId, Seq
 from fusefs.model.tx import Body, State, Tx
+from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 
 VERSION = 1
 OLDEST = 1
@@ -219,7 +220,64 @@ class Stored(Message, frozen=True, tag=27):
     refused: Text = ""
 
 
-# Tags 32-47 are kept for locks between nodes.
+# -- control: locks and exclusive creation -----------------------------------------
+
+
+class LockAsk(Message, frozen=True, tag=32):
+    """To the owner of the inode's locks: take this range."""
+
+    number: Number
+    key: LockKey
+    range: Range
+    wait: bool
+
+
+class LockAnswer(Message, frozen=True, tag=33):
+    """Granted (or, to a test, free), or what stands in the way. `mistaken`: the
+    receiver of the request does not own these locks."""
+
+    number: Number
+    granted: bool
+    conflict: Range | None = None
+    mistaken: bool = False
+
+
+class LockCancel(Message, frozen=True, tag=34):
+    """Nobody waits for that lock any more."""
+
+    number: Number
+
+
+class LockRelease(Message, frozen=True, tag=35):
+    """`range.kind` is UNLOCK."""
+
+    key: LockKey
+    range: Range
+
+
+class LockAssert(Message, frozen=True, tag=36):
+    """Everything the sender holds of the receiver's tables; renews its lease."""
+
+    locks: Annotated[tuple[HeldLock, ...], msgspec.Meta(max_length=20_000)]
+
+
+class LockTest(Message, frozen=True, tag=37):
+    number: Number
+    key: LockKey
+    range: Range
+
+
+class Reserve(Message, frozen=True, tag=38):
+    """May the sender create this name (a dirent register's key)?"""
+
+    number: Number
+    key: Annotated[bytes, msgspec.Meta(min_length=10, max_length=264)]
+
+
+class Reserved(Message, frozen=True, tag=39):
+    number: Number
+    granted: bool
+
 
 Control = (
     Hello
@@ -237,6 +295,14 @@ Control = (
     | BucketKeys
     | AskStates
     | States
+    | LockAsk
+    | LockAnswer
+    | LockCancel
+    | LockRelease
+    | LockAssert
+    | LockTest
+    | Reserve
+    | Reserved
 )
 Bulk = (
     Hello

@@ -13,6 +13,7 @@ from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
 from fusefs.model.records import S_REG
 from fusefs.model.tx import Body, Effects, Tx
 from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink.ranges import LockKey, Range
 from fusefs.store.store import Store
 from netnode.environment import Environment
 from netnode.service import Node, Settings
@@ -185,6 +186,37 @@ class SimNode:
         self.node.fetch(cids, limit_s, (), done)
         await event.wait()
         return result[0]
+
+    def ask_lock(self, ino: Ino, want: Range, wait: bool = True) -> LockResult:
+        assert self.node is not None
+        result = LockResult()
+        key = LockKey(ino, False)
+        result.number = self.node.locking.lock(key, want, wait, result)
+        return result
+
+    async def reserve(self, name: bytes, parent: Ino = ROOT_INO) -> bool:
+        assert self.node is not None
+        event, result = trio.Event(), [False]
+
+        def done(granted: bool) -> None:
+            result[0] = granted
+            event.set()
+
+        self.node.locking.reserve(parent, name, done)
+        await event.wait()
+        return result[0]
+
+
+class LockResult:
+    """What became of a request; None while it waits."""
+
+    def __init__(self) -> None:
+        self.error: int | None = None
+        self.number = 0
+
+    def __call__(self, error: int, conflict: Range | None) -> None:
+        assert self.error is None
+        self.error = error
 
 
 class SimCluster:

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusefs.errors import Interrupted, Unreachable
-from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
+from fusefs.errors import Interrupted, Unreachable, WouldBlock
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink import control
 from fusefs.nodelink.client import NodeLink
+from fusefs.nodelink.ranges import UNLOCK, WRITE, Range
 from fusefs.store.store import Store
 from netnode import identity as identities
 from netnode import tcp
@@ -234,6 +235,36 @@ def test_third_node_joins_through_the_second(
     finally:
         c.stop()
     until(lambda: a.peers() == {"b"})
+
+
+def test_locks_and_reservations_between_mounts(pair: tuple[Running, Running]) -> None:
+    a, b = pair
+    until(lambda: a.node.membership.others() and b.node.membership.others())
+    with closing_mounts(a, b) as (at_a, at_b):
+        until(lambda: at_a.link.statistics().near_peers == 1)
+        until(lambda: at_b.link.statistics().near_peers == 1)
+        take, drop = Range(1, WRITE), Range(1, UNLOCK)
+        for number in range(20, 30):
+            ino = Ino(number)
+            at_a.link.lock(ino, take, is_flock=False, wait=True)
+            assert at_b.link.test_lock(ino, take, is_flock=False) == take
+            with pytest.raises(WouldBlock):
+                at_b.link.lock(ino, take, is_flock=False, wait=False)
+            with pytest.raises(Interrupted):
+                at_b.link.lock(
+                    ino, take, is_flock=False, wait=True, cancelled=lambda: True
+                )
+            at_b.link.lock(ino, take, is_flock=True, wait=False)
+            at_a.link.lock(ino, drop, is_flock=False, wait=False)
+            at_b.link.lock(ino, take, is_flock=False, wait=True)
+            assert at_b.link.test_lock(ino, take, is_flock=False) is None
+        for number in range(10):
+            name = b"%d" % number
+            assert at_a.link.reserve(ROOT_INO, name)
+            assert not at_b.link.reserve(ROOT_INO, name)
+            a.create(at_a.link, name)
+        until(lambda: len(b.namespace.children(ROOT_INO)) == 10)
+        assert not at_b.link.reserve(ROOT_INO, b"5")
 
 
 # -- strangers -----------------------------------------------------------------------

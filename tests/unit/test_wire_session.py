@@ -11,6 +11,7 @@ from fusefs.model.ids import chunk_id
 from fusefs.model.records import Dirent, dirent_key, encode_value
 from fusefs.model.register import Register, Sibling, encode_register
 from fusefs.model.tx import Body, State, Tx, Write
+from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 from netnode.wire import messages as m
 from netnode.wire.frames import ProtocolError, pack
 from netnode.wire.messages import encode
@@ -36,6 +37,8 @@ def opened(channel: str = "control") -> Session:
     return session
 
 
+LOCK = LockKey(7, True)
+RANGE = Range((1 << 64) - 1, 1, 0, (1 << 63) - 1, 4711)
 CONTROL = [
     m.Ping(1, {5: 2}, b"d" * 16),
     m.Pong(1),
@@ -51,6 +54,14 @@ CONTROL = [
     m.BucketKeys(7, ((KEY, b"h" * 16),), True),
     m.AskStates((KEY,)),
     m.States((STATE,)),
+    m.LockAsk(1, LOCK, RANGE, True),
+    m.LockAnswer(1, False, RANGE, False),
+    m.LockCancel(1),
+    m.LockRelease(LOCK, RANGE),
+    m.LockAssert((HeldLock(LOCK, RANGE),)),
+    m.LockTest(1, LOCK, RANGE),
+    m.Reserve(1, KEY),
+    m.Reserved(1, True),
     m.Bye("enough"),
 ]
 BULK = [

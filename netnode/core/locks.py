@@ -1,0 +1,213 @@
+"""The lock table of one owner: which node holds which ranges, and who waits.
+
+The owner of an inode's locks is the member that placement ranks first; only it
+grants. What a node holds is leased: it asserts its whole list every few seconds, and
+what it has not asserted for LEASE_S is free. An owner that has just become one
+grants nothing until every other member has asserted what it holds, or LEASE_S
+later (grace).
+
+Source: leases, Gray and Cheriton (1989); grace period as in NFSv4, RFC 7530, 9.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from fusefs.model.ids import NodeId
+from fusefs.nodelink.ranges import (
+    UNLOCK,
+    HeldLock,
+    Holding,
+    LockKey,
+    Range,
+    changed,
+    conflict,
+)
+
+LEASE_S = 15.0
+RENEW_S = 5.0
+MAX_WAITING = 10_000
+"""Requests a table lets wait; beyond it they are refused."""
+
+
+class Verdict(NamedTuple):
+    """The answer to a request: granted, or what stands in the way."""
+
+    node: NodeId
+    request: int
+    granted: bool
+    conflict: Range | None = None
+
+
+class _Waiter(NamedTuple):
+    node: NodeId
+    request: int
+    key: LockKey
+    want: Range
+    wait: bool
+
+
+class LockTable:
+    """See the module. Requests are numbered by their node."""
+
+    def __init__(self, now: float) -> None:
+        self._held: dict[LockKey, dict[NodeId, list[Range]]] = {}
+        self._waiting: list[_Waiter] = []
+        self._leases: dict[NodeId, float] = {}
+        self._asserted: set[NodeId] = set()
+        self._began = now
+
+    # -- grace -----------------------------------------------------------------
+
+    def begin_grace(self, now: float) -> None:
+        """Members changed: some inodes have a new owner."""
+        self._asserted.clear()
+        self._began = now
+
+    def in_grace(self, members: Collection[NodeId], now: float) -> bool:
+        """Somebody may hold what we do not know of yet."""
+        if now - self._began >= LEASE_S:
+            return False
+        return any(node not in self._asserted for node in members)
+
+    # -- requests ----------------------------------------------------------------
+
+    def ask(
+        self,
+        node: NodeId,
+        request: int,
+        key: LockKey,
+        want: Range,
+        wait: bool,
+        grace: bool,
+    ) -> list[Verdict]:
+        """The verdicts this leads to; none while the request waits."""
+        waiter = _Waiter(node, request, key, want, wait)
+        if not grace and not self._stands_behind(waiter):
+            found = conflict(self._holdings(key), node, want)
+            if found is None:
+                self._set(node, key, want)
+                return [Verdict(node, request, True)]
+            if not wait:
+                return [Verdict(node, request, False, found.range)]
+        if len(self._waiting) >= MAX_WAITING:
+            return [Verdict(node, request, False)]
+        self._waiting.append(waiter)
+        return []
+
+    def _stands_behind(self, new: _Waiter) -> bool:
+        """A writer that waits is not overtaken for ever by readers."""
+        return new.wait and any(
+            w.key == new.key
+            and w.node != new.node
+            and conflict([Holding(w.node, w.want)], new.node, new.want)
+            for w in self._waiting
+        )
+
+    def test(self, node: NodeId, key: LockKey, want: Range) -> Range | None:
+        """What stands in the way of a lock, without taking it."""
+        found = conflict(self._holdings(key), node, want)
+        return found.range if found else None
+
+    def cancel(self, node: NodeId, request: int) -> list[Verdict]:
+        self._waiting = [
+            w for w in self._waiting if (w.node, w.request) != (node, request)
+        ]
+        return self.retry(False)
+
+    def release(self, node: NodeId, key: LockKey, what: Range) -> list[Verdict]:
+        """`what.kind` is UNLOCK."""
+        self._set(node, key, what)
+        return self.retry(False)
+
+    def retry(self, grace: bool) -> list[Verdict]:
+        """Look at everyone who waits, in the order they came."""
+        if grace:
+            return []
+        verdicts: list[Verdict] = []
+        left: list[_Waiter] = []
+        for waiter in self._waiting:
+            node, request, key, want, wait = waiter
+            blocked = any(
+                w.key == key and conflict([Holding(w.node, w.want)], node, want)
+                for w in left
+            )
+            found = conflict(self._holdings(key), node, want)
+            if found is None and not blocked:
+                self._set(node, key, want)
+                verdicts.append(Verdict(node, request, True))
+            elif wait:
+                left.append(waiter)
+            else:
+                stands = found.range if found else None
+                verdicts.append(Verdict(node, request, False, stands))
+        self._waiting = left
+        return verdicts
+
+    # -- nodes -------------------------------------------------------------------
+
+    def asserted(
+        self, node: NodeId, locks: Iterable[HeldLock], now: float
+    ) -> list[HeldLock]:
+        """All that the node holds here. What others hold by now is lost to it and
+        returned. Call `retry` after."""
+        self._leases[node] = now + LEASE_S
+        self._asserted.add(node)
+        self._drop(node)
+        lost: list[HeldLock] = []
+        for lock in locks:
+            if conflict(self._holdings(lock.key), node, lock.range):
+                lost.append(lock)
+            else:
+                self._set(node, lock.key, lock.range)
+        return lost
+
+    def left(self, node: NodeId) -> None:
+        """It said good-bye: nothing of it is held any more. Call `retry` after."""
+        self._drop(node)
+        self._leases.pop(node, None)
+        self.disconnected(node)
+
+    def disconnected(self, node: NodeId) -> None:
+        """Its requests are void; what it holds stays until its lease ends."""
+        self._waiting = [w for w in self._waiting if w.node != node]
+
+    def expire(self, now: float) -> list[NodeId]:
+        """Whose lease has ended. Call `retry` after."""
+        late = [node for node, at in self._leases.items() if at <= now]
+        for node in late:
+            self.left(node)
+        return late
+
+    def __len__(self) -> int:
+        return sum(len(r) for nodes in self._held.values() for r in nodes.values())
+
+    # -- tables ------------------------------------------------------------------
+
+    def _holdings(self, key: LockKey) -> list[Holding]:
+        return [
+            Holding(node, range_)
+            for node, ranges in self._held.get(key, {}).items()
+            for range_ in ranges
+        ]
+
+    def _set(self, node: NodeId, key: LockKey, want: Range) -> None:
+        nodes = self._held.get(key)
+        if nodes is None:
+            if want.kind == UNLOCK:
+                return
+            nodes = self._held[key] = {}
+        ranges = changed(nodes.get(node, ()), want)
+        if ranges:
+            nodes[node] = ranges
+        else:
+            nodes.pop(node, None)
+            if not nodes:
+                del self._held[key]
+
+    def _drop(self, node: NodeId) -> None:
+        for key in [k for k, nodes in self._held.items() if node in nodes]:
+            del self._held[key][node]
+            if not self._held[key]:
+                del self._held[key]

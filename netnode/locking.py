@@ -1,0 +1,371 @@
+"""Locks and exclusive creation between nodes: carries out `core.locks` and
+`core.reservations`.
+
+What the worker holds is kept here, asserted to the owners every few seconds, on
+every new connection, and when the members change; the worker tells it all again
+when it attaches.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import trio
+
+from fusefs.model.ids import Ino, NodeId
+from fusefs.model.records import DIRENT, dirent_key, key_ino, key_name, valid_key
+from fusefs.model.tx import Effects, EntryChange, Tx
+from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink.ranges import (
+    UNLOCK,
+    HeldLock,
+    LockKey,
+    Range,
+    changed,
+)
+from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
+from netnode.core.membership import Membership
+from netnode.core.placement import ranked
+from netnode.core.reservations import Reservations
+from netnode.environment import Environment
+from netnode.peers import Peer, Peers
+from netnode.wire.frames import ProtocolError
+from netnode.wire.messages import (
+    AnyMessage,
+    LockAnswer,
+    LockAsk,
+    LockAssert,
+    LockCancel,
+    LockRelease,
+    LockTest,
+    Reserve,
+    Reserved,
+)
+
+log = logging.getLogger(__name__)
+
+RESERVE_LIMIT_S = 0.5
+"""For the answer of a near owner; later the creation goes ahead without it."""
+
+LockDone = Callable[[int, Range | None], None]
+"""Told (errno or 0, what stands in the way) once."""
+ReserveDone = Callable[[bool], None]
+
+
+class _Asked(NamedTuple):
+    owner: NodeId
+    key: LockKey
+    want: Range
+    done: LockDone
+    test: bool
+
+
+class _Reserving(NamedTuple):
+    owner: NodeId
+    deadline: float
+    done: ReserveDone
+
+
+class Locking:
+    """See the module. `expects_worker`: there is a mount, whose worker will say
+    what it holds."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        membership: Membership,
+        peers: Peers,
+        environment: Environment,
+        expects_worker: bool,
+    ) -> None:
+        self._namespace = namespace
+        self._membership = membership
+        self._peers = peers
+        self._environment = environment
+        self._me = namespace.node_id
+        self._table = LockTable(environment.now())
+        self._reservations = Reservations()
+        self._mine: dict[LockKey, list[Range]] = {}
+        self._asked: dict[int, _Asked] = {}
+        self._reserving: dict[int, _Reserving] = {}
+        self._numbers = 0
+        self._members = membership.members()
+        self._worker_left: float | None = None
+        if not expects_worker:
+            self._table.asserted(self._me, (), environment.now())
+
+    # -- for the link ----------------------------------------------------------------
+
+    def lock(self, key: LockKey, want: Range, wait: bool, done: LockDone) -> int:
+        """Take or drop a lock; a number for `cancel`."""
+        self._numbers += 1
+        number = self._numbers
+        owner = self._owner(key)
+        if want.kind == UNLOCK:
+            self._unlock(owner, key, want)
+            done(0, None)
+            return number
+        if owner != self._me and owner not in self._peers:
+            done(errno.ENOLCK, None)
+            return number
+        self._asked[number] = _Asked(owner, key, want, done, False)
+        if owner == self._me:
+            self._tell(
+                self._table.ask(self._me, number, key, want, wait, self._grace())
+            )
+        else:
+            self._send(owner, LockAsk(number, key, want, wait))
+        return number
+
+    def test(self, key: LockKey, want: Range, done: LockDone) -> None:
+        """`done(0, None)` when nothing stands in the way."""
+        owner = self._owner(key)
+        if owner == self._me:
+            found = self._table.test(self._me, key, want)
+            done(errno.EAGAIN if found else 0, found)
+        elif owner not in self._peers:
+            done(errno.ENOLCK, None)
+        else:
+            self._numbers += 1
+            self._asked[self._numbers] = _Asked(owner, key, want, done, True)
+            self._send(owner, LockTest(self._numbers, key, want))
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for it any more; `done` is not called."""
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            return
+        if asked.owner == self._me:
+            self._tell(self._table.cancel(self._me, number))
+        else:
+            self._send(asked.owner, LockCancel(number))
+
+    def worker_holds(self, locks: Sequence[HeldLock]) -> None:
+        """A worker attached: this is everything it holds."""
+        self._worker_left = None
+        self._mine = {}
+        for lock in locks:
+            self._note(lock.key, lock.range)
+        self.assert_all()
+
+    def worker_gone(self) -> None:
+        """Its programs may still run; a new worker has a lease's time to come."""
+        self._worker_left = self._environment.now()
+
+    def stopping(self) -> None:
+        """This node ends. Without a worker nobody holds anything here any more."""
+        if self._worker_left is not None:
+            self.worker_holds(())
+
+    def reserve(self, parent: Ino, name: bytes, done: ReserveDone) -> None:
+        """May this name be created? Without a reachable owner: yes."""
+        key = dirent_key(parent, name)
+        owner = self._reserver(key)
+        if owner == self._me:
+            done(self._may_create(self._me, key))
+            return
+        self._numbers += 1
+        deadline = self._environment.now() + RESERVE_LIMIT_S
+        self._reserving[self._numbers] = _Reserving(owner, deadline, done)
+        self._send(owner, Reserve(self._numbers, key))
+
+    # -- events ------------------------------------------------------------------------
+
+    def seen(self, txs: Iterable[Tx]) -> None:
+        """Transactions committed here or applied from peers."""
+        if len(self._reservations):
+            for tx in txs:
+                for write in tx.writes:
+                    if write.key[:1] == DIRENT:
+                        self._reservations.seen(tx.node, write.key)
+
+    def members_changed(self) -> None:
+        members = self._membership.members()
+        if members != self._members:
+            self._members = members
+            self._table.begin_grace(self._environment.now())
+            self.assert_all()
+
+    def joined(self, peer: Peer) -> None:
+        """Its tables may have been lost, and ours need what it holds."""
+        peer.send(LockAssert(tuple(self._held_of(peer.id))))
+
+    def gone(self, peer: Peer) -> None:
+        """What it holds stays until its lease ends: its programs may still run."""
+        self._table.disconnected(peer.id)
+        for number, asked in list(self._asked.items()):
+            if asked.owner == peer.id:
+                del self._asked[number]
+                asked.done(errno.ENOLCK, None)
+        for number, reserving in list(self._reserving.items()):
+            if reserving.owner == peer.id:
+                del self._reserving[number]
+                reserving.done(True)
+        self._retry()
+
+    async def keep_leases(self) -> None:
+        """The task that renews ours and ends those of others."""
+        while True:
+            for _ in range(int(RENEW_S)):
+                await trio.sleep(1.0)
+                self._tick()
+            self.assert_all()
+
+    def _tick(self) -> None:
+        now = self._environment.now()
+        if self._worker_left is not None and now - self._worker_left > LEASE_S:
+            self.worker_holds(())
+        for node in self._table.expire(now):
+            if node != self._me:
+                log.warning("%x lost its locks: no renewal for %d s", node, LEASE_S)
+        for number, reserving in list(self._reserving.items()):
+            if reserving.deadline <= now:
+                del self._reserving[number]
+                reserving.done(True)
+        self._retry()
+
+    def assert_all(self) -> None:
+        """Tell every owner, ourselves included, what we hold."""
+        for peer in self._peers:
+            peer.send(LockAssert(tuple(self._held_of(peer.id))))
+        self._asserted(self._me, self._held_of(self._me))
+
+    # -- messages ----------------------------------------------------------------------
+
+    def handle(self, peer: Peer, message: AnyMessage) -> bool:
+        """True when it was about locks."""
+        match message:
+            case LockAsk():
+                self._asked_by(peer, message)
+            case LockAnswer():
+                if not self._answered(message) and message.granted:
+                    # Cancelled meanwhile: the owner must not think we hold it.
+                    peer.send(LockAssert(tuple(self._held_of(peer.id))))
+            case LockCancel():
+                self._tell(self._table.cancel(peer.id, message.number))
+            case LockRelease():
+                self._tell(self._table.release(peer.id, message.key, message.range))
+            case LockAssert():
+                self._asserted(peer.id, message.locks)
+            case LockTest():
+                found = self._table.test(peer.id, message.key, message.range)
+                peer.send(LockAnswer(message.number, found is None, found))
+            case Reserve():
+                if not valid_key(message.key) or message.key[:1] != DIRENT:
+                    raise ProtocolError("a reservation of what is no name")
+                granted = self._may_create(peer.id, message.key)
+                peer.send(Reserved(message.number, granted))
+            case Reserved():
+                reserving = self._reserving.pop(message.number, None)
+                if reserving is not None:
+                    reserving.done(message.granted)
+            case _:
+                return False
+        return True
+
+    def _asked_by(self, peer: Peer, ask: LockAsk) -> None:
+        if self._owner(ask.key) != self._me:
+            peer.send(LockAnswer(ask.number, False, mistaken=True))
+            return
+        self._tell(
+            self._table.ask(
+                peer.id, ask.number, ask.key, ask.range, ask.wait, self._grace()
+            )
+        )
+
+    def _answered(self, answer: LockAnswer) -> bool:
+        """False when nobody waits for it."""
+        asked = self._asked.pop(answer.number, None)
+        if asked is None:
+            return False
+        if answer.mistaken:
+            asked.done(errno.ENOLCK, None)
+        elif not answer.granted:
+            asked.done(errno.EAGAIN, answer.conflict)
+        else:
+            if not asked.test:
+                self._note(asked.key, asked.want)
+            asked.done(0, None)
+        return True
+
+    def _asserted(self, node: NodeId, locks: Sequence[HeldLock]) -> None:
+        now = self._environment.now()
+        mine = [lock for lock in locks if self._owner(lock.key) == self._me]
+        lost = self._table.asserted(node, mine, now)
+        if lost:
+            log.warning("%x asserts %d locks that others hold", node, len(lost))
+        self._retry()
+
+    # -- deciding ----------------------------------------------------------------------
+
+    def _owner(self, key: LockKey) -> NodeId:
+        """Who decides about the locks of an inode: the same on every member."""
+        return ranked(_lock_place(key.ino), self._members)[0]
+
+    def _reserver(self, key: bytes) -> NodeId:
+        """Who decides about a name: the first that is up."""
+        for node in ranked(key, self._members):
+            peer = self._peers.get(node)
+            now = self._environment.now()
+            if node == self._me or (peer is not None and peer.nearness.near(now)):
+                return node
+        return self._me
+
+    def _may_create(self, node: NodeId, key: bytes) -> bool:
+        parent, name = key_ino(key), key_name(key)
+        # The worker writes, too: what this process remembers may be old.
+        self._namespace.forget(Effects([EntryChange(parent, name, 0, 0)]))
+        if self._namespace.entry(parent, name) is not None:
+            return False
+        return self._reservations.ask(node, key, self._environment.now())
+
+    def _grace(self) -> bool:
+        return self._table.in_grace(self._members, self._environment.now())
+
+    def _retry(self) -> None:
+        self._tell(self._table.retry(self._grace()))
+
+    def _tell(self, verdicts: Iterable[Verdict]) -> None:
+        for node, request, granted, stands in verdicts:
+            answer = LockAnswer(request, granted, stands)
+            if node == self._me:
+                self._answered(answer)
+            else:
+                self._send(node, answer)
+
+    def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
+        self._note(key, what)
+        if owner == self._me:
+            self._tell(self._table.release(self._me, key, what))
+        else:
+            self._send(owner, LockRelease(key, what))
+
+    def _note(self, key: LockKey, want: Range) -> None:
+        ranges = changed(self._mine.get(key, ()), want)
+        if ranges:
+            self._mine[key] = ranges
+        else:
+            self._mine.pop(key, None)
+
+    def _held_of(self, owner: NodeId) -> list[HeldLock]:
+        return [
+            HeldLock(key, range_)
+            for key, ranges in self._mine.items()
+            if self._owner(key) == owner
+            for range_ in ranges
+        ]
+
+    def _send(self, node: NodeId, message: AnyMessage) -> None:
+        peer = self._peers.get(node)
+        if peer is not None:
+            peer.send(message)
+
+    def __len__(self) -> int:
+        return sum(len(ranges) for ranges in self._mine.values())
+
+
+def _lock_place(ino: Ino) -> bytes:
+    return b"lock" + ino.to_bytes(8, "big")

@@ -1,0 +1,189 @@
+"""Locks and exclusive creation between nodes."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+import trio
+
+from fusefs.model.ids import Ino
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, Range
+from netnode.core.locks import LEASE_S
+from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.running import simulate, simulated
+
+ALL = Range(1, WRITE)
+DROP = Range(1, UNLOCK)
+
+
+@simulated
+async def test_second_node_gets_the_lock_when_the_first_drops_it(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    for number in range(30, 40):
+        ino = Ino(number)
+        first = a.ask_lock(ino, ALL)
+        await trio.sleep(0.1)
+        assert first.error == 0
+        refused = b.ask_lock(ino, ALL, wait=False)
+        second = b.ask_lock(ino, ALL)
+        await trio.sleep(0.1)
+        third = c.ask_lock(ino, Range(9, READ))
+        await trio.sleep(0.1)
+        assert refused.error == errno.EAGAIN
+        assert second.error is None and third.error is None
+        a.ask_lock(ino, DROP)
+        await trio.sleep(0.1)
+        assert second.error == 0
+        assert third.error is None
+        b.ask_lock(ino, DROP)
+        await trio.sleep(0.1)
+        assert third.error == 0
+
+
+@simulated
+async def test_ranges_that_do_not_overlap_and_readers_share(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    results = [
+        a.ask_lock(Ino(50), Range(1, WRITE, 0, 9)),
+        b.ask_lock(Ino(50), Range(1, WRITE, 10, 19)),
+        a.ask_lock(Ino(50), Range(1, READ, 20, 29)),
+        b.ask_lock(Ino(50), Range(1, READ, 20, 29)),
+    ]
+    await trio.sleep(0.1)
+    assert [r.error for r in results] == [0] * 4
+
+
+@simulated
+async def test_lock_of_a_dead_node_is_free_after_its_lease(cluster: SimCluster) -> None:
+    a, b, c = await cluster.start(3)
+    inos = [Ino(n) for n in range(100, 130)]
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    waiting = [b.ask_lock(ino, ALL) for ino in inos]
+    await a.crash()
+    await trio.sleep(LEASE_S - 6)
+    assert all(w.error in (None, errno.ENOLCK) for w in waiting)
+    await trio.sleep(10)
+    granted = [w for w in waiting if w.error == 0]
+    lost = [w for w in waiting if w.error == errno.ENOLCK]
+    # Those that the dead node itself decided about cannot be had.
+    assert len(granted) + len(lost) == 30
+    assert len(granted) > 10
+    assert c.node is not None
+
+
+@simulated
+async def test_restarted_node_gets_its_locks_back(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    inos = [Ino(n) for n in range(100, 120)]
+    assert a.node is not None
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    assert a.node.locking._mine
+    held = list(a.node.locking._held_of(a.id)) + list(a.node.locking._held_of(b.id))
+    await a.crash()
+    await a.start()
+    assert a.node is not None
+    a.node.locking.worker_holds(held)  # the worker lived on and attaches again
+    await cluster.until_connected()
+    await trio.sleep(20)
+    refused = [b.ask_lock(ino, ALL, wait=False) for ino in inos]
+    await trio.sleep(0.1)
+    assert {r.error for r in refused} == {errno.EAGAIN}
+
+
+@simulated
+async def test_cancelled_wait_leaves_nothing_held(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    inos = [Ino(n) for n in range(100, 110)]
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    waits = [b.ask_lock(ino, ALL) for ino in inos]
+    await trio.sleep(0.1)
+    assert b.node is not None
+    for ino, wait in zip(inos, waits):
+        a.ask_lock(ino, DROP)  # crosses the cancellation on its way
+        b.node.locking.cancel(wait.number)
+    await trio.sleep(0.1)
+    again = [a.ask_lock(ino, ALL) for ino in inos]
+    await trio.sleep(0.1)
+    assert [r.error for r in again] == [0] * 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_never_two_holders_under_contention(tmp_path, seed: int) -> None:  # type: ignore[no-untyped-def]
+    async def body(cluster: SimCluster) -> None:
+        rng = random.Random(seed)
+        nodes = await cluster.start(3)
+        holders: set[str] = set()
+        rounds = 0
+
+        async def contend(node: SimNode) -> None:
+            nonlocal rounds
+            for _ in range(30):
+                result = node.ask_lock(Ino(77), ALL)
+                while result.error is None:
+                    await trio.sleep(0.001)
+                if result.error:
+                    await trio.sleep(0.5)
+                    continue
+                assert not holders
+                holders.add(node.name)
+                rounds += 1
+                await trio.sleep(rng.random() * 0.01)
+                holders.remove(node.name)
+                node.ask_lock(Ino(77), DROP)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(contend, node)
+            for _ in range(5):
+                await trio.sleep(0.1)
+                cluster.fabric.sever(*rng.sample("abc", 2))
+        assert rounds > 60
+
+    simulate(body, tmp_path, seed)
+
+
+@simulated
+async def test_one_of_several_creates_a_name(cluster: SimCluster) -> None:
+    nodes = await cluster.start(3)
+    await trio.sleep(3)
+    for number in range(30):
+        name = b"exclusive %d" % number
+        won: list[SimNode] = []
+
+        async def create(node: SimNode, name: bytes, won: list[SimNode]) -> None:
+            if node.namespace.entry(Ino(1), name) is None and await node.reserve(name):
+                node.create(name)
+                won.append(node)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(create, node, name, won)
+        assert len(won) == 1
+        await cluster.until_equal()
+        # A lock file: gone again, and the next one may have it at once.
+        won[0].unlink(name)
+        await cluster.until_equal()
+        other = next(n for n in nodes if n is not won[0])
+        assert await other.reserve(name)
+        other.create(name)
+
+
+@simulated
+async def test_without_near_peers_a_name_is_free(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    await b.stop()
+    await trio.sleep(10)
+    for number in range(20):
+        assert await a.reserve(b"%d" % number)

@@ -1,0 +1,75 @@
+"""One owner's lock table: order, leases, grace."""
+
+from __future__ import annotations
+
+from fusefs.model.ids import Ino, NodeId
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
+from netnode.core.locks import LEASE_S, LockTable, Verdict
+from netnode.core.reservations import LIFE_S, Reservations
+
+KEY = LockKey(Ino(5), False)
+A, B, C = NodeId(1), NodeId(2), NodeId(3)
+W, R, U = Range(9, WRITE), Range(9, READ), Range(9, UNLOCK)
+
+
+def granted(*who: tuple[NodeId, int]) -> list[Verdict]:
+    return [Verdict(node, number, True) for node, number in who]
+
+
+def test_waiters_are_served_in_order_and_readers_do_not_overtake() -> None:
+    table = LockTable(0)
+    assert table.ask(A, 1, KEY, R, False, False) == granted((A, 1))
+    assert table.ask(B, 2, KEY, W, True, False) == []
+    assert table.ask(C, 3, KEY, R, True, False) == []
+    assert table.ask(C, 4, KEY, R, False, False) == granted((C, 4))
+    assert table.release(C, KEY, U) == []
+    assert table.release(A, KEY, U) == granted((B, 2))
+    assert table.release(B, KEY, U) == granted((C, 3))
+    assert len(table) == 1
+
+
+def test_cancelled_writer_lets_readers_through() -> None:
+    table = LockTable(0)
+    table.ask(A, 1, KEY, R, False, False)
+    table.ask(B, 2, KEY, W, True, False)
+    table.ask(C, 3, KEY, R, True, False)
+    assert table.cancel(B, 2) == granted((C, 3))
+
+
+def test_lease_that_is_not_renewed_ends() -> None:
+    table = LockTable(0)
+    table.asserted(A, [HeldLock(KEY, W)], 0)
+    assert table.ask(B, 1, KEY, W, True, False) == []
+    assert table.expire(LEASE_S - 1) == []
+    table.asserted(A, [HeldLock(KEY, W)], 10)
+    assert table.expire(LEASE_S + 1) == []
+    assert table.expire(10 + LEASE_S) == [A]
+    assert table.retry(False) == granted((B, 1))
+    assert table.asserted(A, [HeldLock(KEY, W)], 30) == [HeldLock(KEY, W)]
+
+
+def test_grace_ends_when_all_have_asserted_or_in_time() -> None:
+    table = LockTable(0)
+    assert table.in_grace([A, B], 1)
+    table.asserted(A, [], 1)
+    table.asserted(B, [HeldLock(KEY, W)], 1)
+    assert not table.in_grace([A, B], 1)
+    table.begin_grace(5)
+    assert table.in_grace([A, B], 6)
+    assert not table.in_grace([A, B], 5 + LEASE_S)
+    assert table.ask(A, 1, KEY, W, False, True) == []
+    assert table.retry(True) == []
+    (verdict,) = table.retry(False)
+    assert not verdict.granted
+
+
+def test_reservation_is_one_nodes_until_it_is_used_or_late() -> None:
+    reservations = Reservations()
+    assert reservations.ask(A, b"key", 0)
+    assert reservations.ask(A, b"key", 0)
+    assert not reservations.ask(B, b"key", 1)
+    reservations.seen(B, b"key")
+    assert not reservations.ask(B, b"key", 1)
+    reservations.seen(A, b"key")
+    assert reservations.ask(B, b"key", 1)
+    assert reservations.ask(A, b"key", 1 + LIFE_S)
