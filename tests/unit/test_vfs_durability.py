@@ -1,0 +1,156 @@
+"""fsync, full disks and interrupts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import Interrupted, NoSpace
+from fusefs.model.ids import ROOT_INO, ChunkId, NodeId
+from fusefs.vfs import VfsOptions
+from fusefs.vfs.types import Caller, SetAttr
+from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
+
+MIB = 1 << 20
+
+
+class Syncs:
+    """Counts what is made durable, and in which order."""
+
+    def __init__(self, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.objects: set[ChunkId] = set()
+        store_sync, namespace_sync = local.store.sync, local.namespace.sync
+
+        def of_store(cids: Iterable[ChunkId]) -> None:
+            self.done.append("objects")
+            self.objects = set(cids)
+            store_sync(self.objects)
+
+        def of_namespace() -> None:
+            self.done.append("namespace")
+            namespace_sync()
+
+        monkeypatch.setattr(local.store, "sync", of_store)
+        monkeypatch.setattr(local.namespace, "sync", of_namespace)
+
+
+def test_fsync_makes_objects_durable_before_the_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        syncs = Syncs(local, monkeypatch)
+        handle = local.create("/f", os.urandom(2 * MIB + 5))
+        local.vfs.fsync(handle)
+        assert syncs.done == ["objects", "namespace"]
+        assert len(syncs.objects) == 4  # three chunks and the manifest's node
+        assert local.store.statistics().unsynced == 0
+        local.vfs.fsync(handle)
+        assert syncs.done[2:] == ["objects"]
+        assert syncs.objects == set()
+        local.vfs.write(handle, 5, b"x")
+        local.vfs.fsync(handle, datasync=True)
+        assert syncs.done[3:] == ["objects", "namespace"]
+        assert len(syncs.objects) == 2  # the chunk and the node
+        local.close(handle)
+
+
+def test_fsync_covers_what_was_written_before_the_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        local.put("/f", os.urandom(3 * MIB))
+        syncs = Syncs(local, monkeypatch)
+        handle = local.open("/f", os.O_RDONLY)
+        local.vfs.fsync(handle)
+        assert syncs.done == ["objects", "namespace"]
+        assert len(syncs.objects) == 4
+        local.close(handle)
+
+
+def test_fsync_of_a_directory_syncs_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        syncs = Syncs(local, monkeypatch)
+        local.mkdir("/d")
+        handle = local.vfs.opendir(ROOT_INO)
+        local.vfs.fsyncdir(handle)
+        local.vfs.fsyncdir(handle)
+        assert syncs.done == ["namespace"]
+        local.vfs.releasedir(handle)
+
+
+def test_sync_publishes_every_open_file(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=3600)) as local:
+        handles = [local.create(f"/f{i}", b"data") for i in range(3)]
+        local.vfs.sync()
+        assert local.vfs.statistics().dirty_files == 0
+        assert [local.namespace.inode(local.walk(f"/f{i}")).size for i in range(3)] == [  # type: ignore[union-attr]
+            4
+        ] * 3
+        for handle in handles:
+            local.close(handle)
+
+
+def test_a_full_disk_refuses_the_write_and_loses_nothing(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        handle = local.create("/f", b"accepted")
+        floor = local.store.space.min_free_bytes
+        local.store.space.min_free_bytes = 1 << 60
+        with pytest.raises(NoSpace):
+            local.vfs.write(handle, 8, b"refused")
+        with pytest.raises(NoSpace):
+            local.vfs.fallocate(handle, 0, 0, MIB)
+        with pytest.raises(NoSpace):
+            local.vfs.flush(handle)
+        assert local.read_all(handle) == b"accepted"
+        local.vfs.setattr(local.walk("/f"), SetAttr(mode=0o600), local.caller)
+        local.store.space.min_free_bytes = floor
+        local.close(handle)
+        assert local.cat("/f") == b"accepted"
+
+
+class Slow(RecordingPeers):
+    """A fetch that never ends, but for an interrupt."""
+
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+        hint: Sequence[NodeId] = (),
+    ) -> None:
+        assert timeout_s == 30.0
+        assert cancelled is not None and cancelled()
+        raise Interrupted("interrupted")
+
+
+def test_a_read_that_waits_can_be_interrupted(tmp_path: Path) -> None:
+    with (
+        local_vfs(tmp_path / "a") as a,
+        local_vfs(tmp_path / "b", None, Slow(), root=False) as b,
+    ):
+        a.put("/f", os.urandom(100_000))
+        replicate(a, b)
+        handle = b.open("/f")
+        with pytest.raises(Interrupted):
+            b.vfs.read(handle, 0, 10, Caller(cancelled=lambda: True))
+        b.close(handle)
+
+
+def test_buffers_stay_within_their_budget(tmp_path: Path) -> None:
+    options = VfsOptions(dirty_bytes=4 * MIB)
+    with local_vfs(tmp_path / "s", options) as local:
+        handles = [local.create(f"/f{i}") for i in range(30)]
+        for i, handle in enumerate(handles):
+            local.vfs.write(handle, 10, bytes([i]) * 300_000)
+            assert local.vfs.statistics().buffer_bytes <= 6 * MIB
+        for handle in handles:
+            local.close(handle)
+        for i in range(30):
+            assert local.cat(f"/f{i}") == bytes(10) + bytes([i]) * 300_000
