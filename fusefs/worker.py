@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +26,6 @@ from fusefs.config import Config
 from fusefs.errors import FsError
 from fusefs.housekeeping import Housekeeping
 from fusefs.model.tx import Effects
-from fusefs.mountpoint import unmounting
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
@@ -38,16 +36,10 @@ from fusefs.vfs.vfs import Vfs
 log = logging.getLogger("dfs.worker")
 
 
-NUDGE_EVERY_S = 0.02
-MOST_NUDGES = 200
-"""More than the most readers; their requests in flight may take longer."""
-
-
 class Server(Protocol):
     """A binding at work."""
 
     def statistics(self) -> dict[str, int]: ...
-    def stop(self) -> None: ...
 
 
 class Parts:
@@ -72,10 +64,6 @@ class Parts:
         )
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
         self._built.set()
-
-    def stop_serving(self) -> None:
-        if self._server is not None:
-            self._server.stop()
 
     def _on_effects(self, effects: Effects) -> None:
         self._built.wait()  # the link's thread may be faster than this constructor
@@ -152,22 +140,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def make_way(config: Config, parts: Parts) -> None:
-    """Serving ends after the requests in flight; the rest stays in the kernel.
-
-    A reader asleep in the kernel sees that after its next request, and there may be
-    none for long: so we cause some until all readers have ended.
-    """
-    parts.stop_serving()
-
-    def nudge() -> None:
-        for _ in range(MOST_NUDGES):
-            unmounting.nudge(config.mountpoint)
-            time.sleep(NUDGE_EVERY_S)
-
-    threading.Thread(target=nudge, daemon=True).start()
-
-
 def serve(
     config: Config, parts: Parts, fuse_fd: int, on_ready: Callable[[], None]
 ) -> None:
@@ -176,14 +148,10 @@ def serve(
         from fusefs.bindings.kernel import server
         from fusefs.bindings.kernel.connection import Settings
 
-        def ready() -> None:
-            signal.signal(signal.SIGTERM, lambda *_: make_way(config, parts))
-            on_ready()
-
         server.run(
             parts.vfs,
             fuse_fd,
-            on_ready=ready,
+            on_ready=on_ready,
             on_server=parts.serve_with,
             set_invalidator=parts.vfs.set_invalidator,
             settings=Settings(locks=config.locks == "cluster"),

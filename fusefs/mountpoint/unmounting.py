@@ -104,8 +104,8 @@ def answer(where: str, timeout_s: float = ANSWER_S) -> OSError | os.stat_result 
 def nudge(where: str) -> None:
     """Makes the kernel send one request, and waits for nothing.
 
-    The one call that the process behind the mount may make too: the thread that
-    waits for the answer is lost without harm.
+    Never from the process behind the mount: a thread that waits for an answer it
+    would have to give itself keeps it from ending.
     """
     threading.Thread(target=_ask_size, args=(where,), daemon=True).start()
 

@@ -35,6 +35,8 @@ STOP_NODE_S = 5.0
 HANDOVER_S = 40.0
 """A worker asked to make way finishes what it is doing, a fetch included. Then it is
 killed: its successor takes over all but what it had not stored yet."""
+NUDGE_EVERY_S = 0.2
+MOST_NUDGES = 100
 BUSY_S = 1.0
 """For answers on their way when a busy mount is taken from its users."""
 MOST_QUICK_DEATHS = 12
@@ -244,6 +246,16 @@ class Supervisor:
             child.quick_deaths = 0
             child.kill(signal.SIGTERM)
             self._loop.after(HANDOVER_S, partial(self._push, child, child.pid))
+        if self._worker:
+            self._nudge(self._worker.pid, MOST_NUDGES)
+
+    def _nudge(self, pid: int, left: int) -> None:
+        """A reader asleep in the kernel of a worker that should end may only see that
+        with its next request; so there is one, now and then."""
+        if left and self._worker and self._worker.pid == pid:
+            self._loop.after(NUDGE_EVERY_S, partial(self._nudge, pid, left - 1))
+            if left < MOST_NUDGES:
+                unmounting.nudge(self._config.mountpoint)
 
     def _push(self, child: Child, pid: int) -> None:
         if child.pid == pid:

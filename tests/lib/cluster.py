@@ -185,6 +185,12 @@ class Node:
         assert isinstance(peers, list)
         return {str(p["name"]) for p in peers if p["connected"]}
 
+    def near(self) -> int:
+        """How many peers a close waits for."""
+        peers = self.ask("status")["peers"]
+        assert isinstance(peers, list)
+        return sum(bool(p["near"]) for p in peers)
+
     def digest(self) -> str:
         """Equal on two nodes when their namespaces are."""
         return str(self.ask("digest")["digest"])
@@ -236,6 +242,15 @@ class Cluster:
             wait_until(
                 lambda node=node, others=others: others <= node.connected(),  # type: ignore[misc]
                 f"{node.name} is connected to {others}",
+            )
+
+    def wait_near(self) -> None:
+        """Every running node waits at close for every other one."""
+        running = [n for n in self.nodes if n.processes()]
+        for node in running:
+            wait_until(
+                lambda node=node: node.near() == len(running) - 1,  # type: ignore[misc]
+                f"{node.name} finds the others near",
             )
 
     def wait_equal(self, limit_s: float = LIMIT_S) -> None:

@@ -20,9 +20,14 @@ def fresh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    """Two connected nodes, shared by a module whose tests only use the tree."""
+    """Two connected nodes, shared by a module whose tests only use the tree.
+
+    Their barrier has time for a crowded machine: what is tested is that it holds.
+    """
     with cluster(tmp_path_factory.mktemp("pair")) as made:
-        yield made.start(2)
+        nodes = made.start(2, "-o", "barrier_ms=10000")
+        made.wait_near()
+        yield nodes
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

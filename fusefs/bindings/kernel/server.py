@@ -246,7 +246,10 @@ def run(
     def ready() -> None:
         agreed = server.connection.session
         if state is not None and agreed is not None:
-            state.write_bytes(agreed.state())
+            # In one step: a worker killed meanwhile must not leave half of it.
+            fresh = state.with_suffix(".new")
+            fresh.write_bytes(agreed.state())
+            fresh.replace(state)
         if on_ready is not None:
             on_ready()
 
