@@ -9,6 +9,7 @@ import msgspec
 
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
+from netnode import conflicts
 from netnode.addresses import reachable
 from netnode.identity import Token, encode_token
 from netnode.link import CommandFailed
@@ -42,6 +43,8 @@ class Commands:
             "digest": self.digest,
             "dial": self.dial,
             "forget": self.forget,
+            "conflicts": self.conflicts,
+            "resolve": self.resolve,
             "set": self.set,
             "shutdown": self.shutdown,
         }
@@ -191,6 +194,16 @@ class Commands:
                     node.publish((tx,))
                 return {"forgotten": _hex(other)}
         raise CommandFailed(f"there is no member {' '.join(arguments)!r}")
+
+    async def conflicts(self, *_: str) -> list[Report]:
+        """What lost against a concurrent change and is shown beside the winner."""
+        return await conflicts.report(self._node)
+
+    async def resolve(self, *arguments: str) -> list[Report]:
+        """PATH KEEP: settle the conflicts of one file."""
+        if len(arguments) != 2:
+            raise CommandFailed("resolve needs a path and ours, theirs or both")
+        return await conflicts.resolve(self._node, *arguments)
 
     async def set(self, *arguments: str) -> Report:
         """A setting of the cluster."""

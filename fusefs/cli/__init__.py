@@ -23,6 +23,8 @@ VERBS: dict[str, Verb] = {
     "node": Verb("node", "run a node without a mount: a storage node"),
     "invite": Verb("invite", "print a token with which another machine can join"),
     "status": Verb("status", "what this node is, has and is connected to"),
+    "conflicts": Verb("conflicts", "list and settle concurrent changes of one file"),
+    "forget": Verb("forget", "remove a node that will not come back"),
     "fsck": Verb("fsck", "check the namespace and the chunks of a stopped node"),
     "bench": Verb("bench", "measure a mount, beside a plain directory if given"),
     "upgrade": Verb("upgrade", "restart node and worker on new code, without unmount"),

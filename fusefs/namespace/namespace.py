@@ -35,7 +35,7 @@ from fusefs.model.records import (
 from fusefs.model.register import Register, decode_register
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, schema
+from fusefs.namespace import check, conflicts, schema
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.registers import fold_digests, read_buckets
@@ -438,6 +438,17 @@ class Namespace:
             if rows:
                 out.append(State(key, rows[0][0]))  # type: ignore[arg-type]
         return out
+
+    # -- conflicts --------------------------------------------------------------
+
+    def conflicts(self) -> list[tuple[bytes, conflicts.Conflict]]:
+        """(path below the root, conflict) of every open one."""
+        with self._reader_lock:
+            db = self._reader
+            return [
+                (conflicts.path_of(db, c.directory, c.name), c)
+                for c in conflicts.find(db)
+            ]
 
     # -- checks -----------------------------------------------------------------
 

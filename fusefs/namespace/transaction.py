@@ -263,6 +263,10 @@ class Transaction:
         else:
             self._bury(target)
 
+    def touch_entry(self, parent: Ino, name: bytes) -> None:
+        """Give an entry that a merge rule shows a register of its own."""
+        self._real_entry(parent, name)
+
     def exchange(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
     ) -> None:

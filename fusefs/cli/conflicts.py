@@ -1,0 +1,67 @@
+"""dfs conflicts: list what lost against a concurrent change, and settle it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fusefs.cli import asking, settings
+from fusefs.mountpoint.exits import CommandError
+
+DESCRIPTION = """\
+Without more, lists the files that changed on two nodes at once: the later version has
+the name, each other one stands beside it as NAME.conflict-NODE-TIME. They are ordinary
+files: cat, mv and rm settle a conflict too.
+
+  dfs conflicts resolve PATH --keep ours|theirs|both
+
+settles those of one file: keep the version this node wrote, the other one, or both
+(the loser stays as a file of its own)."""
+
+
+def main(argv: list[str]) -> int:
+    parser = settings.Parser("conflicts", DESCRIPTION)
+    parser.add_argument("action", nargs="?", choices=("list", "resolve"))
+    parser.add_argument("path", nargs="?", metavar="PATH")
+    parser.add_argument("--keep", choices=("ours", "theirs", "both"))
+    parser.add_argument("--json", action="store_true", help="for programs")
+    settings.add_store(parser)
+    arguments = parser.parse_args(argv)
+    store = settings.store_of(arguments)
+    if arguments.action == "resolve":
+        if not arguments.path or not arguments.keep:
+            parser.error("resolve needs PATH and --keep ours|theirs|both")
+        path = _below_mountpoint(store, arguments.path)
+        answer = asking.node(store, "resolve", path, arguments.keep)
+    else:
+        answer = asking.node(store, "conflicts")
+    if not isinstance(answer, list):
+        raise CommandError(f"the node answered {answer!r}", 1)
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        _print(answer, "settled" if arguments.action == "resolve" else "lost")
+    return 0
+
+
+def _below_mountpoint(store: Path, path: str) -> str:
+    """The path inside the tree, for one given with the mountpoint or without."""
+    status = asking.node(store, "status")
+    mountpoint = status.get("mountpoint") if isinstance(status, dict) else None
+    absolute = os.path.abspath(path)
+    if mountpoint and (absolute + "/").startswith(str(mountpoint).rstrip("/") + "/"):
+        return os.path.relpath(absolute, mountpoint)
+    return path
+
+
+def _print(conflicts: list[Any], verb: str) -> None:
+    if not conflicts:
+        print("no conflicts")
+    for c in conflicts:
+        who = "this node" if c["ours"] else c["node"]
+        print(
+            f"{c['path']}\n    {verb}: {c['size_bytes']:,} bytes by {who},"
+            f" {c['time']}; {c['winner']} has {c['winner_size_bytes']:,} bytes"
+        )

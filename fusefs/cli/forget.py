@@ -1,0 +1,20 @@
+"""dfs forget: remove a node from the cluster for good."""
+
+from __future__ import annotations
+
+from fusefs.cli import asking, settings
+
+DESCRIPTION = """\
+Removes a member that will not come back: nobody waits for it any more, deletes it has
+not acknowledged may be forgotten, and its copies do not count. If it does come back it
+is refused; mount it with a new store and `--join` then."""
+
+
+def main(argv: list[str]) -> int:
+    parser = settings.Parser("forget", DESCRIPTION)
+    parser.add_argument("node", metavar="NODE", help="its name or id (dfs status)")
+    settings.add_store(parser)
+    arguments = parser.parse_args(argv)
+    asking.node(settings.store_of(arguments), "forget", arguments.node)
+    print(f"{arguments.node} is no member any more")
+    return 0

@@ -1,0 +1,59 @@
+"""Listing and settling conflicts for the command line."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+from fusefs.namespace.conflicts import KEEP, Conflict, settle
+from netnode.link import CommandFailed
+from netnode.service import Node
+
+Report = dict[str, object]
+
+
+async def report(node: Node) -> list[Report]:
+    """Every open conflict: where, who wrote what lost, when, both sizes."""
+    found = await node.environment.offload(node.namespace.conflicts)
+    return [_line(node, path, conflict) for path, conflict in found]
+
+
+def _line(node: Node, path: bytes, conflict: Conflict) -> Report:
+    when = datetime.datetime.fromtimestamp(conflict.stamp_ms / 1000, datetime.UTC)
+    return {
+        "path": os.fsdecode(path),
+        "winner": os.fsdecode(os.path.join(os.path.dirname(path), conflict.winner)),
+        "node_id": f"{conflict.node:016x}",
+        "node": node.membership.name(conflict.node),
+        "ours": conflict.node == node.me,
+        "time": when.isoformat(timespec="milliseconds"),
+        "size_bytes": conflict.size,
+        "winner_size_bytes": conflict.winner_size,
+    }
+
+
+async def resolve(node: Node, path: str, keep: str) -> list[Report]:
+    """Settle the conflicts of a file, given the path of the winner or of a loser.
+
+    Raises CommandFailed when there is none or `keep` is no choice.
+    """
+    if keep not in KEEP:
+        raise CommandFailed(f"--keep takes one of {', '.join(KEEP)}, not {keep!r}")
+    wanted = os.fsencode(path).strip(b"/")
+    settled = []
+    for where, conflict in node.namespace.conflicts():
+        winner = os.path.join(os.path.dirname(where), conflict.winner)
+        if wanted in (where, winner):
+            settled.append(_line(node, where, conflict))
+            _settle(node, conflict, keep)
+    if not settled:
+        raise CommandFailed(f"there is no conflict at {path}")
+    return settled
+
+
+def _settle(node: Node, conflict: Conflict, keep: str) -> None:
+    with node.namespace.transaction() as transaction:
+        settle(transaction, conflict, keep, node.me)
+    if transaction.tx is not None:
+        node.publish((transaction.tx,))
+        node.settling.add(transaction.effects, None)
