@@ -19,6 +19,8 @@ from netnode.tcp import join_address, split_address
 log = logging.getLogger(__name__)
 
 SERVICE = "_dfs._tcp.local."
+GOODBYE_S = 0.3
+"""For telling the network that we leave; it finds out anyway."""
 
 
 class Discovery:
@@ -43,8 +45,9 @@ class Discovery:
         try:
             await trio.sleep_forever()
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(found.close)
+            with trio.move_on_after(GOODBYE_S) as scope:
+                scope.shield = True
+                await trio.to_thread.run_sync(found.close, abandon_on_cancel=True)
 
     def _start(self, zeroconf: Any, token: trio.lowlevel.TrioToken) -> Any:
         service = zeroconf.Zeroconf()
