@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_worker_killed_programs_go_on(fresh: Cluster) -> None:
         worker.join(30)
         out.write(b" after")
         assert reader.read() == b"r" * 3_000_000
-    assert failures == []
+    assert not failures, [(e, traceback.format_tb(e.__traceback__)) for e in failures]
     assert (a.mnt / "open").read_bytes() == b"before after"
 
 
