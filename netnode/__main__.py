@@ -223,4 +223,8 @@ def _write_facts(config: Config, node: Node, port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    # Everything of ours is closed; threads of libraries would only delay the end.
+    os._exit(code)

@@ -23,8 +23,9 @@ from fusefs.model.vector import Vector, merged
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied, DeltaBatch
 from fusefs.store.store import Store
+from netnode.comparing import Comparing, pieces
 from netnode.core.barrier import Barriers
-from netnode.core.repair import Agreement, differing
+from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
 from netnode.environment import Environment
 from netnode.peers import Peer, Peers
@@ -34,10 +35,6 @@ from netnode.wire.messages import (
     Ack,
     AnyMessage,
     AskBuckets,
-    AskKeys,
-    AskStates,
-    BucketKeys,
-    Buckets,
     Delta,
     Live,
     Ping,
@@ -50,14 +47,10 @@ log = logging.getLogger(__name__)
 
 DELTA_BYTES = 64 << 10
 """Registers in one part: applied in some 10 ms, while which nobody else writes."""
-FRAME_STATES_BYTES = 512 << 10
-"""A part with large registers is cut further: frames have a limit."""
 DELTA_AHEAD_BYTES = 512 << 10
 """Parts that may wait in the connection: enough to keep the peer busy."""
 IN_PLACE_TXS = 64
 """So many transactions are applied without a thread: up to some 5 ms."""
-KEYS_PER_PART = 4000
-STATES_PER_PART = 500
 
 BarrierDone = Callable[[bool], None]
 
@@ -104,6 +97,7 @@ class Replicator:
         self._interest = interest
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
+        self._comparing = Comparing(namespace, environment)
         self.incoming = Incoming()
         self.barriers: Barriers[BarrierDone] = Barriers()
         self._applying = trio.Lock()  # one batch at a time; held over a thread
@@ -267,15 +261,13 @@ class Replicator:
         self, peer: Peer, round_: int, base: Vector | None, part: DeltaBatch
     ) -> None:
         first = dict(base) if base is not None else None
-        pieces = list(_pieces(part.states))
-        for piece in pieces[:-1]:
+        parts = list(pieces(part.states))
+        for piece in parts[:-1]:
             peer.send(Delta(round_, first, piece, {}, False, part.target))
             first = None
-        peer.send(
-            Delta(round_, first, pieces[-1], part.advance, part.done, part.target)
-        )
+        peer.send(Delta(round_, first, parts[-1], part.advance, part.done, part.target))
         peer.nearness.owes(self._environment.now())
-        self.sent_messages += len(pieces)
+        self.sent_messages += len(parts)
 
     # -- what peers send -----------------------------------------------------------
 
@@ -401,19 +393,10 @@ class Replicator:
             case Want():
                 peer.outgoing.wants(message.round, message.vector)
                 peer.wake()
-            case AskBuckets():
-                peer.send(Buckets(tuple(self._namespace.buckets())))
-            case Buckets():
-                found = peer.repair.buckets(self._namespace.buckets(), message.digests)
-                self._ask_bucket(peer, found)
-            case AskKeys():
-                await self._send_keys(peer, message)
-            case BucketKeys():
-                await self._compare_keys(peer, message)
-            case AskStates():
-                self._send_states(peer, message.keys)
             case States():
                 await self._merge_states(peer, message)
+            case _:
+                await self._comparing.handle(peer, message)
 
     # -- heartbeat and repair --------------------------------------------------------
 
@@ -456,34 +439,6 @@ class Replicator:
                 peer.send(AskBuckets())
         self._catch_up()
 
-    def _ask_bucket(self, peer: Peer, bucket: int | None) -> None:
-        if bucket is not None:
-            peer.send(AskKeys(bucket))
-
-    async def _send_keys(self, peer: Peer, ask: AskKeys) -> None:
-        keys = await self._environment.offload(
-            lambda: sorted(self._namespace.bucket_keys(ask.bucket))
-        )
-        later = [item for item in keys if item[0] > ask.after]
-        part = tuple(later[:KEYS_PER_PART])
-        peer.send(BucketKeys(ask.bucket, part, len(part) == len(later)))
-
-    async def _compare_keys(self, peer: Peer, theirs: BucketKeys) -> None:
-        ours = await self._environment.offload(
-            lambda: dict(self._namespace.bucket_keys(theirs.bucket))
-        )
-        wanted = differing(ours, theirs.keys)
-        for at in range(0, len(wanted), STATES_PER_PART):
-            peer.send(AskStates(tuple(wanted[at : at + STATES_PER_PART])))
-        if theirs.done:
-            self._ask_bucket(peer, peer.repair.next_bucket())
-        elif theirs.keys:
-            peer.send(AskKeys(theirs.bucket, theirs.keys[-1][0]))
-
-    def _send_states(self, peer: Peer, keys: Sequence[bytes]) -> None:
-        for piece in _pieces(self._namespace.states(keys)):
-            peer.send(States(piece))
-
     async def _merge_states(self, peer: Peer, message: States) -> None:
         states = message.states
         async with self._applying:
@@ -524,20 +479,6 @@ class Replicator:
         if self.incoming.catching_up():
             return "catching up"
         return "in sync" if self._peers else "alone"
-
-
-def _pieces(states: Sequence[State]) -> Iterable[tuple[State, ...]]:
-    """Cut into what fits a frame; at least one piece, perhaps empty."""
-    piece: list[State] = []
-    size = 0
-    for state in states:
-        length = len(state.key) + len(state.state) + 16
-        if piece and size + length > FRAME_STATES_BYTES:
-            yield tuple(piece)
-            piece, size = [], 0
-        piece.append(state)
-        size += length
-    yield tuple(piece)
 
 
 def _highest(dots: Iterable[Dot]) -> Iterable[Dot]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from fusefs.model.hlc import MAX_AHEAD_MS, Hlc, physical_ms
+from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Body, Tx
@@ -28,6 +28,7 @@ from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
 from netnode.environment import Environment
+from netnode.greeting import Greeter, Unwanted
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.replicas import Replicas
@@ -77,10 +78,6 @@ class Settings(NamedTuple):
     """A worker will attach and say which locks it holds."""
 
 
-class _Unwanted(Exception):
-    """This node must not be a peer; the message is told to both sides."""
-
-
 class Node:
     """See the module. Everything is called from the trio thread."""
 
@@ -112,6 +109,7 @@ class Node:
             store, self.membership, environment, lambda: self.replicas
         )
         self.keeper = Replicas(store, self.chunks, self.membership, environment)
+        self._greeter = Greeter(self.me, settings.name, self.membership, environment)
         self._read_members()
         self.locking = Locking(
             namespace, self.membership, self.peers, environment, settings.mounted
@@ -334,11 +332,11 @@ class Node:
         connection = Connection(stream, Session(self.settings.cluster))
         try:
             theirs = await connection.receive_hello()
-            self._check(theirs)
+            self._greeter.check(theirs)
             ours = self.hello(theirs.channel)
             stream.send_nowait(hello_frame(ours))
             await self._serve(connection, ours, theirs, None)
-        except _Unwanted as error:
+        except Unwanted as error:
             await connection.say_bye(str(error), fatal=True)
         except (BrokenStream, ProtocolError, Refused, OSError) as error:
             await self._failed(connection, error)
@@ -361,9 +359,9 @@ class Node:
             stream.send_nowait(hello_frame(ours))
             try:
                 theirs = await connection.receive_hello()
-                self._check(theirs)
+                self._greeter.check(theirs)
                 await self._serve(connection, ours, theirs, address)
-            except _Unwanted as error:
+            except Unwanted as error:
                 await connection.say_bye(str(error), fatal=True)
                 raise Refused(Bye(str(error), fatal=True)) from error
             except ProtocolError as error:
@@ -395,27 +393,6 @@ class Node:
         finally:
             self._dismiss(peer)
 
-    def _check(self, theirs: Hello) -> None:
-        """Raises _Unwanted when this node cannot be a peer."""
-        reason = self._objection(theirs)
-        if reason:
-            log.warning("refused %s (%x): %s", theirs.name, theirs.node, reason)
-            raise _Unwanted(reason)
-
-    def _objection(self, theirs: Hello) -> str:
-        """Why not, for a person to read."""
-        if theirs.node == self.me:
-            return "it has the node id of this node: was a store copied?"
-        if self.membership.forgotten(theirs.node):
-            return "it was removed from the cluster (dfs forget)"
-        ahead = max(physical_ms(theirs.hlc), theirs.now_ms) - self.environment.wall_ms()
-        if ahead > MAX_AHEAD_MS:
-            return (
-                f"the clock of {theirs.name} is {ahead / 1000:.0f} s ahead of that of "
-                f"{self.settings.name}; at most {MAX_AHEAD_MS // 1000} s are accepted"
-            )
-        return ""
-
     def _admit(
         self, connection: Connection, ours: Hello, theirs: Hello, address: str | None
     ) -> Peer | None:
@@ -428,7 +405,8 @@ class Node:
                 return None
             before.close("a newer connection replaces it")
             self._dismiss(before)
-        self._learn(theirs, connection.stream.remote, address)
+        self._greeter.learn(theirs, connection.stream.remote, address)
+        self.dialler.look()
         where = address or f"{connection.stream.remote}:{theirs.port}"
         peer = Peer(self.me, theirs, connection, link, where)
         self.peers.add(peer)
@@ -440,20 +418,6 @@ class Node:
         self.ping(peer)
         self._tell_links()
         return peer
-
-    def _learn(self, theirs: Hello, remote: str, address: str | None) -> None:
-        """Where it and those it knows can be dialled."""
-        node = theirs.node
-        if address is not None:
-            self.membership.seed_is(address, node)
-            self.membership.learn_addresses(node, (address,), confirmed=True)
-        elif theirs.port and remote:
-            host = f"[{remote}]" if ":" in remote else remote
-            self.membership.learn_addresses(node, (f"{host}:{theirs.port}",))
-        self.membership.learn_addresses(node, theirs.addresses)
-        for other, addresses in theirs.members.items():
-            self.membership.learn_addresses(other, addresses)
-        self.dialler.look()
 
     def _dismiss(self, peer: Peer) -> None:
         """The connection is over: it counts for nothing from this moment."""

@@ -1,0 +1,69 @@
+"""What a Hello decides: whether its sender may be a peer, and where others are."""
+
+from __future__ import annotations
+
+import logging
+
+from fusefs.model.hlc import MAX_AHEAD_MS, physical_ms
+from fusefs.model.ids import NodeId
+from netnode.core.membership import Membership
+from netnode.environment import Environment
+from netnode.wire.messages import Hello
+
+log = logging.getLogger(__name__)
+
+
+class Unwanted(Exception):
+    """The other node must not be a peer; the message is told to both sides."""
+
+
+class Greeter:
+    """Judges and learns from the Hellos of others."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        name: str,
+        membership: Membership,
+        environment: Environment,
+    ) -> None:
+        self._me = me
+        self._name = name
+        self._membership = membership
+        self._environment = environment
+
+    def check(self, theirs: Hello) -> None:
+        """Raises Unwanted when its sender cannot be a peer."""
+        reason = self._objection(theirs)
+        if reason:
+            log.warning("refused %s (%x): %s", theirs.name, theirs.node, reason)
+            raise Unwanted(reason)
+
+    def _objection(self, theirs: Hello) -> str:
+        """Why not, for a person to read."""
+        if theirs.node == self._me:
+            return "it has the node id of this node: was a store copied?"
+        if self._membership.forgotten(theirs.node):
+            return "it was removed from the cluster (dfs forget)"
+        stamp_ms = max(physical_ms(theirs.hlc), theirs.now_ms)
+        ahead = stamp_ms - self._environment.wall_ms()
+        if ahead > MAX_AHEAD_MS:
+            return (
+                f"the clock of {theirs.name} is {ahead / 1000:.0f} s ahead of that of "
+                f"{self._name}; at most {MAX_AHEAD_MS // 1000} s are accepted"
+            )
+        return ""
+
+    def learn(self, theirs: Hello, remote: str, dialled: str | None) -> None:
+        """Where it and those it knows can be dialled. `remote`: whence it dialled
+        us, `dialled`: where we reached it."""
+        node, membership = theirs.node, self._membership
+        if dialled is not None:
+            membership.seed_is(dialled, node)
+            membership.learn_addresses(node, (dialled,), confirmed=True)
+        elif theirs.port and remote:
+            host = f"[{remote}]" if ":" in remote else remote
+            membership.learn_addresses(node, (f"{host}:{theirs.port}",))
+        membership.learn_addresses(node, theirs.addresses)
+        for other, addresses in theirs.members.items():
+            membership.learn_addresses(other, addresses)
