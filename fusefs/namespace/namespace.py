@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -325,29 +326,52 @@ class Namespace:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, self._begun() as db:
+            yield db
+
+    @contextmanager
+    def _begun(self) -> Iterator[sqlite3.Connection]:
+        """One SQLite transaction; the write lock is held."""
         db, lock, warm = self._writer, self._write_lock, self._warm
-        with lock:
-            warm.enter(lock.counter)
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                warm.commit(lock.raise_counter())
-                db.execute("COMMIT")
-            except BaseException:
-                warm.clear()
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        warm.enter(lock.counter)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            warm.commit(lock.raise_counter())
+            db.execute("COMMIT")
+        except BaseException:
+            warm.clear()
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One local transaction: commits on a normal exit, rolls back on an
         exception. After it, `.tx` and `.effects` say what was done."""
-        with self._write() as db:
-            transaction = Transaction(db, self.node_id, self._clock(), self._warm)
-            yield transaction
-            transaction.finish()
-        self.forget(transaction.effects)
+        with self._write_lock:
+            with self._begun() as db:
+                transaction = Transaction(db, self.node_id, self._clock(), self._warm)
+                yield transaction
+                transaction.finish()
+            self._remember(transaction.effects)
+
+    def _remember(self, effects: Effects) -> None:
+        """Put the rows just written where readers look first. The write lock is
+        held: nobody can have changed them since."""
+        self.forget(effects)
+        rows, plain = self._warm.rows, self._warm.plain
+        inodes, entries = self._inodes, self._entries
+        for ino in effects.inodes:
+            row = rows.get(ino)
+            if row is not None:
+                inodes.offer(ino, row, inodes.generation)
+        for change in effects.entries if plain else ():
+            row = rows.get(Ino(change.new))
+            if row is not None:
+                parent, name = change.parent, change.name
+                entry = Entry(parent, name, row.ino, stat.S_IFMT(row.mode) >> 12, 0)
+                entries.offer((parent, name), entry, entries.generation)
 
     def put_member(self, node: NodeId, member: Member) -> Tx | None:
         with self.transaction() as t:
