@@ -34,6 +34,9 @@ _AGAIN: Final = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOENT))
 """Reading: the request was interrupted before we got it, or none is there."""
 _GONE: Final = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.EBADF))
 """Reading: unmounted, aborted, or closed by ourselves."""
+_RESIDENT: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+"""A request that the kernel copies into a page not there yet fails with EIO when
+the worker is killed at that moment; with the pages there it is asked again."""
 _ENTRY_REPLIES: Final = frozenset(
     (Op.LOOKUP, Op.CREATE, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.TMPFILE)
 )
@@ -53,7 +56,7 @@ class Channel:
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers
-        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE)
+        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=_RESIDENT)
         self.view = memoryview(self.buffer)
         self.out = mmap.mmap(-1, p.PAGE + p.MAX_WRITE)
         """Replies with file data: the data page aligned, the header before it."""

@@ -264,5 +264,5 @@ def _kept(state: Path | None) -> Session | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError:
-        log.warning("%s is not readable; waiting for a new connection", state)
-        return None
+        log.warning("%s is not readable; taken for what this kernel offers", state)
+        return session.presumed()

@@ -70,6 +70,12 @@ def adopt(state: bytes) -> Session:
     return msgspec.json.decode(state, type=Session)
 
 
+def presumed() -> Session:
+    """The agreement where it was lost: notifications this kernel does not know are
+    refused, nothing else depends on it."""
+    return Session(flags=sum(flag for flag, _ in WANTED) | LOCKS)
+
+
 class Incompatible(Exception):
     """The kernel's protocol is too old (before Linux 5.4) or of another major."""
 
