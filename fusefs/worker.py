@@ -154,7 +154,9 @@ def serve(
             on_ready=on_ready,
             on_server=parts.serve_with,
             set_invalidator=parts.vfs.set_invalidator,
-            settings=Settings(locks=config.locks == "cluster"),
+            settings=Settings(
+                locks=config.locks == "cluster", changes_wait=config.sync == "all"
+            ),
             state=config.run_dir / "fuse.json",
         )
     else:

@@ -28,10 +28,10 @@ RESENT = p.UNIQUE_RESEND | 2
 class Desk:
     """A channel whose requests are given by hand."""
 
-    def __init__(self, adopted: bool = False) -> None:
+    def __init__(self, adopted: bool = False, settings: Settings | None = None) -> None:
         self.fs = MemoryVfs()
         session = Session(flags=p.SETXATTR_EXT) if adopted else None
-        self.connection = Connection(self.fs, -1, Settings(), session)
+        self.connection = Connection(self.fs, -1, settings or Settings(), session)
         if not adopted:
             self.connection.begin(Session(flags=p.SETXATTR_EXT))
         table = server.handlers(adopted=adopted)
@@ -216,6 +216,13 @@ def test_flush_makes_room_only_after_a_write(desk: Desk) -> None:
     assert desk.ask(Op.WRITE, made.attr.ino, body) == (0, b"\x03" + bytes(7))
     desk.ask(Op.FLUSH, made.attr.ino, flush, unique=4)
     assert desk.rooms == 1
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_changes_make_room_where_they_wait_for_peers(waits: bool) -> None:
+    desk = Desk(settings=Settings(changes_wait=waits))
+    desk.ask(Op.MKDIR, 1, p.MKDIR_IN.pack(0o755, 0) + b"d\0")
+    assert desk.rooms == int(waits)
 
 
 def test_attribute_value_may_hold_zeros(desk: Desk) -> None:

@@ -15,6 +15,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from fusefs.bindings.kernel import encode
@@ -34,7 +35,8 @@ _AGAIN: Final = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOENT))
 """Reading: the request was interrupted before we got it, or none is there."""
 _GONE: Final = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.EBADF))
 """Reading: unmounted, aborted, or closed by ourselves."""
-_RESIDENT: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_RESIDENT: Final = _PRIVATE | mmap.MAP_POPULATE
 """A request that the kernel copies into a page not there yet fails with EIO when
 the worker is killed at that moment; with the pages there it is asked again."""
 _ENTRY_REPLIES: Final = frozenset(
@@ -50,13 +52,17 @@ class Channel:
         connection: Connection,
         handlers: Sequence[Handler],
         make_room: Callable[[], None],
+        *,
+        resident: bool = False,
     ) -> None:
         """`make_room`: called once before a request waits for somebody else; sees
-        to it that another thread reads."""
+        to it that another thread reads. `resident`: keep the buffer's pages (see
+        _RESIDENT); only the usual readers, the others come and go."""
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers
-        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=_RESIDENT)
+        flags = _RESIDENT if resident else _PRIVATE
+        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=flags)
         self.view = memoryview(self.buffer)
         self.out = mmap.mmap(-1, p.PAGE + p.MAX_WRITE)
         """Replies with file data: the data page aligned, the header before it."""
@@ -95,6 +101,12 @@ class Channel:
         if self._made_room != self.unique:
             self._made_room = self.unique
             self._make_room()
+
+    def changing(self, *inodes: Ino) -> AbstractContextManager[None]:
+        """Around the vfs call of a request that holds the kernel's lock of these."""
+        if self.connection.settings.changes_wait:
+            self.about_to_wait()
+        return self.connection.holding(*inodes)
 
     def _is_cancelled(self) -> bool:
         """Caller.cancelled: asked by whoever waits, so it also tells us of it."""

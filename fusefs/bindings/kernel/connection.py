@@ -71,8 +71,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """POSIX and flock locks come to the vfs (other nodes); else they stay local."""
     readers: int = 2
     """Threads that read requests while none of them waits."""
-    most_threads: int = 64
-    """Requests that may wait at once (fetches, locks, barriers)."""
+    most_threads: int = 160
+    """Requests that may wait at once (fetches, locks, barriers): more than the
+    kernel has in the background (session.MAX_BACKGROUND), so that reads of bytes
+    that do not come leave room for others."""
+    changes_wait: bool = False
+    """Changes of names and attributes wait for peers too (sync=all)."""
     notify_wait_s: float = 0.020
     """Longest a notification holds up its caller; then it goes on behind."""
     directory_lock_fences: bool = msgspec.field(default_factory=_locks_first)

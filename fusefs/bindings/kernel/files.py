@@ -78,7 +78,7 @@ def fsync(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     handle, flags, _ = p.FSYNC_IN.unpack_from(ch.buffer, REQUEST)
     ch.connection.written.discard(handle)
     ch.about_to_wait()
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.fsync(handle, bool(flags & p.FSYNC_FDATASYNC), ch.caller())
     return encode.ok(unique)
 
@@ -86,7 +86,7 @@ def fsync(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def fsyncdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     _, flags, _ = p.FSYNC_IN.unpack_from(ch.buffer, REQUEST)
     ch.about_to_wait()
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.fsyncdir(nodeid, bool(flags & p.FSYNC_FDATASYNC))
     return encode.ok(unique)
 

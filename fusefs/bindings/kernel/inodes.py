@@ -40,7 +40,7 @@ def setattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         kill_suid=bool(valid & p.FATTR_KILL_SUIDGID),
     )
     handle = fh if valid & p.FATTR_FH else None
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         attr = ch.fs.setattr(nodeid, change, ch.caller(), handle)
     return encode.attributes(unique, attr, ch.connection.setattr_valid_s)
 
@@ -93,13 +93,13 @@ def setxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     name, _, rest = ch.buffer[start : ch.length].partition(b"\0")
     if name.startswith(_ACL):
         return encode.error(unique, errno.EOPNOTSUPP)
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.setxattr(nodeid, name, rest[:size], flags, ch.caller())
     return encode.ok(unique)
 
 
 def removexattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.removexattr(nodeid, ch.name_at(REQUEST), ch.caller())
     return encode.ok(unique)
 

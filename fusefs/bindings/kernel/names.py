@@ -66,7 +66,7 @@ def create(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     flags, mode, umask, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
     connection = ch.connection
     epoch = connection.epoch
-    with connection.holding(nodeid):
+    with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.CREATE_IN.size)
         made = ch.fs.create(nodeid, name, mode, flags, ch.caller(umask))
     reply = entry_reply(ch, unique, made.attr, epoch)
@@ -85,7 +85,7 @@ def tmpfile(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def mknod(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(ch.buffer, REQUEST)
     epoch = ch.connection.epoch
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.MKNOD_IN.size)
         device = encode.decode_dev(rdev) if rdev else 0
         attr = ch.fs.mknod(nodeid, name, mode, device, ch.caller(umask))
@@ -95,7 +95,7 @@ def mknod(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     mode, umask = p.MKDIR_IN.unpack_from(ch.buffer, REQUEST)
     epoch = ch.connection.epoch
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.MKDIR_IN.size)
         attr = ch.fs.mkdir(nodeid, name, mode, ch.caller(umask))
     return entry_reply(ch, unique, attr, epoch)
@@ -103,7 +103,7 @@ def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def symlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     epoch = ch.connection.epoch
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         name, target = ch.names_at(REQUEST)
         attr = ch.fs.symlink(nodeid, name, target, ch.caller())
     return entry_reply(ch, unique, attr, epoch)
@@ -112,19 +112,19 @@ def symlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def link(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
     epoch = ch.connection.epoch
-    with ch.connection.holding(nodeid, ino):
+    with ch.changing(nodeid, ino):
         attr = ch.fs.link(ino, nodeid, ch.name_at(REQUEST + p.LINK_IN.size))
     return entry_reply(ch, unique, attr, epoch)
 
 
 def unlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.unlink(nodeid, ch.name_at(REQUEST), ch.caller())
     return encode.ok(unique)
 
 
 def rmdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    with ch.connection.holding(nodeid):
+    with ch.changing(nodeid):
         ch.fs.rmdir(nodeid, ch.name_at(REQUEST), ch.caller())
     return encode.ok(unique)
 
@@ -143,7 +143,7 @@ def _rename(
     ch: Channel, unique: int, nodeid: Ino, target: Ino, flags: int, size: int
 ) -> Reply:
     old, new = ch.names_at(REQUEST + size)
-    with ch.connection.holding(nodeid, target):
+    with ch.changing(nodeid, target):
         ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
     return encode.ok(unique)
 

@@ -85,7 +85,7 @@ class Server:
     def start(self) -> None:
         """Starts serving. On a live mount: asks again for what was left unanswered."""
         for _ in range(self.connection.settings.readers):
-            self._add_channel()
+            self._add_channel(resident=True)
         adopted = self.connection.session
         if self.connection.adopted and adopted is not None:
             self.notifier.everything_later()
@@ -162,13 +162,15 @@ class Server:
 
     # -- threads ---------------------------------------------------------------------
 
-    def _add_channel(self) -> None:
+    def _add_channel(self, resident: bool = False) -> None:
         with self._lock:
             if self._stopping.is_set():
                 return
             if len(self._threads) >= self.connection.settings.most_threads:
                 return
-            channel = Channel(self.connection, self._handlers, self._make_room)
+            channel = Channel(
+                self.connection, self._handlers, self._make_room, resident=resident
+            )
             thread = threading.Thread(
                 target=self._serve, args=(channel,), name="fuse", daemon=True
             )
