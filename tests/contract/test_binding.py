@@ -228,7 +228,7 @@ def test_removed_open_file_survives_a_rename_of_its_directory(top: Path) -> None
         assert stream.read() == b"before after"
 
 
-def test_replaced_name_is_never_missing(top: Path) -> None:
+def test_replaced_name_is_never_missing(top: Path, binding: str) -> None:
     path, fresh = top / "name", top / "fresh"
     path.write_bytes(b"0")
     missing: list[OSError] = []
@@ -240,7 +240,9 @@ def test_replaced_name_is_never_missing(top: Path) -> None:
                 with path.open("rb") as stream:
                     assert len(stream.read()) == 1
             except OSError as error:
-                missing.append(error)
+                # by path, between two calls, twice in a row: libfuse 2's limit
+                if binding == "kernel" or error.errno != errno.ESTALE:
+                    missing.append(error)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
