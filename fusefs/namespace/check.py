@@ -20,6 +20,7 @@ from fusefs.namespace.registers import (
     Registers,
     bucket_of,
     read_buckets,
+    row_sum,
     state_hash,
 )
 from fusefs.namespace.schema import DERIVED_TABLES
@@ -71,8 +72,8 @@ def derived_differences(db: sqlite3.Connection) -> Iterator[str]:
 def register_problems(db: sqlite3.Connection) -> Iterator[str]:
     """Registers that do not decode, are not canonical, or are indexed wrongly."""
     buckets = [0] * BUCKETS
-    for key, node, seq, state in db.execute(
-        "SELECT key, node, seq, state FROM register"
+    for key, node, seq, state, row_check in db.execute(
+        "SELECT key, node, seq, CAST(state AS BLOB), sum FROM register"
     ):
         buckets[bucket_of(key)] ^= state_hash(key, state)
         try:
@@ -82,6 +83,8 @@ def register_problems(db: sqlite3.Connection) -> Iterator[str]:
         except Exception as error:
             yield f"register {key!r}: {error}"
             continue
+        if row_sum(key, state) != row_check:
+            yield f"register {key!r}: damaged"
         if not valid_key(key):
             yield f"register {key!r}: not a key"
         if encode_register(register) != state:

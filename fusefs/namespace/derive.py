@@ -143,7 +143,7 @@ class Derivation:
     def plain(self) -> bool:
         """Whether every entry is its own register's (quick.is_plain)."""
         warm = self._warm
-        if warm is None:
+        if warm is None or self._registers.damaged:
             return False
         if warm.plain is None:
             warm.plain = is_plain(self._db)

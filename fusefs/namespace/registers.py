@@ -7,12 +7,14 @@ XOR each digest bucket moves by.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import struct
 
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
 
+from fusefs.errors import Corrupt
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.register import (
     EMPTY,
@@ -26,6 +28,8 @@ from fusefs.model.register import (
 )
 from fusefs.model.tx import Write
 from fusefs.model.vector import Vector
+
+log = logging.getLogger(__name__)
 
 BUCKETS = 256
 _DELTA = struct.Struct(">B16s")
@@ -42,6 +46,11 @@ def state_hash(key: bytes, state: bytes) -> int:
     return xxh3_128_intdigest(key + state)
 
 
+def row_sum(key: bytes, state: bytes) -> int:
+    """Tells a row that was damaged on this disk: kept beside it, 31 bits."""
+    return state_hash(key, state) & 0x7FFF_FFFF
+
+
 class Registers:
     """Reads and writes registers through `db`, which is inside a transaction."""
 
@@ -49,8 +58,13 @@ class Registers:
         self,
         db: sqlite3.Connection,
         known: dict[bytes, tuple[Register, bytes]] | None = None,
+        *,
+        repairs: bool = False,
     ) -> None:
         self._db = db
+        self._repairs = repairs
+        self.damaged = False
+        """A damaged register was met (and is being repaired)."""
         self._loaded = {} if known is None else known
         self._xor: dict[int, int] = {}
         self._horizon: Vector | None = None
@@ -65,11 +79,27 @@ class Registers:
         found = self._loaded.get(key)
         if found is None:
             row = self._db.execute(
-                "SELECT state FROM register WHERE key = ?", (key,)
+                "SELECT CAST(state AS BLOB), sum FROM register WHERE key = ?", (key,)
             ).fetchone()
-            found = (decode_register(row[0]), row[0]) if row else (EMPTY, b"")
+            if row is None:
+                found = (EMPTY, b"")
+            elif row_sum(key, row[0]) == row[1]:
+                found = (decode_register(row[0]), row[0])
+            else:
+                found = self._damaged_row(key, row[0])
             self._loaded[key] = found
         return found
+
+    def _damaged_row(self, key: bytes, state: bytes) -> tuple[Register, bytes]:
+        """A peer's state replaces it; a local write must not build on it."""
+        log.error("register %r is damaged on this disk", key)
+        if not self._repairs:
+            raise Corrupt(
+                f"register {key!r} is damaged; a peer repairs it at its next heartbeat,"
+                " or run `dfs fsck`"
+            )
+        self.damaged = True
+        return (EMPTY, state)
 
     def absent(self, key: bytes) -> None:
         """The caller looked: there is no such register."""
@@ -137,9 +167,10 @@ class Registers:
         if after.siblings:
             top = max(s.dot for s in after.siblings)
         self._db.execute(
-            "INSERT INTO register VALUES(?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET"
-            " node = excluded.node, seq = excluded.seq, state = excluded.state",
-            (key, top[0], top[1], state),
+            "INSERT INTO register VALUES(?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET"
+            " node = excluded.node, seq = excluded.seq, state = excluded.state,"
+            " sum = excluded.sum",
+            (key, top[0], top[1], state, row_sum(key, state)),
         )
         if len(before.siblings) > 1 or len(after.siblings) > 1:
             self._set_extra(key, before, after)
@@ -212,3 +243,25 @@ def read_buckets(db: sqlite3.Connection) -> list[bytes]:
         for bucket, xor in _DELTA.iter_unpack(delta):
             out[bucket] ^= int.from_bytes(xor, "big")
     return [x.to_bytes(16, "big") for x in out]
+
+
+def actual_buckets(db: sqlite3.Connection) -> list[bytes]:
+    """The digests computed from the rows as they are, damage included."""
+    out = [0] * BUCKETS
+    for key, state in db.execute("SELECT key, CAST(state AS BLOB) FROM register"):
+        out[bucket_of(key)] ^= state_hash(key, state)
+    return [x.to_bytes(16, "big") for x in out]
+
+
+def correct_digests(
+    db: sqlite3.Connection, recorded: list[bytes], actual: list[bytes]
+) -> int:
+    """Record how far the digests were off; the number of buckets that were."""
+    deltas = [
+        _DELTA.pack(bucket, bytes(x ^ y for x, y in zip(was, now)))
+        for bucket, (was, now) in enumerate(zip(recorded, actual))
+        if was != now
+    ]
+    if deltas:
+        db.execute("INSERT INTO digest_delta(delta) VALUES(?)", (b"".join(deltas),))
+    return len(deltas)

@@ -75,7 +75,7 @@ class Apply:
     def __init__(self, db: sqlite3.Connection, warm: Warm) -> None:
         self._db = db
         self._warm = warm
-        self._registers = Registers(db, warm.registers)
+        self._registers = Registers(db, warm.registers, repairs=True)
         self._vector = read_vector(db)
         self._hlc: dict[NodeId, Hlc] = {}
         self._moved: dict[NodeId, Seq] = {}

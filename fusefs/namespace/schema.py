@@ -15,7 +15,8 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE vector(node INTEGER PRIMARY KEY, seq INTEGER NOT NULL,
                     hlc INTEGER NOT NULL);
 CREATE TABLE register(key BLOB PRIMARY KEY, node INTEGER NOT NULL,
-                      seq INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+                      seq INTEGER NOT NULL, state BLOB NOT NULL,
+                      sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX register_dot ON register(node, seq);
 CREATE TABLE extra_dot(node INTEGER, seq INTEGER, key BLOB,
                        PRIMARY KEY(node, seq, key)) WITHOUT ROWID;
