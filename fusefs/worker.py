@@ -100,6 +100,8 @@ def vfs_options(config: Config) -> VfsOptions:
     return VfsOptions(
         sync=config.sync,
         barrier_s=config.barrier_ms / 1000,
+        locks=config.locks,
+        lock_failure=config.lock_failure,
         fetch_timeout_s=config.fetch_timeout_s,
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,8 @@ CONNECT_TIMEOUT_S = 1.0
 SLICE_S = 0.02
 """How often a waiting fetch looks whether its program was interrupted."""
 FOREVER_S = 86_400.0
+UNDO_S = 2.0
+"""For the node to take notice; it answers without asking anybody."""
 KEEP_IDLE = 16
 """Idle connections kept: more threads than this seldom wait at once."""
 
@@ -129,15 +131,21 @@ class Calls:
         message: Request,
         deadline: float | None,
         cancelled: Callable[[], bool] | None,
+        undo: Callable[[], Iterable[Request]] = tuple,
     ) -> FromNode | None:
         """The answer with the request's number, or None when cancelled or out of
-        time (the node is told then). Raises NodeDown."""
+        time (the node is told then). Raises NodeDown.
+
+        `undo`: said after a cancellation, which may cross the answer on its way.
+        """
         with _Lease(self) as (connection, number):
             connection.send(msgspec.structs.replace(message, id=number))
             while True:
                 left = FOREVER_S if deadline is None else deadline - time.monotonic()
                 if left <= 0 or (cancelled is not None and cancelled()):
                     connection.send(Cancel(number))
+                    for message in undo():
+                        _say(connection, msgspec.structs.replace(message, id=-number))
                     return None
                 slice_s = left if cancelled is None else min(left, SLICE_S)
                 answer = connection.answer(slice_s)
@@ -164,6 +172,18 @@ class Calls:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _say(connection: CallConnection, message: Request) -> None:
+    """Send it and wait until the node has taken notice. Raises NodeDown."""
+    connection.send(message)
+    deadline = time.monotonic() + UNDO_S
+    while True:
+        answer = connection.answer(deadline - time.monotonic())
+        if answer is None:
+            raise NodeDown("no answer")
+        if getattr(answer, "id", None) == message.id:
+            return
 
 
 class _Lease:

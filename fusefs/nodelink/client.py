@@ -53,7 +53,14 @@ from fusefs.nodelink.messages import (
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
-from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range, changed
+from fusefs.nodelink.ranges import (
+    UNLOCK,
+    HeldLock,
+    LockKey,
+    Range,
+    changed,
+    within,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +75,10 @@ LOCK_LIMIT_S = 20.0
 """For an answer about a lock: longer than the grace period of a new owner."""
 RESERVE_LIMIT_S = 1.0
 NODE_BACK_S = 4.0
-"""A fetch waits this long (and never past its deadline) for a restarting node."""
+"""A request waits this long (and never past its deadline) for a restarting node."""
+OWNER_BACK_S = 5.0
+"""So long a waiting lock bears with an owner that is away: it may be restarting."""
+LOOK_AGAIN_S = 0.05
 
 
 class LinkStatistics(msgspec.Struct, frozen=True):
@@ -107,8 +117,10 @@ class NodeLink:
         self._send_lock = threading.Lock()  # order of frames on _sock; holds a send
         self._sock: socket.socket | None = None
         self._attached = False
-        self._near = self._connected_peers = self._members = 0
-        self._locks_lock = threading.Lock()  # protects _locks
+        self._near = self._connected_peers = 0
+        self._members = -1  # not known yet: as if there were some
+        self._told = threading.Event()  # the node knows the locks we hold
+        self._locks_lock = threading.Lock()  # protects _locks; nothing waits inside
         self._locks: dict[LockKey, list[Range]] = {}
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -190,13 +202,14 @@ class NodeLink:
         message: Request,
         deadline: float | None,
         cancelled: Callable[[], bool] | None,
+        undo: Callable[[], Iterable[Request]] = tuple,
     ) -> FromNode | None:
         """Asks again while the node is restarting. None at the deadline; raises
         Interrupted, NodeDown."""
         give_up = time.monotonic() + NODE_BACK_S
         while True:
             try:
-                answer = self._calls.call(message, deadline, cancelled)
+                answer = self._calls.call(message, deadline, cancelled, undo)
                 break
             except NodeDown:
                 _check(cancelled)
@@ -235,17 +248,57 @@ class NodeLink:
             if self._note_lock(key, want) and self._members:
                 self._drop_lock(key, want)
             return
-        if self._members:
-            deadline = None if wait else time.monotonic() + LOCK_LIMIT_S
+        with self._locks_lock:
+            if not self._members:  # a first one will be told of it
+                self._note_locked(key, want)
+                return
+        self._ask_lock(key, want, wait, cancelled)
+        self._note_lock(key, want)
+
+    def _ask_lock(
+        self,
+        key: LockKey,
+        want: Range,
+        wait: bool,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        """Returns when it is ours. Raises WouldBlock, NoLocks, Interrupted."""
+        began = time.monotonic()
+        deadline = None if wait else began + LOCK_LIMIT_S
+        while True:
+            self._wait_until_told(cancelled)
             try:
-                answer = self._call(Lock(0, key, want, wait), deadline, cancelled)
+                answer = self._call(
+                    Lock(0, key, want, wait),
+                    deadline,
+                    cancelled,
+                    lambda: self._undo(key, want),
+                )
             except NodeDown as error:
                 raise NoLocks("the node process is not running") from error
-            if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
+            if isinstance(answer, LockDone) and answer.error != errno.ENOLCK:
+                break
+            if not wait or time.monotonic() - began > OWNER_BACK_S:
                 raise NoLocks("the node that decides about this lock is away")
-            if answer.error:
-                raise WouldBlock("another node holds the lock")
-        self._note_lock(key, want)
+            self._closing.wait(LOOK_AGAIN_S)
+            _check(cancelled)
+        if answer.error:
+            raise WouldBlock("another node holds the lock")
+
+    def _wait_until_told(self, cancelled: Callable[[], bool] | None) -> None:
+        """A node that has just started must first hear what we hold."""
+        give_up = time.monotonic() + NODE_BACK_S
+        while not self._told.is_set():
+            if time.monotonic() > give_up:
+                raise NoLocks("the node process is not running")
+            self._told.wait(LOOK_AGAIN_S)
+            _check(cancelled)
+
+    def _undo(self, key: LockKey, want: Range) -> list[Request]:
+        """What the node should think after a lock that nobody waits for any more."""
+        with self._locks_lock:
+            parts = within(self._locks.get(key, ()), want)
+        return [Lock(0, key, part, False) for part in parts]
 
     def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
         """A lock of another node that stands in the way. Raises NoLocks."""
@@ -282,13 +335,16 @@ class NodeLink:
     def _note_lock(self, key: LockKey, want: Range) -> bool:
         """False when nothing changed."""
         with self._locks_lock:
-            before = self._locks.get(key, [])
-            after = changed(before, want)
-            if after:
-                self._locks[key] = after
-            else:
-                self._locks.pop(key, None)
-            return before != after
+            return self._note_locked(key, want)
+
+    def _note_locked(self, key: LockKey, want: Range) -> bool:
+        before = self._locks.get(key, [])
+        after = changed(before, want)
+        if after:
+            self._locks[key] = after
+        else:
+            self._locks.pop(key, None)
+        return before != after
 
     def _tell_locks(self) -> None:
         with self._locks_lock:
@@ -298,6 +354,7 @@ class NodeLink:
                 for range_ in ranges
             )
         self._send(encode(HeldLocks(held)))
+        self._told.set()
 
     # -- state -----------------------------------------------------------------------
 
@@ -369,6 +426,7 @@ class NodeLink:
     def _drop(self) -> None:
         """Break the connection; the reader notices and connects anew."""
         self._attached = False
+        self._told.clear()
         self._near = self._connected_peers = 0
         sock = self._sock
         if sock is not None:

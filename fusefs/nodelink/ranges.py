@@ -84,3 +84,23 @@ def changed(held: Iterable[Range], want: Range) -> list[Range]:
     if want.kind != UNLOCK:
         out.append(msgspec.structs.replace(want, start=start, end=end))
     return sorted(out, key=lambda r: (r.start, r.owner))
+
+
+def within(held: Iterable[Range], want: Range) -> list[Range]:
+    """The state of `want.owner` over the range of `want`, free parts as UNLOCK: what
+    to say to make somebody forget that it was ever asked for."""
+    out: list[Range] = []
+    at = want.start
+    for old in sorted(held, key=lambda r: r.start):
+        if old.owner != want.owner or old.start > want.end or old.end < want.start:
+            continue
+        start, end = max(old.start, want.start), min(old.end, want.end)
+        if at < start:
+            out.append(
+                msgspec.structs.replace(want, kind=UNLOCK, start=at, end=start - 1)
+            )
+        out.append(msgspec.structs.replace(old, start=start, end=end))
+        at = end + 1
+    if at <= want.end:
+        out.append(msgspec.structs.replace(want, kind=UNLOCK, start=at))
+    return out

@@ -1,22 +1,28 @@
-"""flock(2) and fcntl(2) record locks between the processes of this node.
+"""flock(2) and fcntl(2) record locks, between processes here and between nodes.
+
+This node's table decides first; who passes it claims the range while `Peers.lock`
+asks the cluster, and holds it only when both agreed. So nothing has to be undone,
+and no lock is ever granted by one of them alone. A claim that waits for another
+node keeps local requests behind it: waiting ones queue, others would block.
 
 Record locks (POSIX and OFD) are ranges with an owner; flock is one whole-file lock
-of another kind: the two never see each other. A blocking request waits on one
-condition and looks every 50 ms whether the kernel interrupted it.
+of another kind: the two never see each other.
 
 Source: fcntl(2), flock(2), linux/fs/locks.c (deadlock detection).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import threading
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fusefs.errors import FsError, Interrupted, Invalid, WouldBlock
+from fusefs.errors import FsError, Interrupted, Invalid, NoLocks, WouldBlock
 from fusefs.model.ids import Ino
+from fusefs.nodelink.ranges import Range
+from fusefs.vfs.ports import Alone, Peers
 from fusefs.vfs.types import FileLock
 
 OFFSET_MAX = (1 << 63) - 1
@@ -25,8 +31,10 @@ _POLL_S = 0.05
 _EDEADLK = 35
 
 _F_RDLCK, _F_WRLCK, _F_UNLCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
+_EVERYTHING = FileLock(_F_UNLCK, 0, OFFSET_MAX, 0)
 Key = tuple[Ino, bool]
 """Inode, and whether flock."""
+Cancelled = Callable[[], bool] | None
 
 
 class Held(NamedTuple):
@@ -37,24 +45,49 @@ class Held(NamedTuple):
     pid: int
 
 
+class _Claim:
+    """A change the cluster is being asked for. Two of one owner never overlap, so
+    that the cluster hears of them in our order."""
+
+    __slots__ = ("dropped", "held", "wait")
+
+    def __init__(self, held: Held, wait: bool) -> None:
+        self.held = held
+        self.wait = wait
+        self.dropped: list[FileLock] = []
+        """What the owner unlocked or closed meanwhile: it goes when it is granted."""
+
+
 class Locks:
     """Thread-safe. Waiting happens on `_changed`, which gives the lock up."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, peers: Peers | None = None, failure: int = errno.ENOLCK) -> None:
+        """`failure`: the errno when the cluster cannot decide."""
+        self._peers = peers if peers is not None else Alone()
+        self._failure = failure
         self._changed = threading.Condition()  # all tables; nothing is called under it
         self._held: dict[Key, list[Held]] = {}
+        self._claims: dict[Key, list[_Claim]] = {}
         self._waiting: dict[int, set[int]] = {}
         """Record locks: owner -> owners it waits for, to find deadlocks."""
 
+    # -- requests --------------------------------------------------------------
+
     def test(self, ino: Ino, owner: int, want: FileLock, is_flock: bool) -> FileLock:
-        """F_GETLK: a lock that stands in the way, or F_UNLCK."""
+        """F_GETLK: a lock that stands in the way, or F_UNLCK. One of another node
+        has pid 0."""
         _check(want)
         with self._changed:
-            found = self._conflicts((ino, is_flock), owner, want)
-            if not found:
-                return FileLock(_F_UNLCK, 0, 0, 0)
-            first = found[0]
-            return FileLock(first.kind, first.start, first.end, first.pid)
+            for held in self._held.get((ino, is_flock), ()):
+                if _conflict(held, owner, want):
+                    return FileLock(held.kind, held.start, held.end, held.pid)
+        try:
+            found = self._peers.test_lock(ino, _range(owner, want), is_flock=is_flock)
+        except NoLocks as error:
+            raise self._failed(error) from error
+        if found is None:
+            return FileLock(_F_UNLCK, 0, 0, 0)
+        return FileLock(found.kind, found.start, found.end, 0)
 
     def change(
         self,
@@ -63,33 +96,112 @@ class Locks:
         want: FileLock,
         wait: bool,
         is_flock: bool,
-        cancelled: Callable[[], bool] | None,
+        cancelled: Cancelled,
     ) -> None:
         """Take, change or drop a lock.
 
-        Raises: WouldBlock when not waiting; Interrupted; EDEADLK when waiting would
-        never end.
+        Raises: WouldBlock when not waiting; NoLocks when nobody can tell; Interrupted;
+        EDEADLK when waiting for processes of this node would never end.
         """
         _check(want)
         key = (ino, is_flock)
+        if want.kind == _F_UNLCK:
+            self._unlock(key, owner, want)
+            return
         with self._changed:
-            if want.kind == _F_UNLCK:
-                self._replace(key, owner, want)
+            if self._has(key, owner, want):
                 return
-            if is_flock:  # a conversion gives the old lock up first (flock(2))
-                self._replace(key, owner, want._replace(kind=_F_UNLCK))
-            while found := self._conflicts(key, owner, want):
-                if not wait:
+        if is_flock:  # a conversion gives the old lock up first (flock(2))
+            self._unlock(key, owner, want)
+        claim = self._claim(key, owner, want, wait, cancelled)
+        granted = False
+        try:
+            self._peers.lock(
+                ino,
+                _range(owner, want),
+                is_flock=is_flock,
+                wait=wait,
+                cancelled=cancelled,
+            )
+            granted = True
+        except NoLocks as error:
+            raise self._failed(error) from error
+        finally:
+            self._decided(key, claim, want if granted else None)
+        for dropped in claim.dropped:
+            self._unlock(key, owner, dropped)
+
+    def drop(self, ino: Ino, owner: int, is_flock: bool) -> None:
+        """The owner closed the file: everything it held on it is free. Costs nothing
+        for files that nobody locked."""
+        key = (ino, is_flock)
+        if key in self._held or key in self._claims:
+            self._unlock(key, owner, _EVERYTHING)
+
+    def __len__(self) -> int:
+        return sum(len(held) for held in list(self._held.values()))
+
+    # -- with the cluster --------------------------------------------------------
+
+    def _claim(
+        self, key: Key, owner: int, want: FileLock, wait: bool, cancelled: Cancelled
+    ) -> _Claim:
+        """Wait until no process of this node is in the way, and keep it so."""
+        claim = _Claim(Held(owner, want.kind, want.start, want.end, want.pid), wait)
+        with self._changed:
+            while True:
+                claims = self._claims_before(key, owner, want)
+                holders = self._conflicts(key, owner, want)
+                if not claims and not holders:
+                    break
+                if not wait and (holders or any(c.wait for c in claims)):
                     raise WouldBlock("locked by another process")
-                self._wait(owner, {h.owner for h in found}, is_flock, cancelled)
-            self._replace(key, owner, want)
+                others = {h.owner for h in holders} | {c.held.owner for c in claims}
+                self._wait(owner, others - {owner}, key[1], cancelled)
+            self._claims.setdefault(key, []).append(claim)
+        return claim
+
+    def _decided(self, key: Key, claim: _Claim, want: FileLock | None) -> None:
+        with self._changed:
+            claims = self._claims[key]
+            claims.remove(claim)
+            if not claims:
+                del self._claims[key]
+            if want is not None:
+                self._replace(key, claim.held.owner, want)
+            self._changed.notify_all()
+
+    def _unlock(self, key: Key, owner: int, want: FileLock) -> None:
+        """Never fails, and waits for no other process."""
+        what = Held(owner, _F_UNLCK, want.start, want.end, 0)
+        with self._changed:
+            for other in self._claims.get(key, ()):
+                if other.held.owner == owner and other.held.kind != _F_UNLCK:
+                    other.dropped.append(want._replace(kind=_F_UNLCK))
+            if not any(
+                h.owner == owner and _overlap(h, want) for h in self._held.get(key, ())
+            ):
+                return
+            while any(  # another thread unlocks it, too: the node answers at once
+                c.held.kind == _F_UNLCK for c in self._own_claims(key, owner, want)
+            ):
+                self._changed.wait()
+            claim = _Claim(what, False)
+            self._claims.setdefault(key, []).append(claim)
+        try:
+            self._peers.lock(
+                key[0], _range(owner, what), is_flock=key[1], wait=False, cancelled=None
+            )
+        finally:
+            self._decided(key, claim, want._replace(kind=_F_UNLCK))
+
+    def _failed(self, error: NoLocks) -> FsError:
+        return FsError(error.strerror or "", errno=self._failure)
+
+    # -- tables, under `_changed` ------------------------------------------------
 
     def _wait(
-        self,
-        owner: int,
-        others: set[int],
-        is_flock: bool,
-        cancelled: Callable[[], bool] | None,
+        self, owner: int, others: set[int], is_flock: bool, cancelled: Cancelled
     ) -> None:
         if not is_flock:
             if self._deadlock(owner, others):
@@ -115,14 +227,36 @@ class Locks:
         return False
 
     def _conflicts(self, key: Key, owner: int, want: FileLock) -> list[Held]:
-        return [
-            h
-            for h in self._held.get(key, ())
-            if h.owner != owner
-            and h.start <= want.end
-            and want.start <= h.end
-            and _F_WRLCK in (h.kind, want.kind)
+        return [h for h in self._held.get(key, ()) if _conflict(h, owner, want)]
+
+    def _claims_before(self, key: Key, owner: int, want: FileLock) -> list[_Claim]:
+        """Claims to be decided first: of others in the way, of the owner any that
+        overlaps."""
+        claims = self._claims.get(key)
+        if not claims:
+            return []
+        return self._own_claims(key, owner, want) + [
+            c
+            for c in claims
+            if c.held.kind != _F_UNLCK and _conflict(c.held, owner, want)
         ]
+
+    def _own_claims(self, key: Key, owner: int, want: FileLock) -> list[_Claim]:
+        return [
+            c
+            for c in self._claims.get(key, ())
+            if c.held.owner == owner and _overlap(c.held, want)
+        ]
+
+    def _has(self, key: Key, owner: int, want: FileLock) -> bool:
+        """The owner holds all of it already, and nothing of it is being changed."""
+        return not self._own_claims(key, owner, want) and any(
+            h.owner == owner
+            and h.kind == want.kind
+            and h.start <= want.start
+            and want.end <= h.end
+            for h in self._held.get(key, ())
+        )
 
     def _replace(self, key: Key, owner: int, want: FileLock) -> None:
         """The owner's range becomes `want`: split, cut and join what it had."""
@@ -145,21 +279,22 @@ class Locks:
             self._held[key] = sorted(after, key=lambda h: h.start)
         else:
             self._held.pop(key, None)
-        if len(before) > 0:
-            self._changed.notify_all()
 
-    def drop(self, ino: Ino, owner: int, is_flock: bool) -> None:
-        """The owner closed the file: everything it held on it is free."""
-        if not self._held:
-            return
-        with self._changed:
-            if (ino, is_flock) in self._held:
-                self._replace(
-                    (ino, is_flock), owner, FileLock(_F_UNLCK, 0, OFFSET_MAX, 0)
-                )
 
-    def __len__(self) -> int:
-        return sum(len(held) for held in list(self._held.values()))
+def _overlap(held: Held, want: FileLock) -> bool:
+    return held.start <= want.end and want.start <= held.end
+
+
+def _conflict(held: Held, owner: int, want: FileLock) -> bool:
+    return (
+        held.owner != owner
+        and _overlap(held, want)
+        and _F_WRLCK in (held.kind, want.kind)
+    )
+
+
+def _range(owner: int, want: FileLock | Held) -> Range:
+    return Range(owner, want.kind, want.start, want.end, want.pid)
 
 
 def _check(want: FileLock) -> None:

@@ -17,6 +17,12 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     after every change (for programs that talk over the tree)."""
     barrier_s: float = 0.020
     """Longest wait for the peers of one change."""
+    locks: Literal["cluster", "local"] = "cluster"
+    """Whether locks exclude processes of other nodes, too."""
+    lock_failure: Literal["nolck", "again"] = "nolck"
+    """The errno when the node that decides about a lock cannot be reached."""
+    exclusive: Literal["cluster", "local"] = "cluster"
+    """Whether O_EXCL, mkdir and the like exclude near nodes, too."""
     read_only: bool = False
     """Refuse every change with EROFS."""
     kernel_refs: bool = True

@@ -1,4 +1,4 @@
-"""What the vfs asks of the network: four calls, and the null object without one.
+"""What the vfs asks of the network, and the null object without one.
 
 `fusefs.nodelink.NodeLink` implements `Peers`; `Alone` is a store without a node.
 """
@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fusefs.errors import Unreachable
-from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.ids import ChunkId, Ino, NodeId, Seq
 from fusefs.model.tx import Body, Tx
+from fusefs.nodelink.ranges import Range
 
 
 class Peers(Protocol):
-    """Every method is thread-safe; only `barrier` and `fetch` may wait, and both
-    are called without any lock held."""
+    """Every method is thread-safe; those that may wait (all but `publish` and
+    `prefetch`) are called without any lock held."""
 
     def publish(self, tx: Tx, bodies: Sequence[Body] = ()) -> None:
         """Hand a committed transaction to the node. Never blocks, never raises."""
@@ -39,6 +40,27 @@ class Peers(Protocol):
     def prefetch(self, cids: Sequence[ChunkId]) -> None:
         """Ask for chunks that will be read soon; fire and forget."""
 
+    def lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        wait: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Take, change or (kind UNLOCK, which never fails) drop a lock that excludes
+        other nodes. Between processes of this node the caller has decided.
+
+        Raises: WouldBlock, NoLocks, Interrupted; what was held before still is.
+        """
+
+    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+        """A lock of another node that stands in the way. Raises NoLocks."""
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        """May this name be created, as far as near nodes know? Never fails."""
+
 
 class Alone:
     """No node: nothing to tell, nobody to wait for, nothing to be had."""
@@ -61,3 +83,20 @@ class Alone:
 
     def prefetch(self, cids: Sequence[ChunkId]) -> None:
         pass
+
+    def lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        wait: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        pass
+
+    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+        return None
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        return True

@@ -20,6 +20,7 @@ are the kernel's business (default_permissions), the umask too.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -111,7 +112,10 @@ class Vfs:
         self._pool = pool
         self._coherence = coherence
         self._commits = commits
-        self._locks = Locks()
+        self._locks = Locks(
+            peers if options.locks == "cluster" else None,
+            errno.EAGAIN if options.lock_failure == "again" else errno.ENOLCK,
+        )
         self._writer = Writer(
             files, publisher, privileges, fetcher, store, pool, options, clock
         )
