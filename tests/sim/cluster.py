@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
+from fusefs.errors import Unreachable
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
 from fusefs.model.records import S_REG
 from fusefs.model.tx import Body, Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import LockKey, Range
 from fusefs.store.store import Store
+from fusefs.vfs import Vfs, VfsOptions
 from netnode.environment import Environment
 from netnode.service import Node, Settings
 from tests.sim.network import Fabric
@@ -22,6 +26,8 @@ from tests.sim.network import Fabric
 T = TypeVar("T")
 EPOCH_MS = 1_750_000_000_000
 CLUSTER = b"cluster of tests"
+OPTIONS = VfsOptions(sync="off", kernel_refs=False)
+DATABASES = ("meta.db", "meta.db-wal", "small.db", "small.db-wal")
 
 
 async def inline(work: Callable[[], T], /) -> T:
@@ -43,19 +49,25 @@ class SimWorker:
         self.delay_s = delay_s
         self.effects: list[Effects] = []
         self.forgot_everything = 0
-        self._send, self._receive = trio.open_memory_channel[int](float("inf"))
+        self._send, self._receive = trio.open_memory_channel[
+            tuple[int, Effects, bool]
+        ](float("inf"))
         assert node.node is not None
         node.node.settling.attached(self)
 
     def changed(self, number: int, effects: Effects, everything: bool) -> None:
         self.effects.append(effects)
         self.forgot_everything += everything
-        self._send.send_nowait(number)
+        self._send.send_nowait((number, effects, everything))
 
     async def run(self) -> None:
-        async for number in self._receive:
+        async for number, effects, everything in self._receive:
             await trio.sleep(self.delay_s)
-            node = self._node.node
+            vfs, node = self._node.vfs, self._node.node
+            if vfs is not None:
+                vfs.on_effects(effects)
+                if everything:
+                    vfs.drop_everything()
             if node is not None:
                 node.settling.done(number)
 
@@ -70,6 +82,9 @@ class SimNode:
         self.skew_ms = 0
         self.directory = cluster.directory / name
         self.directory.mkdir()
+        self.vfs: Vfs | None = None
+        self.with_vfs = False
+        self.on_publish: Callable[[Tx], None] = lambda tx: None
         self.node: Node | None = None
         self._scope: trio.CancelScope | None = None
         self._done = trio.Event()
@@ -89,8 +104,12 @@ class SimNode:
     async def start(self) -> Node:
         cluster = self._cluster
         self.namespace = Namespace.open(self.directory, clock=self.wall_ns)
+        power_cut = self.namespace.mark_running()
         self.store = Store.open(
-            self.directory, min_free_bytes=0, clock=lambda: self.wall_ms() / 1000
+            self.directory,
+            min_free_bytes=0,
+            power_cut=power_cut,
+            clock=lambda: self.wall_ms() / 1000,
         )
         seeds = tuple(f"{n.name}:1" for n in cluster.nodes[:1] if n is not self)
         settings = Settings(
@@ -100,6 +119,10 @@ class SimNode:
         environment = Environment(self.wall_ms, rng, inline, _raise)
         network = cluster.fabric.host(self.name, self.id)
         self.node = Node(settings, self.namespace, self.store, network, environment)
+        if self.with_vfs:
+            self.vfs = Vfs(
+                self.namespace, self.store, SimPeers(self), OPTIONS, self.wall_ns
+            )
         self._done = trio.Event()
         await cluster.nursery.start(self._run, self.node)
         return self.node
@@ -107,9 +130,14 @@ class SimNode:
     async def _run(self, node: Node, *, task_status: trio.TaskStatus[int]) -> None:
         try:
             with trio.CancelScope() as self._scope:
-                await node.run(task_status=task_status)
+                async with trio.open_nursery() as nursery:
+                    if self.vfs is not None:
+                        delay_s = self._cluster.rng.uniform(0, 0.005)
+                        nursery.start_soon(SimWorker(self, delay_s).run)
+                    await node.run(task_status=task_status)
+                    nursery.cancel_scope.cancel()
         finally:
-            self.node = None
+            self.node = self.vfs = None
             self.namespace.close()
             self.store.close()
             self._done.set()
@@ -120,6 +148,30 @@ class SimNode:
         self._scope.cancel()
         await self._done.wait()
 
+    def checkpoint(self) -> None:
+        """What is in the store now survives a power cut."""
+        if self.vfs is not None:
+            self.store.sync_all()
+        for name in DATABASES:
+            source = self.directory / name
+            if source.exists():
+                shutil.copyfile(source, self._durable(name))
+
+    async def power_cut(self) -> None:
+        """The machine stops: only what was synced is on the disk."""
+        await self.crash()
+        for name in DATABASES:
+            (self.directory / name).unlink(missing_ok=True)
+            if self._durable(name).exists():
+                shutil.copyfile(self._durable(name), self.directory / name)
+        database = sqlite3.connect(self.directory / "meta.db")
+        database.execute("UPDATE meta SET value = 'before' WHERE key = 'boot_id'")
+        database.commit()
+        database.close()
+
+    def _durable(self, name: str) -> Path:
+        return self.directory / f"durable-{name}"
+
     async def stop(self) -> None:
         if self.node is not None:
             self.node.stop()
@@ -129,9 +181,15 @@ class SimNode:
 
     def publish(self, tx: Tx | None, bodies: Sequence[Body] = ()) -> Seq:
         assert tx is not None
+        self.on_publish(tx)
         if self.node is not None:
             self.node.publish((tx,), bodies)
         return tx.seq
+
+    def connected(self) -> list[SimNode]:
+        """The nodes this one has a connection with."""
+        peers = self.node.peers if self.node is not None else ()
+        return [n for n in self._cluster.running if n.id in peers]
 
     def create(
         self, name: bytes, parent: Ino = ROOT_INO, data: bytes | None = None
@@ -207,6 +265,39 @@ class SimNode:
         return result[0]
 
 
+class SimPeers:
+    """What a vfs sees of the node: publishing at once, bytes from whoever is
+    connected (the chunk plane itself has tests of its own)."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+
+    def publish(self, tx: Tx, bodies: Sequence[Body] = ()) -> None:
+        self._node.publish(tx, bodies)
+
+    def barrier(self, seq: Seq, timeout_s: float) -> bool:
+        return True
+
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+        hint: Sequence[NodeId] = (),
+    ) -> None:
+        for cid in cids:
+            for other in self._node.connected():
+                if other.store.has(cid):
+                    self._node.store.put_verified(cid, other.store.get(cid))
+                    break
+            else:
+                raise Unreachable("no connected peer has it")
+
+    def prefetch(self, cids: Sequence[ChunkId]) -> None:
+        pass
+
+
 class LockResult:
     """What became of a request; None while it waits."""
 
@@ -230,11 +321,13 @@ class SimCluster:
         self.nursery = nursery
         self.fabric = Fabric(random.Random(seed + 1), **fabric)  # type: ignore[arg-type]
         self.nodes: list[SimNode] = []
+        self.look_s = 0.01
 
     def add(self) -> SimNode:
-        node = SimNode(
-            self, "abcdefghijklmnopqrstuvwxyz"[len(self.nodes)], not self.nodes
-        )
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        turn, letter = divmod(len(self.nodes), len(letters))
+        name = letters[letter] + (str(turn) if turn else "")
+        node = SimNode(self, name, not self.nodes)
         self.nodes.append(node)
         return node
 
@@ -253,7 +346,7 @@ class SimCluster:
     async def until(self, condition: Callable[[], bool], limit_s: float = 60) -> None:
         with trio.move_on_after(limit_s):
             while not condition():
-                await trio.sleep(0.01)
+                await trio.sleep(self.look_s)
         assert condition(), "it did not happen in time"
 
     async def until_connected(self, limit_s: float = 60) -> None:

@@ -119,7 +119,7 @@ class MemoryStream:
         other._ended_at = max(self._last, trio.current_time() + delay)
         other._arrived.set()
         other._drained.set()
-        self._fabric.streams.discard(self)
+        self._fabric.streams.pop(self, None)
 
 
 class Fabric:
@@ -137,7 +137,7 @@ class Fabric:
         self._listening: dict[str, tuple[Accept, trio.Nursery, NodeId]] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._far: dict[frozenset[str], float] = {}
-        self.streams: set[MemoryStream] = set()
+        self.streams: dict[MemoryStream, None] = {}  # in the order they were made
         self.messages = 0
         self.bytes = 0
 
@@ -194,7 +194,7 @@ class Fabric:
         near = MemoryStream(self, here.name, there, node)
         far = MemoryStream(self, there, here.name, here.node)
         near.other, far.other = far, near
-        self.streams |= {near, far}
+        self.streams |= {near: None, far: None}
         nursery.start_soon(_serve, accept, far)
         return near
 

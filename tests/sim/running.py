@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
+from fusefs.model.ids import Ino
+from fusefs.vfs.appending import Appends
+from fusefs.vfs.background import Background
+from fusefs.vfs.coherence import Coherence
 from tests.sim.cluster import SimCluster
 
 
@@ -26,6 +31,34 @@ def simulate(
             await cluster.stop()
             nursery.cancel_scope.cancel()
 
+    with without_threads():
+        _run(main, seed)
+
+
+@contextmanager
+def without_threads() -> Iterator[None]:
+    """The vfs does at once what it otherwise leaves to threads of its own."""
+    before = (
+        Background.start,
+        Background.stop,
+        Coherence.soon,
+        Appends.merge_soon,
+    )
+    Background.start = Background.stop = lambda self: None  # type: ignore
+    Coherence.soon = lambda self, work: work()  # type: ignore
+    Appends.merge_soon = _merge_now  # type: ignore
+    try:
+        yield
+    finally:
+        Background.start, Background.stop, Coherence.soon, Appends.merge_soon = before  # type: ignore
+
+
+def _merge_now(self: Appends, inos: Sequence[Ino]) -> None:
+    for ino in inos:
+        self._merge_or_log(ino)
+
+
+def _run(main: Callable[[], Awaitable[None]], seed: int) -> None:
     # Trio shuffles the order of tasks; with a seed a failing run can be repeated.
     before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True
