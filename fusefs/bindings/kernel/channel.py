@@ -102,6 +102,11 @@ class Channel:
             self._made_room = self.unique
             self._make_room()
 
+    @property
+    def waiting(self) -> bool:
+        """Its request waits for somebody else. Read by every thread."""
+        return self.unique != 0 and self._made_room == self.unique
+
     def changing(self, *inodes: Ino) -> AbstractContextManager[None]:
         """Around the vfs call of a request that holds the kernel's lock of these."""
         if self.connection.settings.changes_wait:

@@ -179,8 +179,10 @@ class Server:
             thread.start()
 
     def _make_room(self) -> None:
-        """Called by a channel about to wait: somebody must read."""
-        if all(ch.unique for ch in self.connection.channels):
+        """Called by a channel about to wait: somebody must read, now or as soon as a
+        request that does not wait is answered. (More threads than that would only
+        hand the interpreter around: each request wakes another one.)"""
+        if all(ch.waiting for ch in self.connection.channels):
             self._add_channel()
 
     def _serve(self, channel: Channel) -> None:
