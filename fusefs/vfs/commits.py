@@ -4,7 +4,8 @@
         ...
 
 On a normal exit the transaction is committed, our caches forget what it changed,
-and its record is with the node. With sync=all it then waits for the near peers.
+and its record is with the node. With sync=all, and when a name in use was given other
+data, it then waits for the near peers.
 """
 
 from __future__ import annotations
@@ -74,7 +75,16 @@ class Commits:
 class Commit:
     """One use of `Commits.begin`. `seq` is set after it (0: nothing was written)."""
 
-    __slots__ = ("_commits", "_inner", "_names", "_tx", "bodies", "quiet", "seq")
+    __slots__ = (
+        "_commits",
+        "_inner",
+        "_names",
+        "_tx",
+        "bodies",
+        "quiet",
+        "replaces",
+        "seq",
+    )
 
     def __init__(self, commits: Commits, names: tuple[Name, ...]) -> None:
         self._commits = commits
@@ -83,6 +93,8 @@ class Commit:
         self._tx: Transaction
         self.bodies: Sequence[Body] = ()
         """Small objects that travel with the transaction."""
+        self.replaces = False
+        """It puts other data under a name in use: like a close, it waits for peers."""
         self.quiet = False
         """The caller holds a lock and waits for peers itself."""
         self.seq = Seq(0)
@@ -115,5 +127,6 @@ class Commit:
                 commits.peers.publish(tx, self.bodies)
         finally:
             commits.lock.release()
-        if self.seq and not self.quiet and commits.options.sync == "all":
+        waits = commits.options.sync == "all" or self.replaces
+        if self.seq and waits and not self.quiet:
             commits.barrier(self.seq)

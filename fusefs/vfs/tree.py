@@ -26,6 +26,7 @@ from fusefs.model.records import S_DIR
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 from fusefs.vfs.commits import Commits
+from fusefs.vfs.exclusive import Exclusive, Taken
 from fusefs.vfs.files import Files, Orphan
 from fusefs.vfs.inodes import Inodes
 from fusefs.vfs.names import PATH_MAX_BYTES, check_name, directory
@@ -47,6 +48,7 @@ class Tree:
         self._files = files
         self._inodes = inodes
         self._commits = commits
+        self._exclusive = Exclusive(commits)
 
     # -- making ----------------------------------------------------------------
 
@@ -72,15 +74,40 @@ class Tree:
         caller: Caller,
         rdev: int = 0,
         target: bytes = b"",
+        exclusive: bool = True,
     ) -> tuple[Ino, int]:
-        """(inode number, seq of the transaction). Raises Exists."""
+        """(inode number, seq of the transaction). Raises Exists: here, and if
+        `exclusive` on no near node, has anybody made the name."""
         check_name(name)
+        try:
+            return self._create(parent, name, mode, caller, rdev, target, ask=exclusive)
+        except Taken:
+            self._agree(parent, name)
+        return self._create(parent, name, mode, caller, rdev, target, ask=False)
+
+    def _agree(self, parent: Ino, name: bytes) -> None:
+        if not self._exclusive.ask(parent, name):
+            raise Exists(repr(name))
+
+    def _create(
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        rdev: int,
+        target: bytes,
+        *,
+        ask: bool,
+    ) -> tuple[Ino, int]:
         commit = self._commits.begin((parent, name))
         with commit as tx:
             above = directory(tx, parent)
             _check_parent(parent)
             if tx.entry(parent, name) is not None:
                 raise Exists(repr(name))
+            if ask:
+                self._exclusive.check(tx, parent)
             mode, gid = inherit(above, mode, caller.gid)
             ino = tx.new_ino(parent, name, stat.S_IFMT(mode) >> 12)
             tx.create(parent, name, ino, mode, caller.uid, gid, rdev, target)
@@ -130,12 +157,22 @@ class Tree:
         """link(2). A directory is EPERM; what has no name any more is ENOENT, unless
         it is an O_TMPFILE."""
         check_name(name)
+        try:
+            self._link(ino, parent, name, ask=True)
+        except Taken:
+            self._agree(parent, name)
+            self._link(ino, parent, name, ask=False)
+        return self._inodes.attr(ino)
+
+    def _link(self, ino: Ino, parent: Ino, name: bytes, *, ask: bool) -> None:
         orphan = self._files.orphans.get(ino)
         with self._commits.begin((parent, name)) as tx:
             directory(tx, parent)
             _check_parent(parent)
             if tx.entry(parent, name) is not None:
                 raise Exists(repr(name))
+            if ask:
+                self._exclusive.check(tx, parent)
             if orphan is not None:
                 self._name_orphan(tx, orphan, parent, name)
             else:
@@ -143,7 +180,6 @@ class Tree:
         if orphan is not None:
             self._files.unorphan(ino)
             self._files.refresh(ino)
-        return self._inodes.attr(ino)
 
     def _add_link(self, tx: Transaction, ino: Ino, parent: Ino, name: bytes) -> None:
         row = tx.inode(ino)
@@ -208,8 +244,24 @@ class Tree:
             raise Invalid(f"rename flags {flags:#x}")
         check_name(name)
         check_name(new_name)
+        try:
+            self._rename(parent, name, new_parent, new_name, flags, flags == NOREPLACE)
+        except Taken:
+            self._agree(new_parent, new_name)
+            self._rename(parent, name, new_parent, new_name, flags, False)
+
+    def _rename(
+        self,
+        parent: Ino,
+        name: bytes,
+        new_parent: Ino,
+        new_name: bytes,
+        flags: int,
+        ask: bool,
+    ) -> None:
         keep = _Kept(self._files)
-        with keep, self._commits.begin((parent, name), (new_parent, new_name)) as tx:
+        commit = self._commits.begin((parent, name), (new_parent, new_name))
+        with keep, commit as tx:
             entry = _need(tx, parent, name)
             directory(tx, new_parent)
             _check_parent(new_parent)
@@ -219,6 +271,8 @@ class Tree:
             if flags == EXCHANGE:
                 self._exchange(tx, entry, target, new_parent, new_name)
             elif target is None:
+                if ask:
+                    self._exclusive.check(tx, new_parent)
                 tx.rename(parent, name, new_parent, new_name)
             elif flags == NOREPLACE:
                 raise Exists(repr(new_name))
@@ -226,6 +280,7 @@ class Tree:
                 _check_replaceable(tx, entry, target)
                 keep.last_name(tx, target)
                 tx.rename(parent, name, new_parent, new_name)
+                commit.replaces = True
 
     def _exchange(
         self,

@@ -143,6 +143,7 @@ def _rename(
     ch: Channel, unique: int, nodeid: Ino, target: Ino, flags: int, size: int
 ) -> Reply:
     old, new = ch.names_at(REQUEST + size)
+    ch.about_to_wait()  # over a file in use it waits for peers, as a close does
     with ch.changing(nodeid, target):
         ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
     return encode.ok(unique)
