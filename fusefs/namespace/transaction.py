@@ -134,6 +134,11 @@ class Transaction:
         latest = self._registers.load(xattr_key(ino, name)).latest
         return latest.value[1:] if latest and latest.value else None
 
+    def placed_by(self, ino: Ino) -> NodeId | None:
+        """The node that made the directory, or moved it last."""
+        latest = self._registers.load(place_key(ino)).latest
+        return latest.dot[0] if latest is not None else None
+
     def versions(self, ino: Ino) -> list[tuple[Sibling, Content]]:
         """Every concurrent version of the inode's content."""
         return self._derivation.versions(ino)
@@ -211,12 +216,14 @@ class Transaction:
     def unlink(self, parent: Ino, name: bytes) -> None:
         """Remove a name that is not a directory; the last one leaves an `unlinked`."""
         entry = self._real_entry(parent, name)
+        self._keep_beside(parent, name)
         self._drop(entry)
         self.touch(parent)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """Remove an empty directory."""
         entry = self._real_entry(parent, name)
+        self._keep_beside(parent, name)
         self._write(dirent_key(parent, name), GONE)
         self._bury(entry)
         self.touch(parent)
@@ -227,6 +234,8 @@ class Transaction:
             for e in self.links(entry.ino)
             if (e.parent, e.name) != (entry.parent, entry.name)
         ]
+        if not others:
+            self._keep_versions(entry)
         self._write(dirent_key(entry.parent, entry.name), GONE)
         if others:
             self.set_attrs(entry.ino)
@@ -244,9 +253,13 @@ class Transaction:
     ) -> None:
         """Move an entry, replacing what is at the new name."""
         entry = self._real_entry(parent, name)
+        self._keep_beside(parent, name)
         target = self.entry(new_parent, new_name)
         if target is not None:
             target = self._real_entry(new_parent, new_name)
+            self._keep_beside(new_parent, new_name)
+            if target.ino != entry.ino and len(self.links(target.ino)) == 1:
+                self._keep_versions(target)
         self.link(new_parent, new_name, entry.ino, entry.kind)
         if target is not None and target.ino != entry.ino:
             self._drop_replaced(target)
@@ -273,6 +286,8 @@ class Transaction:
         """RENAME_EXCHANGE: both entries swap what they name."""
         a = self._real_entry(parent, name)
         b = self._real_entry(new_parent, new_name)
+        self._keep_beside(parent, name)
+        self._keep_beside(new_parent, new_name)
         self.link(new_parent, new_name, a.ino, a.kind)
         self.link(parent, name, b.ino, b.kind)
         self.set_attrs(a.ino)
@@ -484,6 +499,24 @@ class Transaction:
         if winner is not None and not winner.flags & FLAG_DERIVED:
             value = encode_value(Dirent(winner.ino, winner.kind))
             self._write(dirent_key(entry.parent, origin), value)
+
+    def _keep_beside(self, parent: Ino, name: bytes) -> None:
+        """What stands beside a name because it lost it becomes an entry of its own:
+        who removes or moves the winner has not removed the losers."""
+        if self._derivation.plain():
+            return
+        for (beside,) in self._db.execute(
+            "SELECT name FROM odd WHERE parent = ? AND origin = ? AND why = 'twin'"
+            " AND name != origin ORDER BY name",
+            (parent, name),
+        ).fetchall():
+            self._real_entry(parent, beside)
+
+    def _keep_versions(self, entry: Entry) -> None:
+        """The same for concurrent versions of a file whose last name goes."""
+        row = self.inode(entry.ino) if entry.kind == S_REG else None
+        if row is not None and row.flags & FLAG_CONFLICT:
+            self._keep_losers(entry.ino)
 
     def _keep_losers(self, base: Ino) -> None:
         """Make every losing version a file of its own, so that the next write of
