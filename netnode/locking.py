@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import trio
 
 from fusefs.model.ids import Ino, NodeId
 from fusefs.model.records import DIRENT, dirent_key, key_ino, key_name, valid_key
-from fusefs.model.tx import Effects, EntryChange, Tx
+from fusefs.model.tx import Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import (
     UNLOCK,
@@ -29,7 +30,7 @@ from fusefs.nodelink.ranges import (
 from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
 from netnode.core.membership import Membership
 from netnode.core.placement import ranked
-from netnode.core.reservations import Reservations
+from netnode.core.reservations import LIFE_S, Reservations
 from netnode.environment import Environment
 from netnode.peers import Peer, Peers
 from netnode.wire.frames import ProtocolError
@@ -94,6 +95,7 @@ class Locking:
         self._numbers = 0
         self._members = membership.members()
         self._worker_left: float | None = None
+        namespace.nothing_reserved()
         if not expects_worker:
             self._table.asserted(self._me, (), environment.now())
 
@@ -181,6 +183,8 @@ class Locking:
                 for write in tx.writes:
                     if write.key[:1] == DIRENT:
                         self._reservations.seen(tx.node, write.key)
+            if not len(self._reservations):
+                self._namespace.nothing_reserved()
 
     def members_changed(self) -> None:
         members = self._membership.members()
@@ -306,21 +310,31 @@ class Locking:
         return ranked(_lock_place(key.ino), self._members)[0]
 
     def _reserver(self, key: bytes) -> NodeId:
-        """Who decides about a name: the first that is up."""
-        for node in ranked(key, self._members):
-            peer = self._peers.get(node)
-            now = self._environment.now()
-            if node == self._me or (peer is not None and peer.nearness.near(now)):
-                return node
-        return self._me
+        """Who decides about a name: the node that made the directory (or moved it
+        last), else the first in placement order that is up."""
+        maker = self._namespace.placed_by(key_ino(key))
+        if maker is not None and self._is_near(maker):
+            return maker
+        return next(filter(self._is_near, ranked(key, self._members)), self._me)
+
+    def _is_near(self, node: NodeId) -> bool:
+        peer = self._peers.get(node)
+        return node == self._me or (
+            peer is not None and peer.nearness.near(self._environment.now())
+        )
 
     def _may_create(self, node: NodeId, key: bytes) -> bool:
+        """The worker of this node does not ask about names in directories that it
+        made unless it finds a reservation noted in the namespace."""
         parent, name = key_ino(key), key_name(key)
-        # The worker writes, too: what this process remembers may be old.
-        self._namespace.forget(Effects([EntryChange(parent, name, 0, 0)]))
-        if self._namespace.entry(parent, name) is not None:
+        now = self._environment.now()
+        until_ns = time.monotonic_ns() + int(LIFE_S * 1e9) if node != self._me else 0
+        if not self._reservations.ask(node, key, now):
             return False
-        return self._reservations.ask(node, key, self._environment.now())
+        if self._namespace.reserve(parent, name, until_ns):
+            return True
+        self._reservations.seen(node, key)
+        return False
 
     def _grace(self) -> bool:
         return self._table.in_grace(self._members, self._environment.now())

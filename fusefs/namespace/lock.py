@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 _COUNTER = struct.Struct("=Q")
+_RESERVED = struct.Struct("=Q")
+_BYTES = _COUNTER.size + _RESERVED.size
 
 
 class WriteLock:
@@ -22,9 +24,9 @@ class WriteLock:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._fd).st_size < _COUNTER.size:
-            os.ftruncate(self._fd, _COUNTER.size)
-        self._map = mmap.mmap(self._fd, _COUNTER.size)
+        if os.fstat(self._fd).st_size < _BYTES:
+            os.ftruncate(self._fd, _BYTES)
+        self._map = mmap.mmap(self._fd, _BYTES)
         self._mutex = threading.Lock()
 
     def __enter__(self) -> None:
@@ -54,6 +56,16 @@ class WriteLock:
         value = (self.counter + 1) & 0xFFFF_FFFF_FFFF_FFFF
         _COUNTER.pack_into(self._map, 0, value)
         return value
+
+    @property
+    def reserved_until_ns(self) -> int:
+        """Until then (CLOCK_MONOTONIC) a name of a directory that this node decides
+        about may belong to another node. Read and set under the lock."""
+        return int(_RESERVED.unpack_from(self._map, _COUNTER.size)[0])
+
+    @reserved_until_ns.setter
+    def reserved_until_ns(self, value: int) -> None:
+        _RESERVED.pack_into(self._map, _COUNTER.size, value)
 
     def close(self) -> None:
         self._map.close()

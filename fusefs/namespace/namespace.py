@@ -30,6 +30,7 @@ from fusefs.model.records import (
     decode_member,
     key_ino,
     key_name,
+    place_key,
     unlinked_key,
     xattr_key,
 )
@@ -360,6 +361,37 @@ class Namespace:
                 yield transaction
                 transaction.finish()
             self._remember(transaction.effects)
+
+    # -- exclusive creation between nodes ---------------------------------------
+
+    def placed_by(self, ino: Ino) -> NodeId | None:
+        """The node that made the directory, or moved it last."""
+        found = self._read(
+            "SELECT state FROM register WHERE key = ?", (place_key(ino),)
+        )
+        latest = decode_register(found[0][0]).latest if found else None  # type: ignore[arg-type]
+        return latest.dot[0] if latest is not None else None
+
+    def reserve(self, parent: Ino, name: bytes, until_ns: int) -> bool:
+        """Another node may create this name, unless it is there. Until then, or until
+        `nothing_reserved`, `reserved_until_ns` says so to both processes."""
+        with self._write_lock:
+            if self._read(
+                "SELECT 1 FROM entry WHERE parent = ? AND name = ?", (parent, name)
+            ):
+                return False
+            lock = self._write_lock
+            lock.reserved_until_ns = max(lock.reserved_until_ns, until_ns)
+            return True
+
+    def nothing_reserved(self) -> None:
+        """The counterpart of `reserve`, when all such names were made."""
+        with self._write_lock:
+            self._write_lock.reserved_until_ns = 0
+
+    def reserved_until_ns(self) -> int:
+        """To be read within a transaction."""
+        return self._write_lock.reserved_until_ns
 
     def _remember(self, effects: Effects) -> None:
         """Put the rows just written where readers look first. The write lock is

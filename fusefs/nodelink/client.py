@@ -313,10 +313,14 @@ class NodeLink:
             raise NoLocks("the node that decides about this lock is away")
         return answer.conflict
 
+    def near(self) -> bool:
+        """Whether any near peer is connected."""
+        return self._near > 0
+
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """Before an exclusive creation: False when a near node has the name or is
-        creating it. True without near peers, and when nobody answers in time."""
-        if not self._near or not self._attached:
+        creating it. True without a node, and when nobody answers in time."""
+        if not self._attached:
             return True
         deadline = time.monotonic() + RESERVE_LIMIT_S
         try:

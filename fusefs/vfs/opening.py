@@ -91,7 +91,10 @@ class Opener:
         O_EXCL forbids."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         try:
-            ino, seq = self._tree.create(parent, name, mode, caller)
+            exclusive = bool(flags & os.O_EXCL)
+            ino, seq = self._tree.create(
+                parent, name, mode, caller, exclusive=exclusive
+            )
         except Exists:
             entry = self._namespace.entry(parent, name)
             if flags & os.O_EXCL or entry is None:

@@ -58,6 +58,9 @@ class Peers(Protocol):
     def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
         """A lock of another node that stands in the way. Raises NoLocks."""
 
+    def near(self) -> bool:
+        """Whether any near peer is connected. Costs nothing."""
+
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """May this name be created, as far as near nodes know? Never fails."""
 
@@ -97,6 +100,9 @@ class Alone:
 
     def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
         return None
+
+    def near(self) -> bool:
+        return False
 
     def reserve(self, parent: Ino, name: bytes) -> bool:
         return True

@@ -1,0 +1,57 @@
+"""Exclusive creation between nodes: of several that make one name at once, one does.
+
+Someone decides about each name: the node that made its directory (or moved it last)
+while it is near, else the first near one in placement order. A node that decides
+itself only looks, inside its transaction, whether it has given a name away: a tree
+unpacked or cloned here asks nobody. Any other node asks before.
+
+Nodes that are apart, or that see different nodes near, may both create; then both
+entries are kept as after any concurrent change.
+"""
+
+from __future__ import annotations
+
+import time
+
+from fusefs.model.ids import Ino
+from fusefs.namespace.transaction import Transaction
+from fusefs.vfs.commits import Commits
+
+SEEN_S = 1.0
+"""So long the loser waits for the winner's entry before it says EEXIST."""
+_LOOK_S = 0.002
+
+
+class Taken(Exception):
+    """Rolls a transaction back: the name has to be asked for first."""
+
+
+class Exclusive:
+    """Thread-safe. `check` is called in a transaction, `ask` outside of any."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        self._on = commits.options.exclusive == "cluster"
+
+    def check(self, tx: Transaction, parent: Ino) -> None:
+        """The name is free here. Raises Taken when somebody else has to agree."""
+        if not self._on:
+            return
+        namespace, peers = self._commits.namespace, self._commits.peers
+        reserved_ns = namespace.reserved_until_ns()
+        if reserved_ns and reserved_ns > time.monotonic_ns():
+            raise Taken
+        if peers.near() and tx.placed_by(parent) != namespace.node_id:
+            raise Taken
+
+    def ask(self, parent: Ino, name: bytes) -> bool:
+        """False: somebody else has the name or makes it just now. Returns when it can
+        be seen here, at most SEEN_S later."""
+        if self._commits.peers.reserve(parent, name):
+            return True
+        give_up = time.monotonic() + SEEN_S
+        while self._commits.namespace.entry(parent, name) is None:
+            if time.monotonic() > give_up:
+                break
+            time.sleep(_LOOK_S)
+        return False
