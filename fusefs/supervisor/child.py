@@ -119,13 +119,40 @@ class Child:
         self.read_reports()
         self.last_status = self._process.wait()
         os.close(self.pidfd)
+        self._let_go()
+        return self.last_status
+
+    @property
+    def is_half_dead(self) -> bool:
+        """Killed, but a thread of it is still held in the kernel.
+
+        A notification that waits for a directory's lock cannot be interrupted, and
+        whoever has the lock may wait for an answer that only a successor can give.
+        """
+        if self._process is None:
+            return False
+        try:
+            line = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return line.rpartition(b")")[2].split()[0] == b"Z"
+
+    def abandon(self) -> tuple[int, subprocess.Popen[bytes]]:
+        """Counts a half dead child as ended; the caller reaps what is left of it
+        when the descriptor gets readable, and closes that."""
+        assert self._process is not None
+        remains = self.pidfd, self._process
+        self.last_status = -signal.SIGKILL
+        self._let_go()
+        return remains
+
+    def _let_go(self) -> None:
         os.close(self.reports)
         self.pidfd = self.reports = -1
         self._process = None
         self.is_ready = False
         quick = time.monotonic() - self._started_s < STEADY_S
         self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        return self.last_status
 
     def kill(self, number: int) -> None:
         """Sends a signal if it runs."""

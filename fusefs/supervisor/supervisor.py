@@ -35,6 +35,8 @@ STOP_NODE_S = 5.0
 HANDOVER_S = 40.0
 """A worker asked to make way finishes what it is doing, a fetch included. Then it is
 killed: its successor takes over all but what it had not stored yet."""
+LOOK_EVERY_S = 0.2
+"""A killed worker that cannot end has a successor after this."""
 NUDGE_EVERY_S = 0.2
 MOST_NUDGES = 100
 BUSY_S = 1.0
@@ -88,6 +90,7 @@ class Supervisor:
         for child in self._children():
             self._start(child)
         loop.after(START_LIMIT_S, self._give_up_starting)
+        loop.after(LOOK_EVERY_S, self._look_for_half_dead)
         loop.run()
         self._forget_state()
         return self._exit_code
@@ -152,7 +155,26 @@ class Supervisor:
         child.read_reports()
         self._loop.forget(child.pidfd)
         self._loop.forget(child.reports)
-        status = child.ended()
+        self._go_on_without(child, child.ended())
+
+    def _look_for_half_dead(self) -> None:
+        self._loop.after(LOOK_EVERY_S, self._look_for_half_dead)
+        worker = self._worker
+        if worker is None or not worker.is_half_dead:
+            return
+        self._loop.forget(worker.pidfd)
+        self._loop.forget(worker.reports)
+        pidfd, process = worker.abandon()
+
+        def reap() -> None:
+            self._loop.forget(pidfd)
+            os.close(pidfd)
+            process.wait()
+
+        self._loop.watch(pidfd, reap)
+        self._go_on_without(worker, worker.last_status)
+
+    def _go_on_without(self, child: Child, status: int) -> None:
         log.log(
             logging.INFO if status == 0 else logging.WARNING,
             "%s ended status=%d",
