@@ -20,6 +20,8 @@ from fusefs.vfs.commits import Commits
 SEEN_S = 1.0
 """So long the loser waits for the winner's entry before it says EEXIST."""
 _LOOK_S = 0.002
+_REMEMBERED = 1024
+"""Directories of others that creations were rolled back in."""
 
 
 class Taken(Exception):
@@ -32,6 +34,12 @@ class Exclusive:
     def __init__(self, commits: Commits) -> None:
         self._commits = commits
         self._on = commits.options.exclusive == "cluster"
+        self._others: set[Ino] = set()
+
+    def begin(self, parent: Ino) -> None:
+        """Before a transaction that is likely to be rolled back. Raises Taken."""
+        if parent in self._others and self._commits.peers.near():
+            raise Taken
 
     def check(self, tx: Transaction, parent: Ino) -> None:
         """The name is free here. Raises Taken when somebody else has to agree."""
@@ -42,11 +50,16 @@ class Exclusive:
         if reserved_ns and reserved_ns > time.monotonic_ns():
             raise Taken
         if peers.near() and tx.placed_by(parent) != namespace.node_id:
+            if len(self._others) >= _REMEMBERED:
+                self._others.clear()
+            self._others.add(parent)
             raise Taken
 
     def ask(self, parent: Ino, name: bytes) -> bool:
         """False: somebody else has the name or makes it just now. Returns when it can
         be seen here, at most SEEN_S later."""
+        if self._commits.namespace.entry(parent, name) is not None:
+            return False
         if self._commits.peers.reserve(parent, name):
             return True
         give_up = time.monotonic() + SEEN_S

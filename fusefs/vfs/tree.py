@@ -80,6 +80,8 @@ class Tree:
         `exclusive` on no near node, has anybody made the name."""
         check_name(name)
         try:
+            if exclusive:
+                self._exclusive.begin(parent)
             return self._create(parent, name, mode, caller, rdev, target, ask=exclusive)
         except Taken:
             self._agree(parent, name)
@@ -158,6 +160,7 @@ class Tree:
         it is an O_TMPFILE."""
         check_name(name)
         try:
+            self._exclusive.begin(parent)
             self._link(ino, parent, name, ask=True)
         except Taken:
             self._agree(parent, name)
