@@ -19,6 +19,7 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import LockKey, Range
 from fusefs.store.store import Store
 from fusefs.vfs import Vfs, VfsOptions
+from fusefs.vfs.ports import Alone
 from netnode.environment import Environment
 from netnode.service import Node, Settings
 from tests.sim.network import Fabric
@@ -49,9 +50,9 @@ class SimWorker:
         self.delay_s = delay_s
         self.effects: list[Effects] = []
         self.forgot_everything = 0
-        self._send, self._receive = trio.open_memory_channel[
-            tuple[int, Effects, bool]
-        ](float("inf"))
+        self._send, self._receive = trio.open_memory_channel[tuple[int, Effects, bool]](
+            float("inf")
+        )
         assert node.node is not None
         node.node.settling.attached(self)
 
@@ -265,7 +266,7 @@ class SimNode:
         return result[0]
 
 
-class SimPeers:
+class SimPeers(Alone):
     """What a vfs sees of the node: publishing at once, bytes from whoever is
     connected (the chunk plane itself has tests of its own)."""
 
@@ -274,9 +275,6 @@ class SimPeers:
 
     def publish(self, tx: Tx, bodies: Sequence[Body] = ()) -> None:
         self._node.publish(tx, bodies)
-
-    def barrier(self, seq: Seq, timeout_s: float) -> bool:
-        return True
 
     def fetch(
         self,
@@ -293,9 +291,6 @@ class SimPeers:
                     break
             else:
                 raise Unreachable("no connected peer has it")
-
-    def prefetch(self, cids: Sequence[ChunkId]) -> None:
-        pass
 
 
 class LockResult:

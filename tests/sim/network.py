@@ -31,7 +31,7 @@ class MemoryStream:
         self.other: MemoryStream
         self._inbox: deque[tuple[float, memoryview]] = deque()
         self._inbox_bytes = 0
-        self._last = 0.0
+        self._sent = self._last = 0.0
         self._closed = False
         self._ended_at: float | None = None
         self._arrived = trio.Event()
@@ -45,7 +45,9 @@ class MemoryStream:
         if self._closed or self.other._closed:
             return
         data = memoryview(b"".join(bytes(part) for part in parts))
-        at = trio.current_time() + self._fabric.delay(self.here, self.there, len(data))
+        now = trio.current_time()
+        self._sent = max(self._sent, now) + len(data) / self._fabric.bytes_per_s
+        at = self._sent + self._fabric.delay(self.here, self.there)
         self._last = max(self._last, at)
         self._fabric.messages += 1
         self._fabric.bytes += len(data)
@@ -115,7 +117,7 @@ class MemoryStream:
         self._arrived.set()
         self._drained.set()
         other = self.other
-        delay = self._fabric.delay(self.here, self.there, 0)
+        delay = self._fabric.delay(self.here, self.there)
         other._ended_at = max(self._last, trio.current_time() + delay)
         other._arrived.set()
         other._drained.set()
@@ -141,9 +143,9 @@ class Fabric:
         self.messages = 0
         self.bytes = 0
 
-    def delay(self, here: str, there: str, size: int) -> float:
+    def delay(self, here: str, there: str) -> float:
         extra = self._far.get(frozenset((here, there)), 0.0)
-        return self._rng.uniform(*self.latency_s) + extra + size / self.bytes_per_s
+        return self._rng.uniform(*self.latency_s) + extra
 
     def blocked(self, source: str, target: str) -> bool:
         return (source, target) in self._blocked
@@ -180,7 +182,7 @@ class Fabric:
         return Host(self, name, node)
 
     async def connect(self, here: Host, there: str) -> MemoryStream:
-        delay = self.delay(here.name, there, 0)
+        delay = self.delay(here.name, there)
         await trio.sleep(2 * delay)
         deadline = trio.current_time() + CONNECT_LIMIT_S
         while self.blocked(here.name, there) or self.blocked(there, here.name):

@@ -14,6 +14,7 @@ import trio
 
 from fusefs.model.ids import Ino
 from fusefs.model.register import Register, encode_register
+from fusefs.namespace import replicate
 from fusefs.namespace.registers import Registers
 from netnode import replicator
 from netnode.core import horizon
@@ -79,7 +80,9 @@ class Run:
         cluster.fabric.latency_s = rng.choice(
             ((0.0001, 0.0005), (0.001, 0.02), (0.02, 0.2))
         )
-        for _ in range(self.count):
+        cluster.fabric.bytes_per_s = rng.choice((1e9, 1e5, 2e4))
+        late = rng.random() < 0.5
+        for _ in range(self.count - late):
             await self._add(cluster)
         await cluster.until_connected()
         await cluster.until_equal()
@@ -89,7 +92,7 @@ class Run:
             if rng.random() < 0.25:
                 await self._disturb(cluster)
             await trio.sleep(rng.expovariate(2 if rng.random() < 0.3 else 50))
-        await self._heal(cluster)
+        await self._heal(cluster, late)
         self.problems += await checks.all_checks(cluster.nodes, self)
         if self.damages and not self.problems:
             await self._damage(cluster)
@@ -155,17 +158,28 @@ class Run:
             await node.power_cut()
             self.promises.power_cut(node)
 
+    async def _flap(self, cluster: SimCluster, node: SimNode) -> None:
+        """The links of a node break again and again while it catches up."""
+        self.log(f"the links of {node.name} flap")
+        for _ in range(self.rng.randrange(2, 7)):
+            await trio.sleep(self.rng.uniform(0.01, 0.6))
+            for other in cluster.nodes:
+                cluster.fabric.sever(node.name, other.name)
+
     def _count_sent(self, node: SimNode) -> None:
         self.sent += sent_by(node)
         assert node.node is not None
         self.repaired += sum(p.repair.repaired for p in node.node.peers)
 
-    async def _heal(self, cluster: SimCluster) -> None:
+    async def _heal(self, cluster: SimCluster, late: bool) -> None:
         self.log("everything heals")
         cluster.fabric.heal()
         for node in cluster.nodes:
             if node.node is None:
                 await node.start()
+        if late:
+            await self._add(cluster)
+            await self._flap(cluster, cluster.nodes[-1])
         await self._until(cluster, "connect", cluster.until_connected)
         await self._until(cluster, "become equal", cluster.until_equal)
         await trio.sleep(1)
@@ -216,13 +230,15 @@ def damage_context(node: SimNode) -> bytes | None:
 @contextmanager
 def small_limits(horizons: bool) -> Iterator[None]:
     """Deltas of several parts and early horizons although little happens."""
-    before = (replicator.DELTA_BYTES, horizon.EVERY_S, horizon.WORTH)
-    replicator.DELTA_BYTES = 1500
+    before = (replicator.DELTA_BYTES, replicate._PAGE)
+    rhythm = (horizon.EVERY_S, horizon.WORTH)
+    replicator.DELTA_BYTES, replicate._PAGE = 300, 4
     horizon.EVERY_S, horizon.WORTH = (2.0, 5) if horizons else (1e6, 10**6)
     try:
         yield
     finally:
-        replicator.DELTA_BYTES, horizon.EVERY_S, horizon.WORTH = before
+        replicator.DELTA_BYTES, replicate._PAGE = before
+        horizon.EVERY_S, horizon.WORTH = rhythm
 
 
 def run_plan(plan: Plan, base: Path | None = None) -> Outcome:
