@@ -10,6 +10,8 @@ import threading
 
 SMALL, MEDIUM, LARGE = 16 << 10, 128 << 10, 1 << 20
 """Sizes handed out: one small file, one request of the kernel, one chunk."""
+PAGE = 4 << 10
+"""Scattered writes are kept by pages: a database's page, the kernel's too."""
 IDLE_LARGE, IDLE_MEDIUM = 16, 32
 """Idle buffers kept (20 MiB): a few writers' worth. More go back to the system."""
 
@@ -34,6 +36,17 @@ class Pool:
             except IndexError:  # another thread was faster
                 pass
         return memoryview(bytearray(room))
+
+    def page(self) -> bytearray:
+        """One page for a scattered write."""
+        with self._lock:
+            self.used_bytes += PAGE
+        return bytearray(PAGE)
+
+    def drop_pages(self, count: int) -> None:
+        """That many pages are not used any more."""
+        with self._lock:
+            self.used_bytes -= count * PAGE
 
     def give(self, buffer: memoryview) -> None:
         """Nobody reads or writes the buffer any more."""

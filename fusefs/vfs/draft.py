@@ -22,100 +22,11 @@ from typing import NamedTuple
 
 from fusefs.model.ids import HOLE, ChunkId
 from fusefs.model.tx import Body
-from fusefs.vfs.buffers import LARGE, MEDIUM, Pool
+from fusefs.vfs.buffers import LARGE, Pool
 from fusefs.vfs.content import View
 from fusefs.vfs.extents import Extents
 from fusefs.vfs.missing import ZEROS, Objects
-
-
-class Patch:
-    """What was written to one chunk. `version` moves with every change."""
-
-    __slots__ = (
-        "based",
-        "buffer",
-        "busy",
-        "fresh",
-        "limit",
-        "origin",
-        "source",
-        "version",
-        "written",
-    )
-
-    def __init__(self) -> None:
-        self.buffer: memoryview | None = None
-        self.origin = 0
-        """Where in the chunk the buffer begins."""
-        self.fresh = Extents()
-        self.source: ChunkId | None = None
-        self.limit = LARGE
-        """Bytes of `source` that still show."""
-        self.based = True
-        self.written = Extents()
-        self.busy = False
-        """A thread without the lock reads the buffer: it must not change."""
-        self.version = 0
-
-    def put(self, at: int, data: memoryview, pool: Pool, whole: bool) -> None:
-        """Write bytes at an offset of the chunk. `whole`: a big buffer at once."""
-        end = at + len(data)
-        buffer = self.buffer
-        low = at - self.origin
-        if buffer is None or self.busy or low < 0 or end - self.origin > len(buffer):
-            buffer = self._room(at, end, pool, whole)
-            low = at - self.origin
-        buffer[low : low + len(data)] = data
-        self.fresh.add(at, end)
-        self.version += 1
-
-    def _room(self, at: int, end: int, pool: Pool, whole: bool) -> memoryview:
-        """A buffer with room for [at, end) and all that is fresh."""
-        old, old_origin = self.buffer, self.origin
-        ranges = self.fresh.ranges
-        low = min(at, ranges[0][0]) & ~4095 if ranges else at & ~4095
-        high = max(end, self.fresh.end)
-        room = LARGE if whole or high - low > MEDIUM else high - low
-        if room == LARGE:
-            low = 0
-        buffer = pool.take(room)
-        if old is not None:
-            for a, b in ranges:
-                buffer[a - low : b - low] = old[a - old_origin : b - old_origin]
-            if not self.busy:
-                pool.give(old)
-        self.buffer, self.origin, self.busy = buffer, low, False
-        return buffer
-
-    def drop_buffer(self, pool: Pool) -> None:
-        """What is fresh is stored or void. A busy buffer is its reader's to return."""
-        if self.buffer is not None and not self.busy:
-            pool.give(self.buffer)
-        self.buffer, self.busy = None, False
-        self.fresh = Extents()
-
-    def stored(self, cid: ChunkId, pool: Pool) -> None:
-        """The chunk as it shows now is the object `cid`."""
-        self.written.extend(self.fresh)
-        self.source, self.limit, self.based = cid, LARGE, True
-        self.drop_buffer(pool)
-
-    def clip(self, at: int) -> None:
-        """Bytes from `at` on are cut off the file."""
-        self.fresh.cut(at)
-        self.written.cut(at)
-        self.limit = min(self.limit, at)
-        self.version += 1
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the chunk has to be stored before its id is known."""
-        return (
-            bool(self.fresh)
-            or self.source is None
-            or not self.based
-            or self.limit < LARGE
-        )
+from fusefs.vfs.patch import Patch
 
 
 class Assembled(NamedTuple):
@@ -335,14 +246,12 @@ class Draft:
         patch = self.patches.get(index)
         if patch is None:
             return self._read_base(index, low, into)
-        if patch.buffer is not None and patch.fresh.covers(low, high):
-            start = low - patch.origin
-            into[:] = patch.buffer[start : start + len(into)]
+        if patch.fresh.covers(low, high):
+            patch.copy(low, high, into)
             return high
         reach = self._read_below(index, patch, low, into)
         for a, b in patch.fresh.within(low, high):
-            assert patch.buffer is not None
-            into[a - low : b - low] = patch.buffer[a - patch.origin : b - patch.origin]
+            patch.copy(a, b, into[a - low : b - low])
             reach = max(reach, b)
         return reach
 

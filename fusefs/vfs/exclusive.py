@@ -58,12 +58,11 @@ class Exclusive:
     def ask(self, parent: Ino, name: bytes) -> bool:
         """False: somebody else has the name or makes it just now. Returns when it can
         be seen here, at most SEEN_S later."""
-        if self._commits.namespace.entry(parent, name) is not None:
-            return False
-        if self._commits.peers.reserve(parent, name):
-            return True
+        peers, namespace = self._commits.peers, self._commits.namespace
         give_up = time.monotonic() + SEEN_S
-        while self._commits.namespace.entry(parent, name) is None:
+        while namespace.entry(parent, name) is None:
+            if peers.reserve(parent, name):  # perhaps it came and went meanwhile
+                return True
             if time.monotonic() > give_up:
                 break
             time.sleep(_LOOK_S)

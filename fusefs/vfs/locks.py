@@ -138,6 +138,12 @@ class Locks:
         if key in self._held or key in self._claims:
             self._unlock(key, owner, _EVERYTHING)
 
+    def exclude_others(self, ino: Ino) -> bool:
+        """Somebody here has a lock that processes of a near node may wait for."""
+        return self._peers.near() and (
+            (ino, False) in self._held or (ino, True) in self._held
+        )
+
     def __len__(self) -> int:
         return sum(len(held) for held in list(self._held.values()))
 

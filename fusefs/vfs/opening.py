@@ -124,12 +124,14 @@ class Opener:
     # -- closing ---------------------------------------------------------------
 
     def flush(self, number: int, owner: int, caller: Caller | None) -> None:
-        """close(2) of one descriptor: record locks of the owner go; what was written
-        is published, and shown by near peers."""
+        """close(2) of one descriptor: what was written is published, and shown by
+        near peers; record locks of the owner go."""
         handle = self._files.handle(number)
-        if owner:
-            self._locks.drop(handle.file.ino, owner, False)
-        self._writer.flush(handle, caller)
+        try:
+            self._writer.flush(handle, caller)
+        finally:  # the next holder reads what was written
+            if owner:
+                self._locks.drop(handle.file.ino, owner, False)
 
     def release(self, number: int) -> None:
         """The last descriptor of the open is gone. Never raises: nobody listens."""

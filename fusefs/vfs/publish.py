@@ -23,9 +23,10 @@ from fusefs.vfs.attributes import version_of
 from fusefs.vfs.buffers import Pool
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
-from fusefs.vfs.draft import Draft, Patch
+from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files
 from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
+from fusefs.vfs.patch import Patch
 
 log = logging.getLogger(__name__)
 

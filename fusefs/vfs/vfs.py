@@ -21,6 +21,7 @@ are the kernel's business (default_permissions), the umask too.
 from __future__ import annotations
 
 import errno
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 
@@ -357,6 +358,8 @@ class Vfs:
         """Blocks if `wait`: call it from a thread that may wait."""
         opened = self._files.handle(handle)
         opened.owners.add(owner)
+        if lock.kind != fcntl.F_WRLCK and self._locks.exclude_others(opened.file.ino):
+            self._writer.flush(opened, caller)  # the next holder reads what is written
         self._locks.change(
             opened.file.ino, owner, lock, wait, is_flock, caller.cancelled
         )
