@@ -21,7 +21,15 @@ log = logging.getLogger("dfs.housekeeping")
 SYNC_EVERY_S = 5.0
 """What was written without fsync is on disk after about this long."""
 EVICT_EVERY_S = 60.0
+LOOK_EVERY_S = 20.0
 COLLECT_EVERY_S = 3600.0
+GROWN_BYTES, GROWN_SHARE = 2 << 30, 0.25
+"""New objects since the last collection that make one worth while: old versions of
+files that are written again and again are most of them."""
+GROWN_GRACE_S = 900.0
+SCARCE_SHARE = 0.1
+"""With less of the disk free than this, old versions go after `SCARCE_GRACE_S`."""
+SCARCE_EVERY_S, SCARCE_GRACE_S = 60.0, 120.0
 PAUSE_S = 0.002
 """Given to others between a few hundred objects of a collection."""
 
@@ -38,10 +46,15 @@ class Housekeeping:
         store: Store,
         namespace: Namespace,
         open_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
+        renew_leases: Callable[[], None] = lambda: None,
     ) -> None:
-        """`open_roots`: data that only open files name."""
+        """`open_roots`: data that only open files name; `renew_leases`: marks what
+        nothing names yet as new."""
         self._store, self._namespace = store, namespace
         self._open_roots = open_roots
+        self._renew_leases = renew_leases
+        self._collected_s = time.monotonic()
+        self._bytes_then = store.statistics().bytes
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -56,7 +69,7 @@ class Housekeeping:
         tasks: list[tuple[float, Callable[[], None]]] = [
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
-            (COLLECT_EVERY_S, self._collect),
+            (LOOK_EVERY_S, self._look),
         ]
         began_s = time.monotonic()
         due_s = [began_s + every_s for every_s, _ in tasks]
@@ -82,15 +95,33 @@ class Housekeeping:
         if freed := self._store.evict():
             log.info("evicted bytes=%d", freed)
 
-    def _collect(self) -> None:
+    def _look(self) -> None:
+        """Collect when it is time, and sooner when there is a reason."""
+        found = self._store.statistics()
+        since_s = time.monotonic() - self._collected_s
+        grown = found.bytes - self._bytes_then
+        scarce = found.free_bytes < found.total_bytes * SCARCE_SHARE
+        if scarce and grown > 0 and since_s >= SCARCE_EVERY_S:
+            self._collect(SCARCE_GRACE_S)
+        elif grown > max(GROWN_BYTES, self._bytes_then * GROWN_SHARE):
+            if since_s >= GROWN_GRACE_S:
+                self._collect(GROWN_GRACE_S)
+        elif since_s >= COLLECT_EVERY_S:
+            self._collect(gc.GRACE_S)
+
+    def _collect(self, grace_s: float) -> None:
         self._runs += 1
+        self._renew_leases()
         done = gc.collect(
             self._store,
             itertools.chain(self._open_roots(), self._namespace.live_roots()),
             now_s=time.time(),
+            grace_s=grace_s,
             run=self._runs,
             pause=self._pause,
         )
+        self._collected_s = time.monotonic()
+        self._bytes_then = self._store.statistics().bytes
         log.info("collected garbage: %s", done)
 
     def _pause(self) -> None:

@@ -129,7 +129,9 @@ def main(argv: list[str]) -> int:
         readiness.failed(f"the store cannot be opened: {error}", MOUNT_FAILURE)
         log.exception("start failed")
         return MOUNT_FAILURE
-    house = Housekeeping(parts.store, parts.namespace, parts.vfs.live_roots)
+    house = Housekeeping(
+        parts.store, parts.namespace, parts.vfs.live_roots, parts.vfs.renew_leases
+    )
     try:
         serve(config, parts, arguments.fuse_fd, readiness.ready)
     except Exception as error:

@@ -292,22 +292,21 @@ class Namespace:
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
         """(root, size, chunk_log2) of every content version any register holds,
-        shown or not: what GC must keep."""
-        after = CONTENT
-        while True:
-            rows = self._read(
-                "SELECT key, state FROM register WHERE key > ? AND key < ?"
-                " ORDER BY key LIMIT 500",
-                (after, bytes((CONTENT[0] + 1,))),
-            )
-            if not rows:
-                return
-            for _, state in rows:
-                for sibling in decode_register(state).live:  # type: ignore[arg-type]
+        shown or not: what GC must keep. All of one snapshot: data that is cloned
+        while somebody looks must not be missed at both places."""
+        snapshot = schema.connect(self.path, read_only=True)
+        try:
+            snapshot.execute("BEGIN")
+            for (state,) in snapshot.execute(
+                "SELECT state FROM register WHERE key >= ? AND key < ?",
+                (CONTENT, bytes((CONTENT[0] + 1,))),
+            ):
+                for sibling in decode_register(state).live:
                     content = decode_content(sibling.value)
                     if content.root:
                         yield content.root, content.size, content.chunk_log2
-            after = rows[-1][0]  # type: ignore[assignment]
+        finally:
+            snapshot.close()
 
     def members(self) -> dict[NodeId, Member]:
         return {

@@ -388,6 +388,10 @@ class Vfs:
         Raises Stale."""
         self._files.adopt(handle, ino)
 
+    def renew_leases(self) -> None:
+        """Keep garbage collection away from what only unpublished writes name."""
+        self._background.renew_leases()
+
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
         """(root, size, chunk_log2) of data that only open files name, for GC."""
         return self._files.live_roots()
