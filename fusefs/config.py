@@ -42,6 +42,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The errno when a lock's owner cannot be reached."""
     replicas: int = 3
     """Copies the cluster keeps; only the first mount of a cluster sets it."""
+    mass_delete: int = 30
+    """Percent of the tree; when other nodes remove more than this within a minute,
+    and at least 100 entries, it waits for `dfs apply` or `dfs reject`. 0: never."""
     cache_size: int = 0
     """Bytes of chunks kept that this node is not responsible for; 0 is no quota."""
     min_free: int = 1 << 30

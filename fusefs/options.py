@@ -140,6 +140,12 @@ OPTIONS: tuple[Option, ...] = (
         "ERR",
     ),
     Option("replicas", _whole(1, 100), "copies of each chunk, new cluster (3)", "N"),
+    Option(
+        "mass_delete",
+        _whole(0, 100),
+        "removals by others that wait for `dfs apply`, in % of the tree; 0: none (30)",
+        "PERCENT",
+    ),
     Option("cache_size", _size, "bytes of cached chunks; 0 is no quota (0)", "BYTES"),
     Option("min_free", _size, "bytes to leave free on the disk (1G)", "BYTES"),
     Option("fetch_timeout_s", _seconds, "longest wait for remote bytes (30)", "S"),

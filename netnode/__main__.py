@@ -154,6 +154,7 @@ async def serve(
         identity.seeds,
         for_node(config.listen, config.advertise),
         mounted=bool(config.mountpoint),
+        mass_delete=config.mass_delete / 100,
     )
     node = Node(settings, namespace, store, network, Environment())
     link = LinkServer(

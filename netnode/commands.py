@@ -45,6 +45,8 @@ class Commands:
             "forget": self.forget,
             "conflicts": self.conflicts,
             "resolve": self.resolve,
+            "apply": self.apply,
+            "reject": self.reject,
             "set": self.set,
             "shutdown": self.shutdown,
         }
@@ -73,6 +75,7 @@ class Commands:
             "mountpoint": self._mountpoint,
             "uptime_s": round(node.environment.now() - node.started, 1),
             "sync": replicator.sync_state(),
+            "held": replicator.holding.report(),
             "digest": replicator.digest().hex(),
             "vector": {_hex(n): s for n, s in replicator.vector.items()},
             "peers": await self.peers(),
@@ -204,6 +207,20 @@ class Commands:
         if len(arguments) != 2:
             raise CommandFailed("resolve needs a path and ours, theirs or both")
         return await conflicts.resolve(self._node, *arguments)
+
+    async def apply(self, *_: str) -> Report:
+        """What the mass-delete guard holds back is applied."""
+        return self._decide(True)
+
+    async def reject(self, *_: str) -> Report:
+        """It is applied, then what it removed is linked again, for all nodes."""
+        return self._decide(False)
+
+    def _decide(self, apply: bool) -> Report:
+        held = self._node.replicator.holding.report()
+        if held is None or not self._node.replicator.decide(apply):
+            raise CommandFailed("nothing is held back")
+        return held
 
     async def set(self, *arguments: str) -> Report:
         """A setting of the cluster."""

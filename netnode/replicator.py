@@ -15,7 +15,7 @@ from typing import Protocol
 import trio
 
 from fusefs.errors import FsError
-from fusefs.model.ids import Dot, NodeId, Seq, chunk_id
+from fusefs.model.ids import Dot, Ino, NodeId, Seq, chunk_id
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx
@@ -25,9 +25,11 @@ from fusefs.namespace.replicate import Applied, DeltaBatch
 from fusefs.store.store import Store
 from netnode.comparing import Comparing, pieces
 from netnode.core.barrier import Barriers
+from netnode.core.guard import Guard
 from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
 from netnode.environment import Environment
+from netnode.holding import Holding
 from netnode.peers import Peer, Peers
 from netnode.settling import Settling
 from netnode.wire.frames import ProtocolError, pack
@@ -88,6 +90,7 @@ class Replicator:
         settling: Settling,
         environment: Environment,
         interest: Interest,
+        guard: Guard,
     ) -> None:
         self._namespace = namespace
         self._store = store
@@ -98,6 +101,7 @@ class Replicator:
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
         self._comparing = Comparing(namespace, environment)
+        self.holding = Holding(namespace, guard, environment, self._publish_own)
         self.incoming = Incoming()
         self.barriers: Barriers[BarrierDone] = Barriers()
         self._applying = trio.Lock()  # one batch at a time; held over a thread
@@ -118,6 +122,11 @@ class Replicator:
         if any(w.key[:1] in (MEMBER, SETTING) for tx in txs for w in tx.writes):
             self._interest.membership_changed()
         self._interest.committed(txs)
+
+    def _publish_own(self, tx: Tx, effects: Effects) -> None:
+        """A transaction this process made: the worker does not know of it."""
+        self.publish((tx,))
+        self._settling.add(effects, None)
 
     def reread_vector(self) -> None:
         """Transactions were committed that were not published here: deltas."""
@@ -218,12 +227,29 @@ class Replicator:
 
     def _catch_up(self) -> None:
         """Ask the next peer for what we lack, if it is time."""
+        if self.holding.active:
+            return
         found = self.incoming.next(self.vector, self._environment.now())
         if found is None:
             return
         peer = self._peers.get(found[0])
         if peer is not None:
             peer.send(Want(found[1], dict(self.vector)))
+
+    def decide(self, apply: bool) -> bool:
+        """What was held is applied from now on, and brought back afterwards unless
+        `apply`. False when nothing is held."""
+        decided = self.holding.guard.decide(apply)
+        self._catch_up()
+        return decided
+
+    def _hold(self, peer: Peer, removals: list[Ino]) -> bool:
+        """Whether the mass-delete guard keeps this from being applied; then the peer
+        is asked for it again once somebody has decided."""
+        if not self.holding.holds(removals, peer.name):
+            return False
+        self.incoming.put_off(peer.id)
+        return True
 
     async def send_deltas(self, peer: Peer) -> None:
         """The task of one peer: a delta whenever it is behind."""
@@ -277,6 +303,9 @@ class Replicator:
         if not self.incoming.live(peer.id, txs):
             peer.outgoing.knows(tx.dot for tx in txs)
             return
+        removals = self.holding.removals_of_txs(txs, self.vector)
+        if self._hold(peer, removals):
+            return
         bodies = [body for message in messages for body in message.bodies]
         self._store_bodies(bodies)
         if len(txs) <= IN_PLACE_TXS:
@@ -294,6 +323,7 @@ class Replicator:
                     lambda: self._namespace.apply(txs)
                 )
         self._note(applied)
+        self.holding.applied(removals)
         if applied.gap:
             self.incoming.gap(peer.id)
             self._catch_up()
@@ -336,11 +366,15 @@ class Replicator:
             self._catch_up()
             return
         states, advance, target = message.states, message.advance, message.target
+        removals = self.holding.removals_of_states(states, vector)
+        if self._hold(peer, removals):
+            return
         async with self._applying:
             applied = await self._environment.offload(
                 lambda: self._namespace.apply_states(states, advance, target)
             )
         self._note(applied)
+        self.holding.applied(removals)
         self.incoming.applied(peer.id, message.done, advance)
         if advance.get(self.me, 0) > self.vector.get(self.me, 0):
             self.vector[self.me] = advance[self.me]  # ours, lost in a power cut
@@ -426,6 +460,8 @@ class Replicator:
 
     def heard(self, peer: Peer, ping: Ping) -> None:
         """A peer's heartbeat: is it level, does it agree?"""
+        if not self.incoming.catching_up() and self.behind() is None:
+            self.holding.level()
         now, connected = self._environment.now(), (*self._peers.ids(), self.me)
         self.incoming.told(peer.id, ping.vector, self.vector, connected, now)
         peer.outgoing.pinged(ping.vector, ping.settled)
@@ -468,6 +504,8 @@ class Replicator:
 
     def sync_state(self) -> str:
         """`in sync`, `behind by N operations from NAME`, `diverged, repairing`, ..."""
+        if self.holding.active:
+            return self.holding.sentence()
         behind = self.behind()
         if behind is not None:
             peer = self._peers.get(behind[1])

@@ -24,6 +24,7 @@ from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
 from netnode.core import horizon as horizons
 from netnode.core.fetch import Priority
+from netnode.core.guard import Guard
 from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
@@ -76,6 +77,8 @@ class Settings(NamedTuple):
     """Where others reach this node, given the port it listens on."""
     mounted: bool = False
     """A worker will attach and say which locks it holds."""
+    mass_delete: float = 0.0
+    """The share of the tree whose removal by others is held back; 0: never."""
 
 
 class Node:
@@ -103,7 +106,13 @@ class Node:
         self.settling = Settling(environment.now)
         self.replicas = DEFAULT_REPLICAS
         self.replicator = Replicator(
-            namespace, store, self.peers, self.settling, environment, self
+            namespace,
+            store,
+            self.peers,
+            self.settling,
+            environment,
+            self,
+            Guard(settings.mass_delete),
         )
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas

@@ -24,6 +24,8 @@ VERBS: dict[str, Verb] = {
     "invite": Verb("invite", "print a token with which another machine can join"),
     "status": Verb("status", "what this node is, has and is connected to"),
     "conflicts": Verb("conflicts", "list and settle concurrent changes of one file"),
+    "apply": Verb("apply", "let a mass removal by another node happen here"),
+    "reject": Verb("reject", "undo a mass removal by another node everywhere"),
     "forget": Verb("forget", "remove a node that will not come back"),
     "fsck": Verb("fsck", "check the namespace and the chunks of a stopped node"),
     "bench": Verb("bench", "measure a mount, beside a plain directory if given"),

@@ -203,6 +203,12 @@ class Incoming:
         if source is not None and source.state is Following.LIVE:
             source.state = Following.NOT
 
+    def put_off(self, peer: NodeId) -> None:
+        """What it sends is not wanted now; `next` names it again later."""
+        source = self._sources.get(peer)
+        if source is not None:
+            source.state = Following.NOT
+
     def part(
         self, peer: NodeId, round_: int, base: Vector | None, ours: Vector, now: float
     ) -> bool:

@@ -85,6 +85,7 @@ class SimNode:
         self.directory.mkdir()
         self.vfs: Vfs | None = None
         self.with_vfs = False
+        self.mass_delete = 0.0
         self.on_publish: Callable[[Tx], None] = lambda tx: None
         self.node: Node | None = None
         self._scope: trio.CancelScope | None = None
@@ -114,7 +115,11 @@ class SimNode:
         )
         seeds = tuple(f"{n.name}:1" for n in cluster.nodes[:1] if n is not self)
         settings = Settings(
-            CLUSTER, self.name, seeds, lambda port: (f"{self.name}:{port}",)
+            CLUSTER,
+            self.name,
+            seeds,
+            lambda port: (f"{self.name}:{port}",),
+            mass_delete=self.mass_delete,
         )
         rng = random.Random(cluster.rng.getrandbits(64))
         environment = Environment(self.wall_ms, rng, inline, _raise)

@@ -1,0 +1,91 @@
+"""The mass-delete guard: when changes of other nodes are held for a person to decide.
+
+One emptied disk must not empty all. Counted are the inodes that changes of others
+would take away within a window; more than a share of the tree, and not just a few,
+are held: nothing of others is applied, nothing acknowledged, until somebody decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from fusefs.model.ids import Ino
+
+SHARE = 0.3
+"""Of the tree as it was before: a cleanup is less, an emptied disk is more."""
+LEAST = 100
+"""Removed entries; what is below is looked through by hand."""
+WINDOW_S = 60.0
+"""Long enough for a slow `rm -rf`, short enough that a day's work is no alarm."""
+
+
+class State(Enum):
+    OPEN = "applies what comes"
+    HELD = "waits for a decision"
+    PASSING = "applies what was held"
+    REJECTING = "applies what was held, then brings it back"
+
+
+class Guard:
+    """`share` 0: never holds anything. `tree` is the number of inodes now."""
+
+    def __init__(
+        self, share: float = SHARE, least: int = LEAST, window_s: float = WINDOW_S
+    ) -> None:
+        self.share = share
+        self.least = least
+        self.window_s = window_s
+        self.state = State.OPEN
+        self.held = 0
+        """How many would go: what the changes at hand say, at least."""
+        self._recent: deque[tuple[float, Ino]] = deque()
+
+    @property
+    def holding(self) -> bool:
+        return self.state is State.HELD
+
+    def near(self, count: int, now: float) -> bool:
+        """Whether `count` more could be too many: only then is `tree` needed."""
+        if not self.share or not count or self.state is not State.OPEN:
+            return False
+        self._expire(now)
+        return len(self._recent) + count >= self.least
+
+    def judge(self, inos: list[Ino], tree: int, now: float) -> bool:
+        """Changes would remove these; True: hold them."""
+        if not self.near(len(inos), now):
+            return self.holding
+        gone = len(self._recent) + len(inos)
+        if gone <= self.share * (tree + len(self._recent)):
+            return False
+        self.state = State.HELD
+        self.held = gone
+        return True
+
+    def removed(self, inos: list[Ino], now: float) -> None:
+        """They were removed: that was fine, or a person wanted it applied."""
+        if self.share:
+            self._recent.extend((now, ino) for ino in inos)
+            self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        if self.state is State.OPEN:
+            while self._recent and self._recent[0][0] < now - self.window_s:
+                self._recent.popleft()
+
+    def decide(self, apply: bool) -> bool:
+        """A person decided; False: nothing is held."""
+        if not self.holding:
+            return False
+        self.state = State.PASSING if apply else State.REJECTING
+        return True
+
+    def level(self) -> list[Ino]:
+        """All that was held is applied: the inodes to bring back. It starts anew."""
+        rejected = self.state is State.REJECTING
+        back = [ino for _, ino in self._recent] if rejected else []
+        self.state = State.OPEN
+        self.held = 0
+        self._recent.clear()
+        return back

@@ -1,0 +1,159 @@
+"""The mass-delete guard at work: counts what changes of others would remove, and
+carries out what a person decides (`dfs apply`, `dfs reject`).
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Callable, Iterable, Sequence
+
+from fusefs.model.conflict import conflict_name
+from fusefs.model.hlc import Hlc
+from fusefs.model.ids import Ino
+from fusefs.model.records import (
+    ATTRS,
+    UNLINKED,
+    decode_attrs,
+    decode_unlinked,
+    key_ino,
+)
+from fusefs.model.register import decode_register
+from fusefs.model.tx import Effects, State, Tx
+from fusefs.model.vector import Vector, covers
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.transaction import Transaction
+from netnode.core.guard import Guard
+from netnode.core.guard import State as GuardState
+from netnode.environment import Environment
+
+log = logging.getLogger(__name__)
+
+BACK_BATCH = 500
+"""Entries linked again in one transaction: a few tens of milliseconds."""
+
+Publish = Callable[[Tx, Effects], None]
+
+
+class Holding:
+    """One for all peers; used from the trio thread."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        guard: Guard,
+        environment: Environment,
+        publish: Publish,
+    ) -> None:
+        self._namespace = namespace
+        self.guard = guard
+        self._environment = environment
+        self._publish = publish
+        self.source = ""
+        """The peer the held changes came from."""
+
+    @property
+    def active(self) -> bool:
+        """Nothing of others may be applied now."""
+        return self.guard.holding
+
+    def removals_of_txs(self, txs: Sequence[Tx], vector: Vector) -> list[Ino]:
+        """The inodes shown here that these transactions would remove."""
+        return self._shown(
+            key_ino(write.key)
+            for tx in txs
+            if tx.seq > vector.get(tx.node, 0)
+            for write in tx.writes
+            if write.key[:1] == UNLINKED
+        )
+
+    def removals_of_states(self, states: Sequence[State], vector: Vector) -> list[Ino]:
+        """The same for registers of a delta."""
+        return self._shown(
+            key_ino(state.key)
+            for state in states
+            if state.key[:1] == UNLINKED
+            and any(
+                not covers(vector, sibling.dot)
+                for sibling in decode_register(state.state).siblings
+            )
+        )
+
+    def _shown(self, inos: Iterable[Ino]) -> list[Ino]:
+        found = dict.fromkeys(inos)
+        return [ino for ino in found if self._namespace.inode(ino) is not None]
+
+    def holds(self, removals: list[Ino], source: str) -> bool:
+        """Whether these changes wait for a decision (and all after them)."""
+        guard, now = self.guard, self._environment.now()
+        if guard.holding:
+            return True
+        if not guard.near(len(removals), now):
+            return False
+        if not guard.judge(removals, self._namespace.totals().inodes, now):
+            return False
+        self.source = source
+        log.warning(
+            "held: changes from %s would remove %d entries; "
+            "decide with `dfs apply` or `dfs reject`",
+            source,
+            guard.held,
+        )
+        return True
+
+    def applied(self, removals: list[Ino]) -> None:
+        if removals:
+            self.guard.removed(removals, self._environment.now())
+
+    def level(self) -> None:
+        """Everything that connected peers have is applied here."""
+        if self.guard.state in (GuardState.PASSING, GuardState.REJECTING):
+            back = self.guard.level()
+            for at in range(0, len(back), BACK_BATCH):
+                self._bring_back(back[at : at + BACK_BATCH])
+            if back:
+                log.warning("brought %d entries back", len(back))
+
+    def _bring_back(self, inos: Sequence[Ino]) -> None:
+        with self._namespace.transaction() as transaction:
+            for ino in inos:
+                self._link_again(transaction, ino)
+        if transaction.tx is not None:
+            self._publish(transaction.tx, transaction.effects)
+
+    def _link_again(self, t: Transaction, ino: Ino) -> None:
+        if t.inode(ino) is not None:
+            return
+        unlinked = self._latest(UNLINKED, ino)
+        attrs = self._latest(ATTRS, ino)
+        if unlinked is None or attrs is None:
+            return  # forgotten for good by every member meanwhile
+        where = decode_unlinked(unlinked)
+        name = where.name
+        for nth in range(1000):
+            if t.entry(where.parent, name) is None:
+                break
+            stamp = Hlc(t.now_ns // 1_000_000 << 16)
+            name = conflict_name(where.name, "rejected", stamp, nth)
+        mode = decode_attrs(attrs).mode
+        t.link(where.parent, name, ino, stat.S_IFMT(mode) >> 12)
+
+    def _latest(self, kind: bytes, ino: Ino) -> bytes | None:
+        states = self._namespace.states([kind + ino.to_bytes(8, "big")])
+        latest = decode_register(states[0].state).latest if states else None
+        return latest.value if latest is not None else None
+
+    # -- for people --------------------------------------------------------------------
+
+    def report(self) -> dict[str, object] | None:
+        """For `dfs status`; None when nothing is held."""
+        if not self.active:
+            return None
+        return {"removals": self.guard.held, "source": self.source}
+
+    def sentence(self) -> str:
+        return (
+            f"holding back changes from {self.source} that remove "
+            f"{self.guard.held} entries or more; decide: dfs apply, dfs reject"
+        )
+

@@ -1,0 +1,109 @@
+"""Mass removals by another node wait for a decision."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from fusefs.model.records import S_DIR
+from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.running import simulated
+
+
+async def filled(cluster: SimCluster, count: int) -> list[SimNode]:
+    """Three nodes with a directory of files, guarded as in the product."""
+    for _ in range(3):
+        node = cluster.add()
+        node.mass_delete = 0.3
+        await node.start()
+    a, *_ = cluster.nodes
+    with a.namespace.transaction() as t:
+        directory = t.new_ino(1, b"dir", S_DIR)
+        t.create(1, b"dir", directory, 0o040755, 0, 0)
+    a.publish(t.tx)
+    for number in range(count):
+        a.create(b"f%d" % number, directory, data=b"data %d" % number)
+    await cluster.until_connected()
+    await cluster.until_equal()
+    return cluster.nodes
+
+
+def empty(node: SimNode) -> None:
+    """rm -rf dir, a transaction for each name."""
+    entry = node.namespace.entry(1, b"dir")
+    assert entry is not None
+    for child in node.namespace.children(entry.ino, limit=100_000):
+        node.unlink(child.name, entry.ino)
+    with node.namespace.transaction() as t:
+        t.rmdir(1, b"dir")
+    node.publish(t.tx)
+
+
+def count(node: SimNode) -> int:
+    entry = node.namespace.entry(1, b"dir")
+    return len(node.namespace.children(entry.ino, limit=10_000)) if entry else 0
+
+
+@simulated
+async def test_small_tree_is_never_held(cluster: SimCluster) -> None:
+    a, *_ = await filled(cluster, 90)
+    empty(a)
+    await cluster.until_equal()
+    assert [n.names() for n in cluster.nodes] == [[], [], []]
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_apply(tmp_path, away: bool) -> None:  # type: ignore[no-untyped-def]
+    @simulated
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await held(cluster, away)
+        for node in (b, c):
+            assert node.node is not None
+            assert node.node.replicator.decide(True)
+        await cluster.until_equal()
+        await trio.sleep(10)
+        assert [n.names() for n in (a, b, c)] == [[], [], []]
+        assert b.node is not None
+        assert b.node.replicator.sync_state() == "in sync"
+
+    body(tmp_path)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_reject(tmp_path, away: bool) -> None:  # type: ignore[no-untyped-def]
+    @simulated
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await held(cluster, away)
+        a.create(b"new meanwhile")
+        b.create(b"new here")
+        assert b.node is not None and c.node is not None
+        assert b.node.replicator.decide(False)
+        await trio.sleep(10)
+        assert c.node.replicator.decide(True)
+        await trio.sleep(10)
+        await cluster.until_equal()
+        for node in (a, b, c):
+            assert count(node) == 200
+            assert node.names() == [b"dir", b"new here", b"new meanwhile"]
+
+    body(tmp_path)
+
+
+async def held(cluster: SimCluster, away: bool) -> list[SimNode]:
+    """`a` lost everything; the others hold it back."""
+    a, b, c = await filled(cluster, 200)
+    if away:
+        cluster.fabric.partition({"a"}, {"b", "c"})
+        await trio.sleep(10)
+    empty(a)
+    assert a.names() == []  # one's own rm -rf is nobody's business
+    cluster.fabric.heal()
+    await cluster.until_connected()
+    await trio.sleep(10)
+    for node in (b, c):
+        assert node.node is not None
+        assert count(node) > 100
+        assert "holding back" in node.node.replicator.sync_state()
+        report = node.node.replicator.holding.report()
+        assert report is not None and int(str(report["removals"])) >= 60
+    return [a, b, c]
