@@ -351,6 +351,7 @@ class Transaction:
         if mtime_ns is not None:
             if row.flags & FLAG_CONFLICT:
                 self._keep_losers(ino)
+                row = self._real_inode(ino)
             versions = self.versions(ino)
             shown = next(
                 (c for s, c in versions if s.dot == (row.node, row.seq)), Content(0, 0)
@@ -382,6 +383,7 @@ class Transaction:
         ino = row.ino
         if row.flags & FLAG_CONFLICT:
             self._keep_losers(ino)
+            row = self._real_inode(ino)
         versions = self.versions(ino)
         seen = merged_seen([c for _, c in versions])
         shown = next((c for s, c in versions if s.dot == (row.node, row.seq)), None)

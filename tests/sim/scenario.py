@@ -68,6 +68,7 @@ class Run:
         self.done = 0
         self.sent = 0
         self.repaired = 0
+        self.power_cuts = 0
 
     def log(self, text: str) -> None:
         self.events.append(f"{trio.current_time():9.4f} {text}")
@@ -156,6 +157,7 @@ class Run:
         else:
             self.log(f"{node.name} loses power")
             await node.power_cut()
+            self.power_cuts += 1
             self.promises.power_cut(node)
 
     async def _flap(self, cluster: SimCluster, node: SimNode) -> None:

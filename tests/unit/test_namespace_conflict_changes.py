@@ -1,0 +1,115 @@
+"""Changing a file or name that stands in conflict loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
+from fusefs.model.records import S_REG
+from fusefs.namespace.namespace import Namespace
+
+NAME = b"file.txt"
+
+
+def pair(directory: Path) -> tuple[Namespace, Namespace]:
+    nodes = []
+    for number in (1, 2):
+        path = directory / str(number)
+        path.mkdir()
+        nodes.append(Namespace.create(path, NodeId(number), root=number == 1))
+    return nodes[0], nodes[1]
+
+
+def write(node: Namespace, ino: Ino, data: bytes) -> None:
+    with node.transaction() as t:
+        t.set_content(
+            ino, size=len(data), root=chunk_id(data), chunk_log2=20, mtime_ns=t.now_ns
+        )
+
+
+def meet(a: Namespace, b: Namespace) -> None:
+    for here, there in ((a, b), (b, a)):
+        for part in there.delta(here.vector()):
+            here.apply_states(part.states, part.advance, part.target)
+
+
+def roots(node: Namespace) -> set[bytes]:
+    return {row.root for _, row in node.children_full(ROOT_INO)}
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> tuple[Namespace, Namespace, Ino]:
+    """Two versions of one file, both shown on both nodes."""
+    a, b = pair(tmp_path)
+    with a.transaction() as t:
+        ino = t.new_ino(ROOT_INO, NAME, S_REG)
+        t.create(ROOT_INO, NAME, ino, 0o100644, 0, 0)
+    meet(a, b)
+    write(a, ino, b"of a")
+    write(b, ino, b"of b")
+    meet(a, b)
+    assert roots(a) == roots(b) == {chunk_id(b"of a"), chunk_id(b"of b")}
+    return a, b, ino
+
+
+def test_touch_keeps_both_versions(versions: tuple[Namespace, Namespace, Ino]) -> None:
+    a, b, ino = versions
+    with a.transaction() as t:
+        t.set_times(ino, mtime_ns=5)
+    meet(a, b)
+    assert roots(b) == {chunk_id(b"of a"), chunk_id(b"of b")}
+    row = b.inode(ino)
+    assert row is not None and (row.size, row.mtime_ns) == (4, 5)
+
+
+def test_removing_the_winner_keeps_the_loser(
+    versions: tuple[Namespace, Namespace, Ino],
+) -> None:
+    a, b, ino = versions
+    shown = a.inode(ino)
+    assert shown is not None
+    with a.transaction() as t:
+        t.unlink(ROOT_INO, NAME)
+    meet(a, b)
+    assert roots(b) == {chunk_id(b"of a"), chunk_id(b"of b")} - {shown.root}
+    assert a.problems() == b.problems() == []
+
+
+def test_replacing_the_winner_keeps_the_loser(
+    versions: tuple[Namespace, Namespace, Ino],
+) -> None:
+    a, b, ino = versions
+    shown = a.inode(ino)
+    assert shown is not None
+    with a.transaction() as t:
+        other = t.new_ino(ROOT_INO, b"other", S_REG)
+        t.create(ROOT_INO, b"other", other, 0o100644, 0, 0)
+        t.rename(ROOT_INO, b"other", ROOT_INO, NAME)
+    meet(a, b)
+    assert roots(b) == {b"", chunk_id(b"of a"), chunk_id(b"of b")} - {shown.root}
+
+
+@pytest.mark.parametrize("change", ["unlink", "rename", "exchange"])
+def test_a_twin_stays_when_the_winner_goes(tmp_path: Path, change: str) -> None:
+    a, b = pair(tmp_path)
+    meet(a, b)
+    for node, mode in ((a, 0o100644), (b, 0o010644)):
+        with node.transaction() as t:
+            ino = t.new_ino(ROOT_INO, NAME, mode >> 12)
+            t.create(ROOT_INO, NAME, ino, mode, 0, 0)
+            t.create(ROOT_INO, b"x", t.new_ino(ROOT_INO, b"x", 8), 0o100644, 0, 0)
+    meet(a, b)
+    assert len(a.children(ROOT_INO)) == 3
+    with a.transaction() as t:
+        if change == "unlink":
+            t.unlink(ROOT_INO, NAME)
+        elif change == "rename":
+            t.rename(ROOT_INO, NAME, ROOT_INO, b"new")
+        else:
+            t.exchange(ROOT_INO, NAME, ROOT_INO, b"x")
+    meet(a, b)
+    assert len(b.children(ROOT_INO)) == (2 if change == "unlink" else 3)
+    assert a.snapshot() == b.snapshot()
+    assert a.problems() == b.problems() == []
