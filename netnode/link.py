@@ -297,6 +297,10 @@ class _Client:
 
     def reserve(self, message: Reserve) -> None:
         number = message.id
+        if message.back:
+            self._node.locking.give_back(message.parent, message.name)
+            self.send(Reserved(number, True))
+            return
         self._node.locking.reserve(
             message.parent,
             message.name,

@@ -94,7 +94,8 @@ class Locking:
         self._reserving: dict[int, _Reserving] = {}
         self._numbers = 0
         self._members = membership.members()
-        self._worker_left: float | None = None
+        self._told = not expects_worker
+        self._worker_left = environment.now() if expects_worker else None
         namespace.nothing_reserved()
         if not expects_worker:
             self._table.asserted(self._me, (), environment.now())
@@ -147,6 +148,7 @@ class Locking:
 
     def worker_holds(self, locks: Sequence[HeldLock]) -> None:
         """A worker attached: this is everything it holds."""
+        self._told = True
         self._worker_left = None
         self._mine = {}
         for lock in locks:
@@ -167,12 +169,27 @@ class Locking:
         key = dirent_key(parent, name)
         owner = self._reserver(key)
         if owner == self._me:
-            done(self._may_create(self._me, key))
+            done(self._may_create(self._me, self._last_seq(), key))
             return
         self._numbers += 1
         deadline = self._environment.now() + RESERVE_LIMIT_S
         self._reserving[self._numbers] = _Reserving(owner, deadline, done)
-        self._send(owner, Reserve(self._numbers, key))
+        self._send(owner, Reserve(self._numbers, key, self._last_seq()))
+
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        """A name that was granted is not made after all."""
+        key = dirent_key(parent, name)
+        owner = self._reserver(key)
+        if owner == self._me:
+            self._given_back(self._me, key)
+        else:
+            self._numbers += 1
+            self._send(owner, Reserve(self._numbers, key, -1))
+
+    def _given_back(self, node: NodeId, key: bytes) -> None:
+        self._reservations.give_back(node, key)
+        if not len(self._reservations):
+            self._namespace.nothing_reserved()
 
     # -- events ------------------------------------------------------------------------
 
@@ -182,7 +199,7 @@ class Locking:
             for tx in txs:
                 for write in tx.writes:
                     if write.key[:1] == DIRENT:
-                        self._reservations.seen(tx.node, write.key)
+                        self._reservations.seen(tx.node, tx.seq, write.key)
             if not len(self._reservations):
                 self._namespace.nothing_reserved()
 
@@ -195,7 +212,7 @@ class Locking:
 
     def joined(self, peer: Peer) -> None:
         """Its tables may have been lost, and ours need what it holds."""
-        peer.send(LockAssert(tuple(self._held_of(peer.id))))
+        self._assert_to(peer)
 
     def gone(self, peer: Peer) -> None:
         """What it holds stays until its lease ends: its programs may still run."""
@@ -232,10 +249,16 @@ class Locking:
         self._retry()
 
     def assert_all(self) -> None:
-        """Tell every owner, ourselves included, what we hold."""
+        """Tell every owner, ourselves included, what we hold: once we know."""
         for peer in self._peers:
-            peer.send(LockAssert(tuple(self._held_of(peer.id))))
-        self._asserted(self._me, self._held_of(self._me))
+            self._assert_to(peer)
+        if self._told:
+            self._asserted(self._me, self._held_of(self._me), self._asking_of(self._me))
+
+    def _assert_to(self, peer: Peer) -> None:
+        if self._told:
+            held, asking = self._held_of(peer.id), self._asking_of(peer.id)
+            peer.send(LockAssert(tuple(held), tuple(asking)))
 
     # -- messages ----------------------------------------------------------------------
 
@@ -247,20 +270,23 @@ class Locking:
             case LockAnswer():
                 if not self._answered(message) and message.granted:
                     # Cancelled meanwhile: the owner must not think we hold it.
-                    peer.send(LockAssert(tuple(self._held_of(peer.id))))
+                    self._assert_to(peer)
             case LockCancel():
                 self._tell(self._table.cancel(peer.id, message.number))
             case LockRelease():
                 self._tell(self._table.release(peer.id, message.key, message.range))
             case LockAssert():
-                self._asserted(peer.id, message.locks)
+                self._asserted(peer.id, message.locks, message.asking)
             case LockTest():
                 found = self._table.test(peer.id, message.key, message.range)
                 peer.send(LockAnswer(message.number, found is None, found))
             case Reserve():
                 if not valid_key(message.key) or message.key[:1] != DIRENT:
                     raise ProtocolError("a reservation of what is no name")
-                granted = self._may_create(peer.id, message.key)
+                if message.seq < 0:
+                    self._given_back(peer.id, message.key)
+                    return True
+                granted = self._may_create(peer.id, message.seq, message.key)
                 peer.send(Reserved(message.number, granted))
             case Reserved():
                 reserving = self._reserving.pop(message.number, None)
@@ -295,10 +321,12 @@ class Locking:
             asked.done(0, None)
         return True
 
-    def _asserted(self, node: NodeId, locks: Sequence[HeldLock]) -> None:
+    def _asserted(
+        self, node: NodeId, locks: Sequence[HeldLock], asking: Sequence[int]
+    ) -> None:
         now = self._environment.now()
         mine = [lock for lock in locks if self._owner(lock.key) == self._me]
-        lost = self._table.asserted(node, mine, now)
+        lost = self._table.asserted(node, mine, now, asking)
         if lost:
             log.warning("%x asserts %d locks that others hold", node, len(lost))
         self._retry()
@@ -323,18 +351,22 @@ class Locking:
             peer is not None and peer.nearness.near(self._environment.now())
         )
 
-    def _may_create(self, node: NodeId, key: bytes) -> bool:
+    def _may_create(self, node: NodeId, seq: int, key: bytes) -> bool:
         """The worker of this node does not ask about names in directories that it
         made unless it finds a reservation noted in the namespace."""
         parent, name = key_ino(key), key_name(key)
         now = self._environment.now()
         until_ns = time.monotonic_ns() + int(LIFE_S * 1e9) if node != self._me else 0
-        if not self._reservations.ask(node, key, now):
+        if not self._reservations.ask(node, seq, key, now):
             return False
         if self._namespace.reserve(parent, name, until_ns):
             return True
-        self._reservations.seen(node, key)
+        self._reservations.give_back(node, key)
         return False
+
+    def _last_seq(self) -> int:
+        """What the worker has committed; it may not have been told here yet."""
+        return self._namespace.vector().get(self._me, 0)
 
     def _grace(self) -> bool:
         return self._table.in_grace(self._members, self._environment.now())
@@ -371,6 +403,9 @@ class Locking:
             if self._owner(key) == owner
             for range_ in ranges
         ]
+
+    def _asking_of(self, owner: NodeId) -> list[int]:
+        return [n for n, asked in self._asked.items() if asked.owner == owner]
 
     def _send(self, node: NodeId, message: AnyMessage) -> None:
         peer = self._peers.get(node)

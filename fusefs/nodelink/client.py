@@ -324,15 +324,31 @@ class NodeLink:
             return True
         deadline = time.monotonic() + RESERVE_LIMIT_S
         try:
-            answer = self._call(Reserve(0, parent, name), deadline, None)
+            answer = self._call_twice(Reserve(0, parent, name), deadline)
         except NodeDown:
             return True
         return not isinstance(answer, Reserved) or answer.granted
 
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        """What `reserve` granted is not made after all. Never fails."""
+        deadline = time.monotonic() + RESERVE_LIMIT_S
+        try:
+            self._call_twice(Reserve(0, parent, name, True), deadline)
+        except NodeDown:
+            pass
+
+    def _call_twice(self, message: Request, deadline: float) -> FromNode | None:
+        """The connections kept may be those of a node that is no more. Raises
+        NodeDown when there is none."""
+        try:
+            return self._calls.call(message, deadline, None)
+        except NodeDown:
+            return self._calls.call(message, deadline, None)
+
     def _drop_lock(self, key: LockKey, want: Range) -> None:
         try:
             deadline = time.monotonic() + LOCK_LIMIT_S
-            self._calls.call(Lock(0, key, want, False), deadline, None)
+            self._call_twice(Lock(0, key, want, False), deadline)
         except NodeDown:
             pass  # a new node hears from us what we hold, and this is not among it
 

@@ -186,6 +186,8 @@ class Reserve(Message, frozen=True, tag=36):
     id: int
     parent: Ino
     name: bytes
+    back: bool = False
+    """It was granted and is not used."""
 
 
 class Reserved(Message, frozen=True, tag=37):

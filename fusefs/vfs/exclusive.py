@@ -12,13 +12,17 @@ entries are kept as after any concurrent change.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from fusefs.errors import Exists
 from fusefs.model.ids import Ino
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs.commits import Commits
 
-SEEN_S = 1.0
-"""So long the loser waits for the winner's entry before it says EEXIST."""
+SEEN_S = 3.5
+"""So long the loser waits for the winner's entry before it says EEXIST: until a
+reservation that was not used has ended."""
 _LOOK_S = 0.002
 _REMEMBERED = 1024
 """Directories of others that creations were rolled back in."""
@@ -29,7 +33,8 @@ class Taken(Exception):
 
 
 class Exclusive:
-    """Thread-safe. `check` is called in a transaction, `ask` outside of any."""
+    """Thread-safe. `check` is called in a transaction, the others outside
+    of any."""
 
     def __init__(self, commits: Commits) -> None:
         self._commits = commits
@@ -55,9 +60,20 @@ class Exclusive:
             self._others.add(parent)
             raise Taken
 
-    def ask(self, parent: Ino, name: bytes) -> bool:
-        """False: somebody else has the name or makes it just now. Returns when it can
-        be seen here, at most SEEN_S later."""
+    @contextmanager
+    def asked(self, parent: Ino, name: bytes) -> Iterator[None]:
+        """Around the creation of a name that somebody else decides about. Raises
+        Exists when another one makes it, after his entry can be seen here."""
+        peers = self._commits.peers
+        if not self._ask(parent, name):
+            raise Exists(repr(name))
+        try:
+            yield
+        except BaseException:
+            peers.give_back(parent, name)
+            raise
+
+    def _ask(self, parent: Ino, name: bytes) -> bool:
         peers, namespace = self._commits.peers, self._commits.namespace
         give_up = time.monotonic() + SEEN_S
         while namespace.entry(parent, name) is None:

@@ -64,6 +64,9 @@ class Peers(Protocol):
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """May this name be created, as far as near nodes know? Never fails."""
 
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        """What `reserve` granted is not made after all. Never fails."""
+
 
 class Alone:
     """No node: nothing to tell, nobody to wait for, nothing to be had."""
@@ -106,3 +109,6 @@ class Alone:
 
     def reserve(self, parent: Ino, name: bytes) -> bool:
         return True
+
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        pass

@@ -84,12 +84,8 @@ class Tree:
                 self._exclusive.begin(parent)
             return self._create(parent, name, mode, caller, rdev, target, ask=exclusive)
         except Taken:
-            self._agree(parent, name)
-        return self._create(parent, name, mode, caller, rdev, target, ask=False)
-
-    def _agree(self, parent: Ino, name: bytes) -> None:
-        if not self._exclusive.ask(parent, name):
-            raise Exists(repr(name))
+            with self._exclusive.asked(parent, name):
+                return self._create(parent, name, mode, caller, rdev, target, ask=False)
 
     def _create(
         self,
@@ -163,8 +159,8 @@ class Tree:
             self._exclusive.begin(parent)
             self._link(ino, parent, name, ask=True)
         except Taken:
-            self._agree(parent, name)
-            self._link(ino, parent, name, ask=False)
+            with self._exclusive.asked(parent, name):
+                self._link(ino, parent, name, ask=False)
         return self._inodes.attr(ino)
 
     def _link(self, ino: Ino, parent: Ino, name: bytes, *, ask: bool) -> None:
@@ -250,8 +246,8 @@ class Tree:
         try:
             self._rename(parent, name, new_parent, new_name, flags, flags == NOREPLACE)
         except Taken:
-            self._agree(new_parent, new_name)
-            self._rename(parent, name, new_parent, new_name, flags, False)
+            with self._exclusive.asked(new_parent, new_name):
+                self._rename(parent, name, new_parent, new_name, flags, False)
 
     def _rename(
         self,

@@ -54,6 +54,8 @@ class LockTable:
     def __init__(self, now: float) -> None:
         self._held: dict[LockKey, dict[NodeId, list[Range]]] = {}
         self._waiting: list[_Waiter] = []
+        self._granted: dict[NodeId, dict[int, tuple[LockKey, Range]]] = {}
+        """Since the last assertion: the node may not have heard of it."""
         self._leases: dict[NodeId, float] = {}
         self._asserted: set[NodeId] = set()
         self._began = now
@@ -87,7 +89,7 @@ class LockTable:
         if not grace and not self._stands_behind(waiter):
             found = conflict(self._holdings(key), node, want)
             if found is None:
-                self._set(node, key, want)
+                self._grant(waiter)
                 return [Verdict(node, request, True)]
             if not wait:
                 return [Verdict(node, request, False, found.range)]
@@ -135,7 +137,7 @@ class LockTable:
             )
             found = conflict(self._holdings(key), node, want)
             if found is None and not blocked:
-                self._set(node, key, want)
+                self._grant(waiter)
                 verdicts.append(Verdict(node, request, True))
             elif wait:
                 left.append(waiter)
@@ -148,10 +150,14 @@ class LockTable:
     # -- nodes -------------------------------------------------------------------
 
     def asserted(
-        self, node: NodeId, locks: Iterable[HeldLock], now: float
+        self,
+        node: NodeId,
+        locks: Iterable[HeldLock],
+        now: float,
+        asking: Collection[int] = (),
     ) -> list[HeldLock]:
-        """All that the node holds here. What others hold by now is lost to it and
-        returned. Call `retry` after."""
+        """All that the node holds here, and which requests it had no answer to. What
+        others hold by now is lost to it and returned. Call `retry` after."""
         self._leases[node] = now + LEASE_S
         self._asserted.add(node)
         self._drop(node)
@@ -161,6 +167,11 @@ class LockTable:
                 lost.append(lock)
             else:
                 self._set(node, lock.key, lock.range)
+        for request, (key, want) in list(self._granted.get(node, {}).items()):
+            if request in asking:  # granted while the assertion was on its way
+                self._set(node, key, want)
+            else:
+                del self._granted[node][request]
         return lost
 
     def left(self, node: NodeId) -> None:
@@ -172,6 +183,7 @@ class LockTable:
     def disconnected(self, node: NodeId) -> None:
         """Its requests are void; what it holds stays until its lease ends."""
         self._waiting = [w for w in self._waiting if w.node != node]
+        self._granted.pop(node, None)
 
     def expire(self, now: float) -> list[NodeId]:
         """Whose lease has ended. Call `retry` after."""
@@ -191,6 +203,11 @@ class LockTable:
             for node, ranges in self._held.get(key, {}).items()
             for range_ in ranges
         ]
+
+    def _grant(self, waiter: _Waiter) -> None:
+        self._set(waiter.node, waiter.key, waiter.want)
+        granted = self._granted.setdefault(waiter.node, {})
+        granted[waiter.request] = waiter.key, waiter.want
 
     def _set(self, node: NodeId, key: LockKey, want: Range) -> None:
         nodes = self._held.get(key)

@@ -259,6 +259,8 @@ class LockAssert(Message, frozen=True, tag=36):
     """Everything the sender holds of the receiver's tables; renews its lease."""
 
     locks: Annotated[tuple[HeldLock, ...], msgspec.Meta(max_length=20_000)]
+    asking: Annotated[tuple[int, ...], msgspec.Meta(max_length=20_000)] = ()
+    """Requests not answered yet: what was granted to them stays."""
 
 
 class LockTest(Message, frozen=True, tag=37):
@@ -272,6 +274,9 @@ class Reserve(Message, frozen=True, tag=38):
 
     number: Number
     key: Annotated[bytes, msgspec.Meta(min_length=10, max_length=264)]
+    seq: int = 0
+    """The sender's last transaction: only a later one uses the reservation. -1: it
+    gives the name back."""
 
 
 class Reserved(Message, frozen=True, tag=39):

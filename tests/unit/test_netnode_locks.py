@@ -65,11 +65,23 @@ def test_grace_ends_when_all_have_asserted_or_in_time() -> None:
 
 def test_reservation_is_one_nodes_until_it_is_used_or_late() -> None:
     reservations = Reservations()
-    assert reservations.ask(A, b"key", 0)
-    assert reservations.ask(A, b"key", 0)
-    assert not reservations.ask(B, b"key", 1)
-    reservations.seen(B, b"key")
-    assert not reservations.ask(B, b"key", 1)
-    reservations.seen(A, b"key")
-    assert reservations.ask(B, b"key", 1)
-    assert reservations.ask(A, b"key", 1 + LIFE_S)
+    assert reservations.ask(A, 5, b"key", 0)
+    assert not reservations.ask(A, 5, b"key", 0)
+    assert not reservations.ask(B, 7, b"key", 1)
+    reservations.seen(B, 9, b"key")
+    reservations.seen(A, 5, b"key")  # an older one of A that came late
+    assert not reservations.ask(B, 9, b"key", 1)
+    reservations.seen(A, 6, b"key")
+    assert reservations.ask(B, 9, b"key", 1)
+    assert reservations.ask(A, 6, b"key", 1 + LIFE_S)
+
+
+def test_what_was_granted_while_an_assertion_was_on_its_way_stays() -> None:
+    table = LockTable(0)
+    assert table.ask(A, 1, KEY, W, False, False) == granted((A, 1))
+    table.asserted(A, [], 1, [1])
+    assert table.test(B, KEY, W) is not None
+    table.asserted(A, [HeldLock(KEY, W)], 2)
+    assert table.test(B, KEY, W) is not None
+    table.asserted(A, [], 3)
+    assert table.test(B, KEY, W) is None
