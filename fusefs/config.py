@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Whether flock and fcntl exclude other nodes."""
     lock_failure: Literal["nolck", "again"] = "nolck"
     """The errno when a lock's owner cannot be reached."""
+    exclusive: Literal["cluster", "local"] = "cluster"
+    """Whether O_EXCL, mkdir, link and the like exclude near nodes."""
     replicas: int = 3
     """Copies the cluster keeps; only the first mount of a cluster sets it."""
     mass_delete: int = 30

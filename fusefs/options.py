@@ -139,6 +139,12 @@ OPTIONS: tuple[Option, ...] = (
         "answer when a lock's owner is away: nolck or again (nolck)",
         "ERR",
     ),
+    Option(
+        "exclusive",
+        _one_of("cluster", "local"),
+        "whom O_EXCL, mkdir, link exclude: cluster or local (cluster)",
+        "WHOM",
+    ),
     Option("replicas", _whole(1, 100), "copies of each chunk, new cluster (3)", "N"),
     Option(
         "mass_delete",

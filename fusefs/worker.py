@@ -102,6 +102,7 @@ def vfs_options(config: Config) -> VfsOptions:
         barrier_s=config.barrier_ms / 1000,
         locks=config.locks,
         lock_failure=config.lock_failure,
+        exclusive=config.exclusive,
         fetch_timeout_s=config.fetch_timeout_s,
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,

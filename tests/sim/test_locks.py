@@ -8,7 +8,8 @@ import random
 import pytest
 import trio
 
-from fusefs.model.ids import Ino
+from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.model.records import S_DIR, dirent_key
 from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, Range
 from netnode.core.locks import LEASE_S
 from tests.sim.cluster import SimCluster, SimNode
@@ -187,3 +188,29 @@ async def test_without_near_peers_a_name_is_free(cluster: SimCluster) -> None:
     await trio.sleep(10)
     for number in range(20):
         assert await a.reserve(b"%d" % number)
+
+
+@simulated
+async def test_whoever_made_a_directory_decides_about_its_names(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    await trio.sleep(3)
+    for maker in (a, b, c):
+        name = maker.name.encode()
+        with maker.namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, name, S_DIR)
+            t.create(ROOT_INO, name, ino, 0o40755, 0, 0)
+        maker.publish(t.tx)
+        await cluster.until_equal()
+        for node in (a, b, c):
+            assert node.node is not None
+            for number in range(5):
+                key = dirent_key(ino, b"%d" % number)
+                assert node.node.locking._reserver(key) == maker.id
+    await a.stop()
+    await trio.sleep(10)
+    entry = b.namespace.entry(ROOT_INO, b"a")
+    assert entry is not None and b.node is not None and c.node is not None
+    key = dirent_key(entry.ino, b"name")
+    assert b.node.locking._reserver(key) == c.node.locking._reserver(key) != a.id

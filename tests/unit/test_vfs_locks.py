@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from fusefs.errors import FsError, Interrupted, WouldBlock
-from fusefs.model.ids import Ino
+from fusefs.errors import FsError, Interrupted, NoLocks, WouldBlock
+from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.nodelink.ranges import Range
 from fusefs.vfs.locks import OFFSET_MAX, Locks
+from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.ports import Alone
 from fusefs.vfs.types import Caller, FileLock
-from tests.lib.local import local_vfs
+from tests.lib.local import Local, local_vfs
 
 R, W, U = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 INO = Ino(7)
@@ -136,3 +141,165 @@ def test_close_drops_locks(tmp_path: Path) -> None:
         vfs.setlk(two, 13, lock, False, True, Caller())
         vfs.release(two)
         assert vfs.statistics().locks == 0
+
+
+# -- with the cluster ----------------------------------------------------------------
+
+
+class Cluster(Alone):
+    """Answers as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.error: Exception | None = None
+        self.stands: Range | None = None
+        self.connected = True
+        self.reserved: list[bytes] = []
+        self.returned: list[bytes] = []
+        self.answers = [True]
+        self.gate = threading.Event()
+        self.gate.set()
+        self.inside = threading.Event()
+
+    def lock(self, ino: Ino, want: Range, **how: object) -> None:
+        self.asked.append(want.kind)
+        if want.kind == U:
+            return
+        self.inside.set()
+        assert self.gate.wait(5)
+        if self.error is not None:
+            raise self.error
+
+    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+        if self.error is not None:
+            raise self.error
+        return self.stands
+
+    def near(self) -> bool:
+        return self.connected
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        self.reserved.append(name)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        self.returned.append(name)
+
+
+@pytest.mark.parametrize("error", [WouldBlock(), NoLocks(), Interrupted()])
+def test_what_the_cluster_refuses_is_not_held(error: FsError) -> None:
+    cluster = Cluster()
+    locks = Locks(cluster)
+    assert take(locks, 1, R)
+    cluster.error = error
+    with pytest.raises(FsError) as caught:
+        locks.change(INO, 1, FileLock(W, 0, 9, 1), True, False, lambda: False)
+    assert caught.value.errno == error.errno
+    cluster.error = None
+    assert take(locks, 2, R), "the lock of before is as it was"
+    assert not take(locks, 2, W)
+
+
+def test_an_owner_that_is_away_is_the_error_of_the_option() -> None:
+    cluster = Cluster()
+    cluster.error = NoLocks()
+    for errno, locks in ((37, Locks(cluster)), (11, Locks(cluster, 11))):
+        with pytest.raises(FsError) as caught:
+            locks.change(INO, 1, FileLock(W, 0, 9, 1), False, False, None)
+        assert caught.value.errno == errno
+        with pytest.raises(FsError) as caught:
+            locks.test(INO, 1, FileLock(W, 0, 9, 1), False)
+        assert caught.value.errno == errno
+
+
+def test_the_cluster_hears_of_every_change_once() -> None:
+    cluster = Cluster()
+    locks = Locks(cluster)
+    assert take(locks, 1, W) and take(locks, 1, W, 5, 9)
+    locks.drop(INO, 2, False)
+    locks.drop(Ino(8), 1, False)
+    assert cluster.asked == [W]
+    locks.drop(INO, 1, False)
+    locks.drop(INO, 1, False)
+    assert cluster.asked == [W, U]
+    cluster.stands = Range(77, W, 3, 4, 1234)
+    assert locks.test(INO, 1, FileLock(R, 0, 9, 1), False) == FileLock(W, 3, 4, 0)
+
+
+def test_a_claim_keeps_others_out_and_an_unlock_meanwhile_counts() -> None:
+    cluster = Cluster()
+    locks = Locks(cluster)
+    cluster.gate.clear()
+    want = FileLock(W, 0, 9, 1)
+    thread = threading.Thread(
+        target=lambda: locks.change(INO, 1, want, True, False, lambda: False)
+    )
+    thread.start()
+    assert cluster.inside.wait(5)
+    assert not take(locks, 2, W)
+    locks.drop(INO, 1, False)  # the owner closed the file: waits for nobody
+    cluster.gate.set()
+    thread.join(5)
+    assert len(locks) == 0 and cluster.asked == [W, U]
+    assert take(locks, 2, W)
+
+
+def exclusive(local: Local, name: bytes) -> None:
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    opened = local.vfs.create(ROOT_INO, name, 0o644, flags, Caller())
+    local.vfs.release(opened.handle)
+
+
+def test_others_are_asked_about_names_in_their_directories(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with local_vfs(tmp_path / "s", peers=cluster) as local:
+        exclusive(local, b"asked")
+        local.put("/not-exclusive")
+        local.mkdir("/own")
+        local.mkdir("/own/sub")
+        assert cluster.reserved == [b"asked", b"own"]
+        cluster.connected = False
+        exclusive(local, b"alone")
+        assert cluster.reserved == [b"asked", b"own"]
+
+
+def test_a_name_given_away_in_our_directory_is_asked_for(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with local_vfs(tmp_path / "s", peers=cluster) as local:
+        ino = local.mkdir("/own")
+        later = time.monotonic_ns() + 10**12
+        assert local.namespace.reserve(ino, b"given", later)
+        assert not local.namespace.reserve(ROOT_INO, b"own", later)
+        local.mkdir("/own/a")
+        assert cluster.reserved == [b"own", b"a"]
+        local.namespace.nothing_reserved()
+        local.mkdir("/own/b")
+        assert cluster.reserved == [b"own", b"a"]
+
+
+def test_a_grant_that_is_not_used_is_given_back(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with local_vfs(tmp_path / "s", peers=cluster) as local:
+        local.put("/file")
+        real = cluster.reserve
+
+        def taken_meanwhile(parent: Ino, name: bytes) -> bool:
+            local.put("/late")
+            return real(parent, name)
+
+        cluster.reserve = taken_meanwhile  # type: ignore[method-assign]
+        with pytest.raises(FsError) as caught:
+            exclusive(local, b"late")
+        assert caught.value.errno == 17
+        assert cluster.returned == [b"late"]
+
+
+def test_options_keep_the_cluster_out(tmp_path: Path) -> None:
+    cluster = Cluster()
+    options = VfsOptions(locks="local", exclusive="local")
+    with local_vfs(tmp_path / "s", options, cluster) as local:
+        exclusive(local, b"a")
+        handle = local.open("/a")
+        local.vfs.setlk(handle, 1, FileLock(W, 0, 9, 1), False, False, Caller())
+        local.close(handle)
+    assert not cluster.asked and not cluster.reserved
