@@ -54,7 +54,10 @@ def add_all(parser: argparse.ArgumentParser) -> None:
     """Every setting as a long option, for verbs that start a node."""
     for option in OPTIONS:
         parser.add_argument(
-            option.flag, dest=option.name, metavar=option.metavar, help=option.help
+            option.flag,
+            dest=option.name,
+            metavar=option.metavar,
+            help=option.help.replace("%", "%%"),
         )
     _add_config_file(parser)
 
