@@ -11,6 +11,7 @@ until SIGTERM. Whoever started it hears through `fusefs.readiness` that it is re
 from __future__ import annotations
 
 import argparse
+import datetime
 import errno
 import faulthandler
 import gc
@@ -30,6 +31,7 @@ from fusefs.errors import ConfigError, FsError
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from netnode import identity as identities
+from netnode import rejoining
 from netnode.addresses import for_node
 from netnode.commands import Commands
 from netnode.console import Console
@@ -91,6 +93,8 @@ def init(config: Config) -> None:
     identity = identities.load(store)
     if config.join:
         same_cluster(config, identity)
+        if rejoining.refused(store):
+            identity = join_anew(config, store, identity)
     if (store / "meta.db").exists():
         return
     founding = not identity.seeds
@@ -104,6 +108,17 @@ def init(config: Config) -> None:
     if founding:
         namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
     namespace.close()
+    rejoining.rejoined(store)
+
+
+def join_anew(
+    config: Config, store: Path, old: identities.Identity
+) -> identities.Identity:
+    """The cluster went on without this node: another id, an empty namespace."""
+    now = datetime.datetime.now(datetime.UTC)
+    rejoining.set_aside(store, old.name, now)
+    token = identities.decode_token(config.join)
+    return identities.create(store, config.name or old.name, token)
 
 
 def same_cluster(config: Config, identity: identities.Identity) -> None:
@@ -154,6 +169,7 @@ async def serve(
         identity.seeds,
         for_node(config.listen, config.advertise),
         mounted=bool(config.mountpoint),
+        on_refused=lambda reason: rejoining.note_refused(store_dir, reason),
         mass_delete=config.mass_delete / 100,
     )
     node = Node(settings, namespace, store, network, Environment())
@@ -173,6 +189,7 @@ async def serve(
         except OSError as error:
             raise ConfigError(_cannot_listen(config, error)) from error
         await nursery.start(link.run)
+        nursery.start_soon(rejoining.bring_when_level, node, store_dir)
         if config.discovery:
             nursery.start_soon(Discovery(node, identity.cluster).run)
         _write_facts(config, node, port)

@@ -74,7 +74,7 @@ class Commands:
             "port": node.port,
             "mountpoint": self._mountpoint,
             "uptime_s": round(node.environment.now() - node.started, 1),
-            "sync": replicator.sync_state(),
+            "sync": node.refused or replicator.sync_state(),
             "held": replicator.holding.report(),
             "digest": replicator.digest().hex(),
             "vector": {_hex(n): s for n, s in replicator.vector.items()},

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from fusefs.model.hlc import MAX_AHEAD_MS, physical_ms
 from fusefs.model.ids import NodeId
+from fusefs.model.vector import Vector, dominates
 from netnode.core.membership import Membership
 from netnode.environment import Environment
 from netnode.wire.messages import Hello
 
 log = logging.getLogger(__name__)
+
+REJOIN = "it can come back as a new node: dfs mount --join TOKEN"
+"""Ends the reasons after which a node cannot go on with its namespace."""
 
 
 class Unwanted(Exception):
@@ -26,8 +31,10 @@ class Greeter:
         name: str,
         membership: Membership,
         environment: Environment,
+        horizon: Callable[[], Vector],
     ) -> None:
         self._me = me
+        self._horizon = horizon
         self._name = name
         self._membership = membership
         self._environment = environment
@@ -44,7 +51,9 @@ class Greeter:
         if theirs.node == self._me:
             return "it has the node id of this node: was a store copied?"
         if self._membership.forgotten(theirs.node):
-            return "it was removed from the cluster (dfs forget)"
+            return f"it was removed from the cluster (dfs forget); {REJOIN}"
+        if theirs.channel == "control" and self._older_than_forgotten(theirs):
+            return f"its store is older than what all members agreed on; {REJOIN}"
         stamp_ms = max(physical_ms(theirs.hlc), theirs.now_ms)
         ahead = stamp_ms - self._environment.wall_ms()
         if ahead > MAX_AHEAD_MS:
@@ -53,6 +62,13 @@ class Greeter:
                 f"{self._name}; at most {MAX_AHEAD_MS // 1000} s are accepted"
             )
         return ""
+
+    def _older_than_forgotten(self, theirs: Hello) -> bool:
+        """Deletes were forgotten that it had acknowledged, yet it knows nothing of
+        them: its store was restored from a copy. It would bring them back."""
+        upto = self._horizon()
+        counted = upto.get(theirs.node, 0) > 0
+        return counted and not dominates(theirs.vector, upto)
 
     def learn(self, theirs: Hello, remote: str, dialled: str | None) -> None:
         """Where it and those it knows can be dialled. `remote`: whence it dialled

@@ -19,7 +19,7 @@ from fusefs.model.ids import Dot, Ino, NodeId, Seq, chunk_id
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx
-from fusefs.model.vector import Vector, merged
+from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied, DeltaBatch
 from fusefs.store.store import Store
@@ -100,6 +100,8 @@ class Replicator:
         self._interest = interest
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
+        self._lost_after = namespace.lost_after()
+        self._asked_back: set[NodeId] = set()
         self._comparing = Comparing(namespace, environment)
         self.holding = Holding(namespace, guard, environment, self._publish_own)
         self.incoming = Incoming()
@@ -213,7 +215,10 @@ class Replicator:
         hello = peer.hello
         peer.outgoing.greeted(hello.vector, our_vector, hello.links)
         now = self._environment.now()
-        self.incoming.joined(peer.id, hello.vector, our_vector, now)
+        ours = self._wanting(peer.id, our_vector)
+        self.incoming.joined(peer.id, hello.vector, ours, now)
+        if dominates(ours, hello.vector):
+            self._got_back(peer.id)
         if peer.outgoing.subscribed and peer.outgoing.lacks(self.vector):
             peer.outgoing.behind = True
             peer.wake()
@@ -234,7 +239,27 @@ class Replicator:
             return
         peer = self._peers.get(found[0])
         if peer is not None:
-            peer.send(Want(found[1], dict(self.vector)))
+            peer.send(Want(found[1], self._wanting(peer.id, self.vector)))
+
+    def _wanting(self, peer: NodeId, vector: Vector) -> dict[NodeId, Seq]:
+        """From where a peer shall send. What a power cut took from us it may have."""
+        wanting = dict(vector)
+        if self._lost_after is not None and peer not in self._asked_back:
+            wanting[self.me] = min(wanting.get(self.me, Seq(0)), self._lost_after)
+        return wanting
+
+    def _got_back(self, peer: NodeId) -> None:
+        """All that the peer has of what was lost here is here again."""
+        if self._lost_after is None:
+            return
+        self._asked_back.add(peer)
+        members = self._namespace.members()
+        if all(
+            n in self._asked_back or members[n].forgotten or n == self.me
+            for n in members
+        ):
+            self._lost_after = None
+            self._namespace.found_again()
 
     def decide(self, apply: bool) -> bool:
         """What was held is applied from now on, and brought back afterwards unless
@@ -382,6 +407,7 @@ class Replicator:
         peer.outgoing.knows(dots)
         self._settle(peer, dots, applied.effects)
         if message.done:
+            self._got_back(peer.id)
             self._offer_relay(peer)
         self._look_at_keys(s.key for s in states)
         self._interest.applied(_contents(states))
@@ -455,12 +481,16 @@ class Replicator:
             self._digest = (key, digest)
         return self._digest[1]
 
+    def digest_corrected(self) -> None:
+        """Damage was found: what is remembered of the digest is not true any more."""
+        self._changes += 1
+
     def digest(self) -> bytes:
         return self._namespace.digest()
 
     def heard(self, peer: Peer, ping: Ping) -> None:
         """A peer's heartbeat: is it level, does it agree?"""
-        if not self.incoming.catching_up() and self.behind() is None:
+        if self.level():
             self.holding.level()
         now, connected = self._environment.now(), (*self._peers.ids(), self.me)
         self.incoming.told(peer.id, ping.vector, self.vector, connected, now)
@@ -501,6 +531,11 @@ class Replicator:
             if lag and (worst is None or lag > worst[0]):
                 worst = (lag, peer.id)
         return worst
+
+    def level(self) -> bool:
+        """A peer is connected, and what any connected one has is applied here."""
+        following = self._peers and not self.incoming.catching_up()
+        return bool(following) and self.behind() is None
 
     def sync_state(self) -> str:
         """`in sync`, `behind by N operations from NAME`, `diverged, repairing`, ..."""

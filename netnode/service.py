@@ -29,7 +29,7 @@ from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
 from netnode.environment import Environment
-from netnode.greeting import Greeter, Unwanted
+from netnode.greeting import REJOIN, Greeter, Unwanted
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.replicas import Replicas
@@ -77,6 +77,8 @@ class Settings(NamedTuple):
     """Where others reach this node, given the port it listens on."""
     mounted: bool = False
     """A worker will attach and say which locks it holds."""
+    on_refused: Callable[[str], None] = lambda reason: None
+    """A peer says that this node has to join anew, and why."""
     mass_delete: float = 0.0
     """The share of the tree whose removal by others is held back; 0: never."""
 
@@ -118,7 +120,9 @@ class Node:
             store, self.membership, environment, lambda: self.replicas
         )
         self.keeper = Replicas(store, self.chunks, self.membership, environment)
-        self._greeter = Greeter(self.me, settings.name, self.membership, environment)
+        self._greeter = Greeter(
+            self.me, settings.name, self.membership, environment, namespace.horizon
+        )
         self._read_members()
         self.locking = Locking(
             namespace, self.membership, self.peers, environment, settings.mounted
@@ -126,6 +130,8 @@ class Node:
         self.dialler = Dialler(
             self.membership, environment, self._connected, self._dial
         )
+        self.refused = ""
+        """Why peers want this node to join anew."""
         self.last_seen: dict[NodeId, int] = {}
         """Wall clock (ms) when a peer that is away was last connected."""
         self._network = network
@@ -261,6 +267,7 @@ class Node:
             damaged = await self.environment.offload(self.namespace.verify)
             if damaged:
                 log.error("registers in %d of 256 buckets are damaged", damaged)
+                self.replicator.digest_corrected()
             spent = self.environment.now() - began
             await trio.sleep(max(HEARTBEAT_S, 100 * spent))
 
@@ -360,6 +367,7 @@ class Node:
         except Unwanted as error:
             await connection.say_bye(str(error), fatal=True)
         except (BrokenStream, ProtocolError, Refused, OSError) as error:
+            self._look_at_refusal(error)
             await self._failed(connection, error)
 
     async def _dial(self, address: str, node: NodeId | None) -> None:
@@ -385,11 +393,19 @@ class Node:
             except Unwanted as error:
                 await connection.say_bye(str(error), fatal=True)
                 raise Refused(Bye(str(error), fatal=True)) from error
+            except Refused as error:
+                self._look_at_refusal(error)
+                raise
             except ProtocolError as error:
                 await self._failed(connection, error)
                 raise
         finally:
             stream.close()
+
+    def _look_at_refusal(self, error: Exception) -> None:
+        if isinstance(error, Refused) and REJOIN in str(error):
+            self.refused = str(error)
+            self.settings.on_refused(self.refused)
 
     async def _failed(self, connection: Connection, error: Exception) -> None:
         level = logging.INFO if isinstance(error, Refused) else logging.WARNING

@@ -45,6 +45,7 @@ from fusefs.namespace.registers import (
     correct_digests,
     fold_digests,
     read_buckets,
+    read_horizon,
 )
 from fusefs.namespace.replicate import (
     Applied,
@@ -146,9 +147,22 @@ class Namespace:
             power_cut = bool(before) and not int(clean or 0) and before != boot_id()
             if power_cut:
                 self._set_meta("skip", SEQ_SKIP)
+                if not self._meta("lost_after"):
+                    self._set_meta("lost_after", self.vector().get(self.node_id, 0))
             self._set_meta("boot_id", boot_id())
             self._set_meta("clean", 0)
         return power_cut
+
+    def lost_after(self) -> Seq | None:
+        """After a power cut: own transactions above this may be lost here and known
+        to peers, until `found_again`. None: nothing is missing."""
+        text = self._meta("lost_after")
+        return Seq(int(text)) if text else None
+
+    def found_again(self) -> None:
+        """Every member was asked for what was lost here."""
+        with self._write_lock:
+            self._writer.execute("DELETE FROM meta WHERE key = 'lost_after'")
 
     def mark_clean(self) -> None:
         """Called by the owner after everything is synced and closed by others."""
@@ -463,6 +477,10 @@ class Namespace:
             yield from delta(snapshot, since, limit_bytes)
         finally:
             snapshot.close()
+
+    def horizon(self) -> dict[NodeId, Seq]:
+        """The deletes this node has forgotten (tombstones.py)."""
+        return read_horizon(self._read("SELECT value FROM meta WHERE key = 'horizon'"))
 
     def buckets(self) -> list[bytes]:
         """The digest of each of the 256 buckets."""

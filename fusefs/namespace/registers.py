@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
@@ -49,6 +51,12 @@ def state_hash(key: bytes, state: bytes) -> int:
 def row_sum(key: bytes, state: bytes) -> int:
     """Tells a row that was damaged on this disk: kept beside it, 31 bits."""
     return state_hash(key, state) & 0x7FFF_FFFF
+
+
+def read_horizon(rows: Sequence[tuple[Any, ...]]) -> dict[NodeId, Seq]:
+    """The value of meta.horizon, if there is one."""
+    pairs = msgspec.msgpack.decode(rows[0][0], type=_Pairs) if rows else []
+    return {NodeId(node): Seq(seq) for node, seq in pairs}
 
 
 class Registers:
@@ -132,11 +140,8 @@ class Registers:
     def horizon(self) -> Vector:
         """The deletes this node has already forgotten."""
         if self._horizon is None:
-            row = self._db.execute(
-                "SELECT value FROM meta WHERE key = 'horizon'"
-            ).fetchone()
-            pairs = msgspec.msgpack.decode(row[0], type=_Pairs) if row else []
-            self._horizon = {NodeId(node): Seq(seq) for node, seq in pairs}
+            rows = self._db.execute("SELECT value FROM meta WHERE key = 'horizon'")
+            self._horizon = read_horizon(rows.fetchall())
         return self._horizon
 
     def forget_deletes(self, key: bytes, upto: Vector) -> int:

@@ -1,0 +1,184 @@
+"""A node that comes back after the cluster went on without it.
+
+Its registers must not be merged: what it still holds may have been deleted and
+forgotten by everybody. It joins anew: another node id, an empty namespace, the old
+one set aside in the store. Once it is level with the cluster, every file whose
+version nobody else has ever had is put under /lost+found/NODE-DATE/, with the path it
+had, as an ordinary file. Its chunks are still in the store.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId, Seq
+from fusefs.model.records import ATTRS, S_DIR
+from fusefs.model.register import decode_register
+from fusefs.model.vector import Vector, covers
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import Inode
+from netnode.identity import write_private
+from netnode.service import Node
+
+log = logging.getLogger(__name__)
+
+ASIDE = "aside"
+REFUSED = "refused"
+LOST_FOUND = b"lost+found"
+LOOK_S = 1.0
+BATCH = 200
+"""Files in one transaction: a few tens of milliseconds."""
+
+
+class Found(NamedTuple):
+    """A file, symbolic link or special file that only the old namespace knows."""
+
+    path: tuple[bytes, ...]
+    inode: Inode
+
+
+# -- on disk, before the node starts ---------------------------------------------------
+
+
+def note_refused(store: Path, reason: str) -> None:
+    """A peer says that this node does not belong to the cluster any more."""
+    write_private(store / "identity" / REFUSED, reason.encode())
+
+
+def refused(store: Path) -> bool:
+    return (store / "identity" / REFUSED).exists()
+
+
+def set_aside(store: Path, name: str, now: datetime.datetime) -> None:
+    """Move the namespace out of the way. Doing it again is harmless."""
+    if not (store / "meta.db").exists():
+        return
+    folder = store / ASIDE / f"{name}-{now:%Y%m%dT%H%M%SZ}"
+    folder.mkdir(parents=True, mode=0o700)
+    for suffix in ("-wal", "-shm", ""):
+        path = store / f"meta.db{suffix}"
+        if path.exists():
+            path.rename(folder / path.name)
+    log.warning("the old namespace is set aside in %s", folder)
+
+
+def rejoined(store: Path) -> None:
+    """The new identity and namespace are there."""
+    (store / "identity" / REFUSED).unlink(missing_ok=True)
+
+
+# -- what only it knew -----------------------------------------------------------------
+
+
+def only_there(old: Namespace, known: Vector) -> Iterator[Found]:
+    """What the old tree shows in a version that `known` does not cover."""
+    stack: list[tuple[tuple[bytes, ...], Ino]] = [((), ROOT_INO)]
+    seen: set[int] = set()
+    while stack:
+        path, directory = stack.pop()
+        after = b""
+        while page := old.children_full(directory, after):
+            after = page[-1][0].name
+            for entry, row in page:
+                where = (*path, entry.name)
+                if stat.S_ISDIR(row.mode):
+                    stack.append((where, row.ino))
+                elif row.ino not in seen and _unknown(old, row, known):
+                    seen.add(row.ino)
+                    yield Found(where, row)
+
+
+def _unknown(old: Namespace, row: Inode, known: Vector) -> bool:
+    """Whether nobody else ever had this version of the data (or the file at all)."""
+    if row.node:
+        return not covers(known, (NodeId(row.node), Seq(row.seq)))
+    states = old.states([ATTRS + row.ino.to_bytes(8, "big")])
+    siblings = decode_register(states[0].state).siblings if states else ()
+    return not any(covers(known, sibling.dot) for sibling in siblings)
+
+
+def bring(t: Transaction, top: bytes, found: Sequence[Found]) -> None:
+    """Make ordinary files of them under /lost+found/`top`."""
+    if t.entry(ROOT_INO, LOST_FOUND) is None:
+        t.new_inode(LOST_FOUND_INO, stat.S_IFDIR | 0o700, 0, 0)
+        t.link(ROOT_INO, LOST_FOUND, LOST_FOUND_INO, S_DIR)
+    entry = t.entry(ROOT_INO, LOST_FOUND)
+    assert entry is not None
+    for path, row in found:
+        parent = entry.ino
+        for part in (top, *path[:-1]):
+            parent = _directory(t, parent, part)
+        name = path[-1]
+        if t.entry(parent, name) is not None:
+            continue  # brought before a crash
+        ino = t.new_ino(parent, name, stat.S_IFMT(row.mode) >> 12)
+        t.create(
+            parent, name, ino, row.mode, row.uid, row.gid, row.rdev, bytes(row.target)
+        )
+        if row.root:
+            t.set_content(
+                ino,
+                size=row.size,
+                root=bytes(row.root),
+                chunk_log2=row.chunk_log2,
+                mtime_ns=row.mtime_ns,
+            )
+
+
+def _directory(t: Transaction, parent: Ino, name: bytes) -> Ino:
+    entry = t.entry(parent, name)
+    if entry is not None and entry.kind == S_DIR:
+        return entry.ino
+    if entry is not None:  # a file of that name was brought: beside it
+        return _directory(t, parent, name[:240] + b".directory")
+    ino = t.new_ino(parent, name, S_DIR)
+    t.create(parent, name, ino, stat.S_IFDIR | 0o755, 0, 0)
+    return ino
+
+
+async def bring_when_level(node: Node, store: Path) -> None:
+    """The task of a node: once level with a peer, everything set aside is brought."""
+    folders = sorted((store / ASIDE).glob("*/meta.db"))
+    while folders and not node.replicator.level():
+        await trio.sleep(LOOK_S)
+    for path in folders:
+        known = dict(node.replicator.vector)
+        old = Namespace.open(path.parent)
+        try:
+            await _bring_all(node, old, os.fsencode(path.parent.name), known)
+        finally:
+            old.close()
+        shutil.rmtree(path.parent)
+
+
+async def _bring_all(node: Node, old: Namespace, top: bytes, known: Vector) -> None:
+    count = 0
+    batch: list[Found] = []
+    for found in only_there(old, known):
+        batch.append(found)
+        if len(batch) == BATCH:
+            count += _bring_batch(node, top, batch)
+            batch = []
+            await trio.lowlevel.checkpoint()
+    count += _bring_batch(node, top, batch)
+    log.warning("%d files that only this node had are in /lost+found/%s", count, top)
+
+
+def _bring_batch(node: Node, top: bytes, batch: Sequence[Found]) -> int:
+    if batch:
+        with node.namespace.transaction() as t:
+            bring(t, top, batch)
+        if t.tx is not None:
+            node.publish((t.tx,))
+            node.settling.add(t.effects, None)
+    return len(batch)

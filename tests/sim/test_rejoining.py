@@ -1,0 +1,117 @@
+"""Nodes that come back after the cluster went on without them."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+
+import trio
+
+from fusefs.model.ids import NodeId, chunk_id
+from fusefs.model.records import Member
+from fusefs.namespace.namespace import Namespace
+from netnode import rejoining
+from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.running import simulated
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def forget(node: SimNode, gone: SimNode) -> None:
+    node.publish(node.namespace.put_member(gone.id, Member(gone.name, (), b"", True)))
+
+
+def join_anew(node: SimNode) -> None:
+    """What `python -m netnode init` does with a new token."""
+    rejoining.set_aside(node.directory, node.name, NOW)
+    node.id = NodeId(node.id ^ 0xABCDEF0)
+    namespace = Namespace.create(
+        node.directory, node.id, root=False, clock=node.wall_ns
+    )
+    namespace.close()
+
+
+def paths(node: SimNode) -> dict[str, bytes]:
+    """Path to root of everything below the root."""
+    out: dict[str, bytes] = {}
+    stack = [("", 1)]
+    while stack:
+        path, ino = stack.pop()
+        for entry, row in node.namespace.children_full(ino):
+            where = os.path.join(path, os.fsdecode(entry.name))
+            out[where] = row.root
+            if entry.kind == 4:
+                stack.append((where, entry.ino))
+    return out
+
+
+@simulated
+async def test_forgotten_node_is_refused_and_joins_anew(cluster: SimCluster) -> None:
+    a, b, c = await cluster.start(3)
+    for name in (b"stays", b"goes", b"edited"):
+        a.create(name, data=name)
+    await cluster.until_equal()
+    cluster.fabric.partition({"c"}, {"a", "b"})
+    await trio.sleep(10)
+    # What only it knows: a file, an edit, and a version of what is deleted elsewhere.
+    c.create(b"new", data=b"only c has this")
+    entry = c.namespace.entry(1, b"edited")
+    assert entry is not None
+    cid = c.store.put(b"an edit")
+    with c.namespace.transaction() as t:
+        t.set_content(entry.ino, size=7, root=cid, chunk_log2=20, mtime_ns=t.now_ns)
+    c.publish(t.tx)
+    forget(a, c)
+    a.unlink(b"goes")
+    await trio.sleep(1500)  # until the others have forgotten the delete
+    cluster.fabric.heal()
+    await trio.sleep(60)
+    assert c.node is not None and a.node is not None
+    assert "removed from the cluster" in c.node.refused
+    assert "--join" in c.node.refused
+    assert c.id not in a.node.peers
+
+    await c.stop()
+    join_anew(c)
+    node = await c.start()
+    await rejoining.bring_when_level(node, c.directory)
+    await cluster.until_connected()
+    await cluster.until_equal()
+    top = "lost+found/c-20260102T030405Z"
+    for each in (a, b, c):
+        assert paths(each) == {
+            "stays": chunk_id(b"stays"),
+            "edited": chunk_id(b"edited"),
+            "lost+found": b"",
+            top: b"",
+            f"{top}/new": chunk_id(b"only c has this"),
+            f"{top}/edited": chunk_id(b"an edit"),
+        }
+    assert await b.fetch([chunk_id(b"an edit")]) == 0
+    assert not list((c.directory / rejoining.ASIDE).iterdir())
+
+
+@simulated
+async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    for number in range(30):
+        a.create(b"f%d" % number)
+    await cluster.until_equal()
+    await b.stop()
+    copy = cluster.directory / "copy"
+    shutil.copytree(b.directory, copy)
+    await b.start()
+    for number in range(30):
+        a.unlink(b"f%d" % number)
+    b.create(b"later")
+    await trio.sleep(1500)
+    await b.stop()
+    shutil.rmtree(b.directory)
+    shutil.copytree(copy, b.directory)
+    await b.start()
+    await trio.sleep(30)
+    assert b.node is not None and a.node is not None
+    assert "older than" in b.node.refused
+    assert len(a.node.peers) == 0
+    assert a.names() == [b"later"]
