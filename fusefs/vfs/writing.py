@@ -128,7 +128,7 @@ class Writer:
         self, ino: Ino, size: int, number: int | None, caller: Caller, kill_suid: bool
     ) -> None:
         """truncate(2) or, with a handle, ftruncate(2). Without a handle the change
-        is published at once: no flush will follow."""
+        is published at once, and peers are waited for: no flush will follow."""
         if size < 0:
             raise Invalid("negative size")
         if size > MAX_FILE_SIZE:
@@ -141,6 +141,7 @@ class Writer:
             self._privileges.written(file, kill_suid)
             if handle is None:
                 self._publisher.publish(file, caller.cancelled)
+                self._publisher.barrier(file)
         finally:
             if handle is None:
                 self._files.release(file)

@@ -40,6 +40,8 @@ def setattr_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         kill_suid=bool(valid & p.FATTR_KILL_SUIDGID),
     )
     handle = fh if valid & p.FATTR_FH else None
+    if change.size is not None and handle is None:
+        ch.about_to_wait()  # truncate(2) by name waits for peers, as a close does
     with ch.changing(nodeid):
         attr = ch.fs.setattr(nodeid, change, ch.caller(), handle)
     return encode.attributes(unique, attr, ch.connection.setattr_valid_s)
