@@ -160,7 +160,10 @@ def serve(
             on_server=parts.serve_with,
             set_invalidator=parts.vfs.set_invalidator,
             settings=Settings(
-                locks=config.locks == "cluster", changes_wait=config.sync == "all"
+                locks=config.locks == "cluster",
+                changes_wait=config.sync == "all",
+                # whoever changed something elsewhere waits no longer than this
+                notify_wait_s=max(config.barrier_ms / 1000, 0.020),
             ),
             state=config.run_dir / "fuse.json",
         )
