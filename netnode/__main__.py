@@ -28,6 +28,7 @@ from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.errors import ConfigError, FsError
+from fusefs.housekeeping import Housekeeping
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from netnode import identity as identities
@@ -144,9 +145,13 @@ def run(config: Config) -> None:
         min_free_bytes=config.min_free,
         cache_bytes=config.cache_size or None,
     )
+    # With a mount the worker does this: it knows the open files.
+    house = None if config.mountpoint else Housekeeping(store, namespace)
     try:
         trio.run(serve, config, identity, namespace, store)
     finally:
+        if house is not None:
+            house.stop()
         store.close()
         namespace.close()
 

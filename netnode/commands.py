@@ -99,6 +99,7 @@ class Commands:
             "served_bytes": chunks.served_bytes,
             "served_chunks": chunks.served_chunks,
             "rejected_chunks": chunks.rejected,
+            "damaged_chunks": node.upkeep.damaged,
             "locks": len(node.locking),
             "applied": replicator.applied_count,
             "sent_messages": replicator.sent_messages,

@@ -47,6 +47,8 @@ PULL_LIMIT_S = 300.0
 PULL_BATCH = 64
 SETTLE_BATCH = 512
 TICK_S = 0.25
+TURN_S = 30.0
+"""Between the keepers of a chunk that repair its copies after a change of members."""
 
 
 class _Root(msgspec.Struct, frozen=True):
@@ -81,6 +83,10 @@ class Replicas:
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
+        self._rebalance = False
+        """Look through everything this node is responsible for."""
+        self._turns: list[float] = []
+        """When; see `_rebalance_in_turns`."""
         plane.answers_to(self._answered)
 
     # -- inputs ----------------------------------------------------------------
@@ -116,8 +122,9 @@ class Replicas:
         self._to_put.pop(peer, None)
 
     def members_changed(self) -> None:
-        """Other nodes keep what was written here now."""
-        self._scan = True
+        """Other nodes keep what was written here now, and what is kept here may
+        have lost a keeper."""
+        self._scan = self._rebalance = True
 
     def backlog(self) -> int:
         """Chunks not confirmed by everyone who should keep them."""
@@ -132,6 +139,7 @@ class Replicas:
             if self._scan and self._membership.others():
                 self._scan = False
                 await self._owe_unconfirmed()
+            await self._rebalance_in_turns()
             await self._look_at_written()
             await self._look_at_remote()
             await self._settle()
@@ -144,6 +152,39 @@ class Replicas:
         for at in range(0, len(unconfirmed), SETTLE_BATCH):
             self._owe(unconfirmed[at : at + SETTLE_BATCH], now + DELAY_S)
             await trio.lowlevel.checkpoint()
+
+    async def _rebalance_in_turns(self) -> None:
+        """After a change of members: every keeper sees to it that the others have
+        their copies. The first in a chunk's order does it at once; by the turn of
+        the next one a question tells it that nothing is to be done."""
+        now = self._environment.now()
+        if self._rebalance and self._membership.others():
+            self._rebalance = False
+            self._turns = [now + n * TURN_S for n in range(self.replicas + 1)]
+        if self._turns and self._turns[0] <= now:
+            turn = self.replicas + 1 - len(self._turns)
+            del self._turns[0]
+            await self._owe_kept(turn)
+
+    async def _owe_kept(self, turn: int) -> None:
+        """Chunks in whose order this node is at `turn`; the last turn is for those
+        that others keep now."""
+        kept = await self._environment.offload(
+            lambda: [o.cid for o in self._store.stored() if o.flags & RESPONSIBLE]
+        )
+        members, me = self._membership.members(), self._membership.me
+        due = self._environment.now() + DELAY_S
+        for at, cid in enumerate(kept):
+            keepers = holders(cid, members, self.replicas)
+            mine = keepers.index(me) if me in keepers else self.replicas
+            if mine == turn:
+                self._pushes.owe(cid, [n for n in keepers if n != me], due)
+            if self._pushes.overflowed:
+                self._pushes.overflowed = False
+                self._rebalance = True
+                return
+            if at % SETTLE_BATCH == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _look_at_written(self) -> None:
         now = self._environment.now()

@@ -18,6 +18,7 @@ from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Body, Tx
+from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane, Done
@@ -36,6 +37,7 @@ from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
 from netnode.settling import Settling
 from netnode.transport import BrokenStream, Network, Stream
+from netnode.upkeep import Upkeep
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     OLDEST,
@@ -120,6 +122,7 @@ class Node:
             store, self.membership, environment, lambda: self.replicas
         )
         self.keeper = Replicas(store, self.chunks, self.membership, environment)
+        self.upkeep = Upkeep(store, self.chunks, environment)
         self._greeter = Greeter(
             self.me, settings.name, self.membership, environment, namespace.horizon
         )
@@ -209,6 +212,7 @@ class Node:
                 self._heartbeat,
                 self.chunks.keep_time,
                 self.keeper.run,
+                self.upkeep.run,
                 self._sync_disk,
                 self._verify_registers,
                 self._keep_horizon,
@@ -274,15 +278,19 @@ class Node:
     async def _keep_horizon(self) -> None:
         """The member with the lowest id says when deletes may be forgotten."""
         last: dict[NodeId, Seq] = {}
+        before: dict[NodeId, Vector] = {}
         written = self.environment.now()
         while True:
             await trio.sleep(horizons.EVERY_S)
             members = self.membership.members()
             if self.me != members[0]:
                 continue
-            told = {p.id: p.told for p in self.peers if p.told is not None}
+            told: dict[NodeId, Vector] = {
+                p.id: p.told for p in self.peers if p.told is not None
+            }
             told[self.me] = self.namespace.vector()
-            found = horizons.horizon(members, told)
+            found = horizons.horizon(members, horizons.durable(before, told))
+            before = told
             since_s = self.environment.now() - written
             if found and horizons.worth_writing(last, found.upto, since_s):
                 tx = self.namespace.put_horizon(found.upto, found.after)

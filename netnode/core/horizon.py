@@ -13,7 +13,7 @@ from fusefs.model.ids import NodeId, Seq
 from fusefs.model.vector import Vector, missing
 
 EVERY_S = 60.0
-"""How often it is considered."""
+"""How often it is considered: much longer than it takes until things are on disk."""
 WORTH = 1000
 """Operations that make a new horizon worth a transaction at once ..."""
 LONGEST_S = 600.0
@@ -39,6 +39,18 @@ def horizon(
     upto = {node: Seq(min(v[node] for v in told)) for node in sorted(nodes)}
     after = {node: vectors[node].get(node, Seq(0)) for node in sorted(members)}
     return Horizon(upto, after)
+
+
+def durable(
+    before: Mapping[NodeId, Vector], now: Mapping[NodeId, Vector]
+) -> dict[NodeId, Vector]:
+    """What the members told one round ago and still have: it is on their disks since,
+    so that no power cut takes it back after the others forgot the deletes in it."""
+    return {
+        node: {n: min(seq, vector.get(n, Seq(0))) for n, seq in before[node].items()}
+        for node, vector in now.items()
+        if node in before
+    }
 
 
 def worth_writing(last: Vector, upto: Vector, since_s: float) -> bool:

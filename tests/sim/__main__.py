@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--nodes", type=int, default=0, help="0: 3 to 8, by seed")
-    parser.add_argument("--ops", type=int, default=0, help="0: 12 to 29, by seed")
+    parser.add_argument("--ops", type=int, default=0, help="0: 10 to 21, by seed")
     parser.add_argument("--processes", type=int, default=0, help="0: all cores")
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long")
     parser.add_argument("--verbose", action="store_true", help="print all events")

@@ -12,6 +12,7 @@ from typing import TypeVar
 import trio
 
 from fusefs.errors import Unreachable
+from fusefs.housekeeping import SYNC_EVERY_S
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
 from fusefs.model.records import S_REG
 from fusefs.model.tx import Body, Effects, Tx
@@ -87,6 +88,7 @@ class SimNode:
         self.with_vfs = False
         self.mass_delete = 0.0
         self.on_publish: Callable[[Tx], None] = lambda tx: None
+        self.on_synced: Callable[[], None] = lambda: None
         self.node: Node | None = None
         self._scope: trio.CancelScope | None = None
         self._done = trio.Event()
@@ -140,6 +142,7 @@ class SimNode:
                     if self.vfs is not None:
                         delay_s = self._cluster.rng.uniform(0, 0.005)
                         nursery.start_soon(SimWorker(self, delay_s).run)
+                        nursery.start_soon(self._sync_often)
                     await node.run(task_status=task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -162,6 +165,13 @@ class SimNode:
             source = self.directory / name
             if source.exists():
                 shutil.copyfile(source, self._durable(name))
+        self.on_synced()
+
+    async def _sync_often(self) -> None:
+        """As the housekeeping of the product."""
+        while True:
+            self.checkpoint()
+            await trio.sleep(SYNC_EVERY_S)
 
     async def power_cut(self) -> None:
         """The machine stops: only what was synced is on the disk."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import trio
 
-from fusefs.model.ids import Ino
+from fusefs.housekeeping import SYNC_EVERY_S
 from fusefs.model.register import Register, encode_register
 from fusefs.namespace import replicate
 from fusefs.namespace.registers import Registers
@@ -59,7 +59,7 @@ class Run:
         self.rng = random.Random(plan.seed)
         self.plan = plan
         self.count = plan.nodes or self.rng.randrange(3, 9)
-        self.ops = plan.ops or self.rng.randrange(12, 30)
+        self.ops = plan.ops or self.rng.randrange(10, 22)
         self.horizons = self.rng.random() < 0.4
         self.damages = self.rng.random() < 0.25
         self.promises = Promises()
@@ -87,7 +87,9 @@ class Run:
             await self._add(cluster)
         await cluster.until_connected()
         await cluster.until_equal()
-        for _ in range(self.ops):
+        for turn in range(self.ops):
+            if self.horizons and turn == self.ops // 2:
+                await trio.sleep(3 * SYNC_EVERY_S)
             if cluster.running:
                 self._work(rng.choice(cluster.running))
             if rng.random() < 0.25:
@@ -105,16 +107,12 @@ class Run:
         node.skew_ms = self.rng.randrange(-SKEW_MS, SKEW_MS)
         node.on_publish = lambda tx: self.promises.published(node, tx)
         self.log(f"{node.name} is {node.id:x}, its clock is off by {node.skew_ms} ms")
+        node.on_synced = lambda: self.promises.synced(node)
         await node.start()
-        self._checkpoint(node)
 
     def _work(self, node: SimNode) -> None:
         self.log(f"{node.name}: {Program(node, self.promises, self.rng).step()}")
         self.done += 1
-
-    def _checkpoint(self, node: SimNode) -> None:
-        node.checkpoint()
-        self.promises.synced(node)
 
     async def _disturb(self, cluster: SimCluster) -> None:
         rng, fabric = self.rng, cluster.fabric
@@ -143,7 +141,7 @@ class Run:
             case 8:
                 if a.node is not None:
                     self.log(f"{a.name} syncs its disk")
-                    self._checkpoint(a)
+                    a.checkpoint()
 
     async def _stop_or_start(self, node: SimNode) -> None:
         if node.node is None:
@@ -235,7 +233,7 @@ def small_limits(horizons: bool) -> Iterator[None]:
     before = (replicator.DELTA_BYTES, replicate._PAGE)
     rhythm = (horizon.EVERY_S, horizon.WORTH)
     replicator.DELTA_BYTES, replicate._PAGE = 300, 4
-    horizon.EVERY_S, horizon.WORTH = (2.0, 5) if horizons else (1e6, 10**6)
+    horizon.EVERY_S, horizon.WORTH = (SYNC_EVERY_S + 1, 5) if horizons else (1e6, 10**6)
     try:
         yield
     finally:
@@ -273,6 +271,3 @@ def memory() -> Path | None:
     """Where files cost no disk, if there is such a place."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() else None
-
-
-Files = list[tuple[Ino, bytes]]

@@ -64,6 +64,7 @@ def digest_without_context(patch: pytest.MonkeyPatch) -> None:
     "broken",
     [later_sibling_only, vector_before_apply, no_revival, digest_without_context],
 )
+@pytest.mark.timeout(300)
 def test_broken_variant_is_caught(
     broken: Break, monkeypatch: pytest.MonkeyPatch
 ) -> None:

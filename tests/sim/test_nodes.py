@@ -7,6 +7,7 @@ import errno
 import trio
 
 from fusefs.model.ids import chunk_id
+from fusefs.model.records import Member
 from fusefs.store.types import PUSHED
 from tests.sim.cluster import SimCluster, SimWorker
 from tests.sim.running import simulated
@@ -406,3 +407,45 @@ async def test_deletes_are_remembered_while_a_member_is_away(
     await cluster.until_connected()
     await cluster.until_equal()
     assert c.names() == []
+
+
+@simulated
+async def test_copies_are_made_again_when_a_member_is_forgotten(
+    cluster: SimCluster,
+) -> None:
+    nodes = await cluster.start(5)
+    a = nodes[0]
+    chunks = [bytes((n,)) * 40_000 for n in range(12)]
+    for number, data in enumerate(chunks):
+        cid = a.store.put(data)
+        with a.namespace.transaction() as t:
+            ino = t.new_ino(1, b"f%d" % number, 8)
+            t.create(1, b"f%d" % number, ino, 0o100644, 0, 0)
+            t.set_content(
+                ino, size=len(data), root=cid, chunk_log2=20, mtime_ns=t.now_ns
+            )
+        a.publish(t.tx)
+    ids = [chunk_id(data) for data in chunks]
+
+    def copies() -> list[int]:
+        return [sum(n.store.has(cid) for n in cluster.running) for cid in ids]
+
+    await trio.sleep(20)
+    assert min(copies()) >= 3
+    gone = max(nodes[1:], key=lambda n: sum(n.store.has(cid) for cid in ids))
+    await gone.stop()
+    assert min(copies()) < 3
+    a.publish(a.namespace.put_member(gone.id, Member(gone.name, (), b"", True)))
+    await trio.sleep(150)
+    assert min(copies()) >= 3
+
+
+@simulated
+async def test_damaged_chunk_is_found_and_fetched_again(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    data = b"precious" * 8000
+    a.store.put(b"worthless" * 7000, chunk_id(data))
+    b.store.put(data)
+    await trio.sleep(60)
+    assert a.store.get(chunk_id(data)) == data
+    assert a.node is not None and a.node.upkeep.damaged == 1

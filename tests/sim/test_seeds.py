@@ -16,6 +16,7 @@ from tests.sim.scenario import Plan, run_plan
 SEEDS = 300
 
 
+@pytest.mark.timeout(400)
 def test_everything_holds_for_many_seeds(capfd: pytest.CaptureFixture[str]) -> None:
     totals = Totals()
     for outcome in run_many([Plan(seed) for seed in range(SEEDS)]):

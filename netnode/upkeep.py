@@ -1,0 +1,69 @@
+"""What a node does for its store now and then: looking at every object, and seeing
+to it that enough nodes keep what this one keeps.
+
+Eviction and garbage are `fusefs.housekeeping`'s, which the worker runs, or the node
+when there is no worker.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from fusefs.model.ids import ChunkId
+from fusefs.store.scrub import START
+from fusefs.store.store import Store
+from netnode.chunks import ChunkPlane
+from netnode.core.fetch import Priority
+from netnode.environment import Environment
+
+log = logging.getLogger(__name__)
+
+SCRUB_EVERY_S = 10.0
+SCRUB_BYTES = 8 << 20
+"""Hashed in one step: some 10 ms of one core, so 3 GB an hour at most."""
+SCRUB_PAUSE_S = 6 * 3600.0
+"""From the end of one pass to the next."""
+FETCH_LIMIT_S = 300.0
+
+
+class Upkeep:
+    """One task. `damaged` counts the objects that were found bad and removed."""
+
+    def __init__(
+        self, store: Store, plane: ChunkPlane, environment: Environment
+    ) -> None:
+        self._store = store
+        self._plane = plane
+        self._environment = environment
+        self.damaged = 0
+        self.passes = 0
+
+    async def run(self) -> None:
+        """What a power cut may have damaged first, then everything, slowly."""
+        self._fetch_again(await self._environment.offload(self._store.check_suspects))
+        after: ChunkId | None = START
+        while True:
+            await trio.sleep(SCRUB_EVERY_S)
+            if self._plane.scheduler.busy:
+                continue
+            after = await self._scrub(after or START)
+            if after is None:
+                self.passes += 1
+                await trio.sleep(SCRUB_PAUSE_S)
+
+    async def _scrub(self, after: ChunkId) -> ChunkId | None:
+        step = await self._environment.offload(
+            lambda: self._store.scrub(after, SCRUB_BYTES)
+        )
+        self._fetch_again(step.damaged)
+        return step.next
+
+    def _fetch_again(self, damaged: list[ChunkId]) -> None:
+        self.damaged += len(damaged)
+        for cid in damaged:
+            log.warning("chunk %s was damaged; fetching it again", cid.hex())
+            self._plane.fetch(
+                (cid,), FETCH_LIMIT_S, Priority.REPAIR, (), lambda error, reason: None
+            )
