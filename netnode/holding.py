@@ -80,8 +80,15 @@ class Holding:
         )
 
     def _shown(self, inos: Iterable[Ino]) -> list[Ino]:
-        found = dict.fromkeys(inos)
-        return [ino for ino in found if self._namespace.inode(ino) is not None]
+        """Those that are there and older than the window: what is made and removed
+        again within it (builds, temporary files, locks) is no loss of the tree."""
+        young_ms = self._environment.wall_ms() - self.guard.window_s * 1000
+        found = []
+        for ino in dict.fromkeys(inos):
+            row = self._namespace.inode(ino)
+            if row is not None and row.btime_ns < young_ms * 1_000_000:
+                found.append(ino)
+        return found
 
     def holds(self, removals: list[Ino], source: str) -> bool:
         """Whether these changes wait for a decision (and all after them)."""

@@ -1,8 +1,9 @@
 """The mass-delete guard: when changes of other nodes are held for a person to decide.
 
-One emptied disk must not empty all. Counted are the inodes that changes of others
-would take away within a window; more than a share of the tree, and not just a few,
-are held: nothing of others is applied, nothing acknowledged, until somebody decides.
+One emptied disk must not empty all. Counted are the inodes older than a window that
+changes of others would take away within it; more than a share of the tree, and not
+just a few, are held: nothing of others is applied, nothing acknowledged, until
+somebody decides.
 """
 
 from __future__ import annotations

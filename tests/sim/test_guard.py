@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from fusefs.model.records import S_DIR
+from netnode.core.guard import WINDOW_S
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -25,6 +26,7 @@ async def filled(cluster: SimCluster, count: int) -> list[SimNode]:
         a.create(b"f%d" % number, directory, data=b"data %d" % number)
     await cluster.until_connected()
     await cluster.until_equal()
+    await trio.sleep(WINDOW_S + 1)  # what is younger is nobody's loss
     return cluster.nodes
 
 
@@ -42,6 +44,17 @@ def empty(node: SimNode) -> None:
 def count(node: SimNode) -> int:
     entry = node.namespace.entry(1, b"dir")
     return len(node.namespace.children(entry.ino, limit=10_000)) if entry else 0
+
+
+@simulated
+async def test_files_that_come_and_go_are_never_held(cluster: SimCluster) -> None:
+    a, b, _ = await filled(cluster, 3)
+    for number in range(300):
+        a.create(b"t%d" % number, 1, data=b"temporary")
+        a.unlink(b"t%d" % number, 1)
+    await cluster.until_equal()
+    assert b.node is not None
+    assert b.node.replicator.sync_state() == "in sync"
 
 
 @simulated
