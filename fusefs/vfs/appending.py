@@ -19,7 +19,8 @@ from fusefs.model.manifest import chunk_count
 from fusefs.model.records import Content, decode_content
 from fusefs.model.tx import Body
 from fusefs.namespace.namespace import Namespace
-from fusefs.namespace.types import FLAG_APPENDS
+from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
@@ -89,6 +90,17 @@ class Appends:
                 continue
             self._commit(ino, merge, root, bodies, [dot for dot, _ in versions])
         return False
+
+    def merge_in(self, tx: Transaction, row: Inode, bodies: list[Body]) -> bool:
+        """Merge inside a transaction, from what is on this disk. Raises Missing."""
+        ranked = sorted(tx.versions(row.ino), key=lambda v: v[0].rank, reverse=True)
+        versions = [(s.dot, c) for s, c in ranked]
+        merge = plan([c for _, c in versions])
+        if merge is None or merge.size - merge.base_size > MAX_MERGE_BYTES:
+            return False
+        root, stored = self._store_merged(merge, versions)
+        bodies += stored
+        return tx.merge_appends(row.ino, merge, root, [dot for dot, _ in versions])
 
     def _versions(self, ino: Ino) -> list[tuple[Dot, Content]]:
         register = self._namespace.content_versions(ino)

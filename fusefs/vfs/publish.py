@@ -16,6 +16,7 @@ from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, chunk_id
 from fusefs.model.manifest import chunk_count
 from fusefs.model.tx import Body
+from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
@@ -30,6 +31,8 @@ from fusefs.vfs.patch import Patch
 
 log = logging.getLogger(__name__)
 
+OPTIMISTIC = 3
+"""Attempts to publish without holding the namespace while chunks are stored."""
 MAX_BODIES = 16
 """Small objects that travel with one transaction (at most 1 MiB in all)."""
 MAX_UNSYNCED = 4096
@@ -182,11 +185,13 @@ class Publisher:
         for attempt in range(ATTEMPTS):
             if file.draft is None:
                 return
-            self._merge_first(file)
+            pinned = attempt >= OPTIMISTIC
+            if not pinned:
+                self._merge_first(file)
             try:
                 with file.lock:
                     if file.draft is not None:
-                        self._publish(file, file.draft)
+                        self._publish(file, file.draft, pinned)
                     return
             except Missing as missing:
                 if attempt == ATTEMPTS - 1:
@@ -206,19 +211,19 @@ class Publisher:
             except FsError as error:
                 log.info("appends to inode %d are not merged: %s", file.ino, error)
 
-    def _publish(self, file: File, draft: Draft) -> None:
+    def _publish(self, file: File, draft: Draft, pinned: bool) -> None:
         row = self._files.row(file.ino)
         if row is None:  # unlinked by a peer this moment
             self._files.refresh(file.ino)
             row = self._files.need_row(file.ino)
-        if not draft.base.shows(row):
-            self._rebase(draft, row)
-            file.behind = True
-        view = self._materialise(file, draft)
-        if file.ino in self._files.orphans:
-            self._keep_orphan(file, draft, row, view)
+        if pinned and file.ino not in self._files.orphans:
+            row, view = self._commit_pinned(file, draft)
         else:
-            self._commit(file, draft, row, view)
+            view = self._over(file, draft, row)
+            if file.ino in self._files.orphans:
+                self._keep_orphan(file, draft, row, view)
+            else:
+                self._commit(file, draft, row, view)
         self._end(file, view)
         self._files.refresh(file.ino)
         coherence = self._commits.coherence
@@ -229,6 +234,31 @@ class Publisher:
             file.behind = False
             coherence.caught_up(file.ino)
         self._files.published(file)
+
+    def _over(self, file: File, draft: Draft, row: Inode) -> View:
+        """The draft as a version over what the row shows. Raises Missing."""
+        if not draft.base.shows(row):
+            self._rebase(draft, row)
+            file.behind = True
+        return self._materialise(file, draft)
+
+    def _commit_pinned(self, file: File, draft: Draft) -> tuple[Inode, View]:
+        """Where peers change the file faster than we can look: look, merge and write
+        under the namespace's lock. Costs a little of everybody's time, but ends."""
+        commit = self._commits.begin()
+        commit.bodies, commit.quiet = draft.bodies, True
+        with commit as tx:
+            row = tx.inode(file.ino)
+            if row is None:
+                raise _Moved
+            if row.flags & FLAG_APPENDS and self._appends.merge_in(
+                tx, row, draft.bodies
+            ):
+                row = tx.inode(file.ino) or row
+            view = self._over(file, draft, row)
+            self._set_content(tx, file, draft, row, view)
+        file.seq = commit.seq
+        return row, view
 
     def _rebase(self, draft: Draft, row: Inode) -> None:
         """Lie over what a peer published. What came through O_APPEND goes to the end
@@ -248,19 +278,26 @@ class Publisher:
             now = tx.inode(file.ino)
             if now is None or (now.root, now.size) != (row.root, row.size):
                 raise _Moved
-            tx.set_content(
-                file.ino,
-                size=view.size,
-                root=view.root,
-                chunk_log2=view.log2,
-                mtime_ns=draft.mtime_ns,
-                ctime_ns=draft.ctime_ns,
-                data_changed=not view.shows(row),
-                appended=draft.appended,
-            )
-            if draft.atime_ns is not None:
-                tx.set_attrs(file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns)
+            if now.flags & FLAG_APPENDS and not row.flags & FLAG_APPENDS:
+                raise _Moved  # a peer appended this moment: merge first
+            self._set_content(tx, file, draft, row, view)
         file.seq = commit.seq
+
+    def _set_content(
+        self, tx: Transaction, file: File, draft: Draft, row: Inode, view: View
+    ) -> None:
+        tx.set_content(
+            file.ino,
+            size=view.size,
+            root=view.root,
+            chunk_log2=view.log2,
+            mtime_ns=draft.mtime_ns,
+            ctime_ns=draft.ctime_ns,
+            data_changed=not view.shows(row),
+            appended=draft.appended,
+        )
+        if draft.atime_ns is not None:
+            tx.set_attrs(file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns)
 
     def _keep_orphan(self, file: File, draft: Draft, row: Inode, view: View) -> None:
         """Without a name there is nobody to tell."""
