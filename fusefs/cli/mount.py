@@ -75,7 +75,7 @@ def _take_source(arguments: argparse.Namespace) -> None:
 
 def _wait_until_it_answers(config: Config) -> None:
     said = unmounting.answer(config.mountpoint, ANSWER_S)
-    if isinstance(said, os.stat_result) and unmounting.is_mounted(config.mountpoint):
+    if isinstance(said, os.statvfs_result) and unmounting.is_mounted(config.mountpoint):
         return
     reason = said.strerror if isinstance(said, OSError) else "it does not answer"
     raise CommandError(

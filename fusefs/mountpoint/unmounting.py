@@ -82,16 +82,19 @@ def waiting(connection: str) -> int | None:
         return None
 
 
-def answer(where: str, timeout_s: float = ANSWER_S) -> OSError | os.stat_result | None:
-    """What a stat of the mountpoint says; None if it does not answer in time.
+def answer(
+    where: str, timeout_s: float = ANSWER_S
+) -> OSError | os.statvfs_result | None:
+    """What a statvfs of the mountpoint says; None if it does not answer in time.
 
-    The stat runs in a thread of its own, which a dead mount may hold for ever.
+    Not stat, which the kernel answers from its cache after the process behind the
+    mount is gone. In a thread of its own, which a stuck mount may hold for ever.
     """
-    said: list[OSError | os.stat_result] = []
+    said: list[OSError | os.statvfs_result] = []
 
     def ask() -> None:
         try:
-            said.append(os.stat(where))
+            said.append(os.statvfs(where))
         except OSError as error:
             said.append(error)
 
