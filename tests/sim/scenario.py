@@ -162,9 +162,19 @@ class Run:
         """The links of a node break again and again while it catches up."""
         self.log(f"the links of {node.name} flap")
         for _ in range(self.rng.randrange(2, 7)):
-            await trio.sleep(self.rng.uniform(0.01, 0.6))
+            with trio.move_on_after(2):
+                while not self._in_delta(node):
+                    await trio.sleep(0.005)
+            await trio.sleep(self.rng.uniform(0, 0.05))
             for other in cluster.nodes:
                 cluster.fabric.sever(node.name, other.name)
+
+    def _in_delta(self, node: SimNode) -> bool:
+        """A part of a delta was applied and the last one was not."""
+        if node.node is None:
+            return False
+        replicator = node.node.replicator
+        return bool(replicator.incoming.catching_up()) and replicator.applied_count > 0
 
     def _count_sent(self, node: SimNode) -> None:
         self.sent += sent_by(node)
