@@ -135,6 +135,12 @@ class Corrupt(FsError):
     ERRNO = _e.EIO
 
 
+class WritesLost(FsError):
+    """What fsync should make durable is gone with a worker that was killed."""
+
+    ERRNO = _e.EIO
+
+
 class ChunkMissing(FsError):
     """The chunk is not in the local store (never leaves the vfs unhandled)."""
 

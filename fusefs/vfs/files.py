@@ -26,6 +26,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.unfinished import Unfinished
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -79,6 +80,7 @@ class Handle:
         "ahead",
         "appends",
         "file",
+        "lost",
         "next_read",
         "number",
         "owners",
@@ -92,6 +94,8 @@ class Handle:
         self.writable = bool(number & _WRITES)
         self.appends = bool(number & _APPENDS)
         """O_APPEND: writes go to the end, wherever a peer has moved it."""
+        self.lost = False
+        """Writes through it went with a worker that died; the next fsync says so."""
         self.next_read = 0
         """Where a sequential reader goes on; `window` chunks are asked `ahead`."""
         self.window = 0
@@ -131,6 +135,8 @@ class Files:
         self.orphans: dict[Ino, Orphan] = {}
         self.dirty: dict[Ino, File] = {}
         """Files with a draft, the oldest first."""
+        first = (first_handle + 1) << HANDLE_FLAG_BITS
+        self.unfinished = Unfinished(options.unfinished, first)
         self.handle_or_none = self._handles.get
         self.get = self._files.get
 
@@ -217,6 +223,7 @@ class Files:
             known = self._handles.get(number)
             if known is None:
                 known = self._handles[number] = Handle(number, file)
+                known.lost = known.writable and self.unfinished.lost(ino, number)
                 return known
         self.release(file)
         return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -44,5 +45,7 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes kept (twice this at most, ~0.5 KiB each)."""
     cached_entries: int = 32_768
     """Names kept, absent ones included (twice this at most, ~0.2 KiB each)."""
+    unfinished: Path | None = None
+    """Where to mark files with unpublished writes for the next worker."""
     link_max: int = 65_000
     """Hard links of one file (as ext4): what a conflict rule may have to list."""

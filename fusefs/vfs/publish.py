@@ -74,6 +74,7 @@ class Publisher:
         """A draft over what the file shows. The caller holds `file.lock`."""
         draft = Draft(file.view, now_ns, time.monotonic(), self._objects, self._pool)
         file.draft = draft
+        self._files.unfinished.begin(file.ino)
         self._files.dirty[file.ino] = file
         return draft
 
@@ -84,6 +85,7 @@ class Publisher:
         file.draft.discard()
         file.draft = None
         self._files.dirty.pop(file.ino, None)
+        self._files.unfinished.end(file.ino)
 
     # -- storing chunks --------------------------------------------------------
 

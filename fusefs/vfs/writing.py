@@ -6,7 +6,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from fusefs.errors import BadHandle, FsError, Invalid, IsADirectory, TooBig
+from fusefs.errors import BadHandle, FsError, Invalid, IsADirectory, TooBig, WritesLost
 from fusefs.model.ids import Ino
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.namespace.types import Inode
@@ -161,6 +161,9 @@ class Writer:
     def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
         self._publisher.sync(handle.file, caller.cancelled if caller else None)
         self._publisher.barrier(handle.file)
+        if handle.lost:
+            handle.lost = False
+            raise WritesLost(f"inode {handle.file.ino}: the worker died with writes")
 
     def publish_older(self, age_s: float) -> list[FsError]:
         """Publish files whose writes have waited that long; what went wrong."""
