@@ -56,6 +56,7 @@ class Parts:
             min_free_bytes=config.min_free,
             cache_bytes=config.cache_size or None,
         )
+        self.store.inherit()
         self.link = NodeLink(
             config.run_dir / "node.sock",
             on_effects=self._on_effects,
@@ -104,6 +105,7 @@ def vfs_options(config: Config) -> VfsOptions:
         lock_failure=config.lock_failure,
         exclusive=config.exclusive,
         fetch_timeout_s=config.fetch_timeout_s,
+        unfinished=config.run_dir / "unfinished",
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,
         kernel_refs=config.binding == "kernel",

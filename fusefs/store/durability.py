@@ -28,13 +28,20 @@ class Durability:
         self._large: dict[ChunkId, int] = {}
         self._small_written = 0
         self._small_synced = 0
+        self._inherited = False
 
     def __len__(self) -> int:
         return len(self._large)
 
     @property
     def dirty(self) -> bool:
-        return bool(self._large) or self._small_written != self._small_synced
+        small = self._small_written != self._small_synced
+        return self._inherited or small or bool(self._large)
+
+    def inherit(self) -> None:
+        """A predecessor may have been killed before it synced what it wrote: the
+        next sync covers everything."""
+        self._inherited = True
 
     def wrote_large(self, cid: ChunkId) -> None:
         self._large[cid] = next(self._tickets)
@@ -48,6 +55,8 @@ class Durability:
 
     def sync(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
         """These objects survive a power cut when it returns; gives those gone."""
+        if self._inherited:
+            self._sync_inherited()
         large = self._large
         todo = {cid: large[cid] for cid in cids if cid in large}
         gone: list[ChunkId] = []
@@ -61,10 +70,17 @@ class Durability:
 
     def sync_all(self) -> None:
         """Everything written before, by both processes, survives a power cut."""
+        if self._inherited:
+            self._sync_inherited()
         todo = dict(self._large)
         self._files.sync_filesystem()
         self._cross_off(todo)
         self._sync_small()
+
+    def _sync_inherited(self) -> None:
+        self._files.sync_filesystem()
+        self._database.sync()
+        self._inherited = False
 
     def _sync_small(self) -> None:
         written = self._small_written

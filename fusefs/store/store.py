@@ -108,6 +108,11 @@ class Store(Objects):
         for cid in self._durability.sync(cids):
             raise self._missing(cid)
 
+    def inherit(self) -> None:
+        """Who opened the store before may have been killed: the next sync makes
+        durable what it wrote, too."""
+        self._durability.inherit()
+
     def sync_all(self) -> None:
         """The background sync: everything written so far, by both processes, is
         durable when it returns. Call it every few seconds from a thread that may

@@ -309,3 +309,15 @@ def test_checkpoint_shortens_a_long_wal_and_keeps_everything(tmp_path):
         pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
         assert pages and pages[1] < 100
         assert [len(other.get(cid)) for cid in cids] == [20_000] * 300
+
+
+def test_sync_covers_what_a_killed_predecessor_wrote(tmp_path, synced):
+    with checked_store(tmp_path) as store:
+        cid, small = store.put(bytes_of(LARGE)), store.put(b"small")
+    with checked_store(tmp_path) as store:
+        store.inherit()
+        synced.clear()
+        store.sync([cid, small])
+        assert synced == ["all", wal(tmp_path)]
+        store.sync([cid, small])
+        assert synced == ["all", wal(tmp_path)]
