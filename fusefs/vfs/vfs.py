@@ -246,10 +246,12 @@ class Vfs:
         data: Buffer,
         caller: Caller = _NOBODY,
         kill_suid: bool = False,
+        mapped: bool | None = None,
     ) -> int:
-        """Takes all of `data`, which is not kept. O_APPEND is the kernel's: it gives
-        the offset."""
-        return self._writer.write(handle, offset, data, caller, kill_suid)
+        """Takes all of `data`, which is not kept. With O_APPEND the kernel gives the
+        offset, which is moved to the end if a peer appended meanwhile; `mapped`: see
+        Writer.write."""
+        return self._writer.write(handle, offset, data, caller, kill_suid, mapped)
 
     def flush(
         self, handle: int, lock_owner: int = 0, caller: Caller | None = None

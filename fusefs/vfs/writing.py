@@ -62,8 +62,12 @@ class Writer:
         data: Buffer,
         caller: Caller,
         kill_suid: bool = False,
+        mapped: bool | None = None,
     ) -> int:
         """Take the bytes in; all readers on this node see them when it returns.
+
+        `mapped`: they are dirty pages of a mapping, which stay where they are whatever
+        handle they come through; None: the binding cannot tell.
 
         Raises: NoSpace before a byte is accepted; TooBig (EFBIG) past 8 EiB.
         """
@@ -81,9 +85,11 @@ class Writer:
             draft = file.draft or self._publisher.begin(file, now)
             if not handle.appends:
                 draft.appends = False
-            elif offset == file.grown_from and offset < draft.size:
-                # The kernel did not know yet that a peer appended. (No other offset
-                # is moved: dirty pages of a mapping may come through this handle.)
+            elif mapped:
+                draft.appends = False
+            elif offset < draft.size and (
+                mapped is False or offset == file.grown_from
+            ):  # the kernel did not know yet that a peer appended
                 file.grown_from, file.behind = offset + n, True
                 offset = draft.size
             full = draft.write(offset, part)

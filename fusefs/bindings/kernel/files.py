@@ -52,6 +52,7 @@ def write(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         ch.view[start : start + size],
         ch.caller(),
         bool(flags & p.WRITE_KILL_SUIDGID),
+        bool(flags & p.WRITE_CACHE),
     )
     return encode.written(unique, count)
 

@@ -134,6 +134,7 @@ FATTR_KILL_SUIDGID: Final = 1 << 11
 GETATTR_FH: Final = 1 << 0
 LK_FLOCK: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
+WRITE_CACHE: Final = 1 << 0
 WRITE_KILL_SUIDGID: Final = 1 << 2
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 FSYNC_FDATASYNC: Final = 1 << 0
