@@ -73,7 +73,7 @@ def dfs(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_S * 4,
+        timeout=LIMIT_S * (20 if words[0] == "fsck" else 4),  # it reads everything
         check=False,
     )
     if check and done.returncode:
