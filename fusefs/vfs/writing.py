@@ -83,9 +83,7 @@ class Writer:
         now = self._clock()
         with file.lock:
             draft = file.draft or self._publisher.begin(file, now)
-            if not handle.appends:
-                draft.appends = False
-            elif mapped:
+            if not handle.appends or mapped:
                 draft.appends = False
             elif offset < draft.size and (
                 mapped is False or offset == file.grown_from
