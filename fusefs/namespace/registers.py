@@ -34,6 +34,7 @@ from fusefs.model.vector import Vector
 log = logging.getLogger(__name__)
 
 BUCKETS = 256
+SUM_MASK = 0x7FFF_FFFF
 _DELTA = struct.Struct(">B16s")
 _Pairs = list[tuple[int, int]]
 
@@ -50,7 +51,7 @@ def state_hash(key: bytes, state: bytes) -> int:
 
 def row_sum(key: bytes, state: bytes) -> int:
     """Tells a row that was damaged on this disk: kept beside it, 31 bits."""
-    return state_hash(key, state) & 0x7FFF_FFFF
+    return state_hash(key, state) & SUM_MASK
 
 
 def read_horizon(rows: Sequence[tuple[Any, ...]]) -> dict[NodeId, Seq]:
@@ -160,7 +161,7 @@ class Registers:
         """Remove a register for good; it shows nothing any more."""
         before, raw = self._load(key)
         if raw:
-            self._move_digest(key, raw, b"")
+            self._move_digest(key, raw, 0)
             self._db.execute("DELETE FROM register WHERE key = ?", (key,))
             self._set_extra(key, before, EMPTY)
             self._loaded[key] = (EMPTY, b"")
@@ -168,6 +169,7 @@ class Registers:
     def _save(self, key: bytes, after: Register) -> None:
         before, raw = self._load(key)
         state = encode_register(after)
+        summary = state_hash(key, state)  # for the row's check and for the digest
         top = (NodeId(0), Seq(0))
         if after.siblings:
             top = max(s.dot for s in after.siblings)
@@ -175,11 +177,11 @@ class Registers:
             "INSERT INTO register VALUES(?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET"
             " node = excluded.node, seq = excluded.seq, state = excluded.state,"
             " sum = excluded.sum",
-            (key, top[0], top[1], state, row_sum(key, state)),
+            (key, top[0], top[1], state, summary & SUM_MASK),
         )
         if len(before.siblings) > 1 or len(after.siblings) > 1:
             self._set_extra(key, before, after)
-        self._move_digest(key, raw, state)
+        self._move_digest(key, raw, summary)
         self._loaded[key] = (after, state)
         first = self.changed.get(key)
         self.changed[key] = (first[0] if first else before, after)
@@ -198,8 +200,8 @@ class Registers:
                 "INSERT OR IGNORE INTO extra_dot VALUES(?, ?, ?)", (node, seq, key)
             )
 
-    def _move_digest(self, key: bytes, old: bytes, new: bytes) -> None:
-        moved = state_hash(key, new) if new else 0
+    def _move_digest(self, key: bytes, old: bytes, moved: int) -> None:
+        """From the old state to one whose hash is `moved` (0: none)."""
         if old:
             moved ^= state_hash(key, old)
         bucket = bucket_of(key)
