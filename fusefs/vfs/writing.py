@@ -85,9 +85,9 @@ class Writer:
             draft = file.draft or self._publisher.begin(file, now)
             if not handle.appends or mapped:
                 draft.appends = False
-            elif offset < draft.size and (
-                mapped is False or offset == file.grown_from
-            ):  # the kernel did not know yet that a peer appended
+            elif offset != draft.size and (
+                mapped is False or offset > draft.size or offset == file.grown_from
+            ):  # a peer's append moved the end, and the kernel did not know yet
                 file.grown_from, file.behind = offset + n, True
                 offset = draft.size
             full = draft.write(offset, part)

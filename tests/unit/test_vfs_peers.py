@@ -302,6 +302,22 @@ def test_appends_of_two_nodes_follow_each_other(pair: Pair) -> None:
     assert len(pair.a.listing()) == 1
 
 
+@pytest.mark.parametrize("mapped", [False, None])
+def test_append_that_comes_behind_the_end_leaves_no_hole(
+    pair: Pair, mapped: bool | None
+) -> None:
+    """A shorter version of a peer may show for a moment, until the appends of both are
+    merged: the kernel still knows the longer one, which it wrote itself."""
+    pair.a.put("/log", b"long line\n")
+    pair.sync()
+    mine = pair.b.open("/log", os.O_WRONLY | os.O_APPEND)
+    pair.a.vfs.setattr(pair.a.walk("/log"), SetAttr(size=5), pair.a.caller, None)
+    pair.sync()
+    pair.b.vfs.write(mine, 10, b"from b\n", mapped=mapped)
+    pair.b.close(mine)
+    assert pair.b.cat("/log") == b"long from b\n"
+
+
 def test_bytes_placed_behind_the_end_do_not_move(pair: Pair) -> None:
     pair.a.put("/db", b"0123")
     pair.sync()
