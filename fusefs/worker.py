@@ -35,6 +35,10 @@ from fusefs.vfs.vfs import Vfs
 
 log = logging.getLogger("dfs.worker")
 
+NOTIFY_WAIT_S = 0.25
+"""Longest a peer's change waits for the kernel to forget the old, unless barriers
+last longer: more than a crowded machine needs to run a thread."""
+
 
 class Server(Protocol):
     """A binding at work."""
@@ -164,8 +168,7 @@ def serve(
             settings=Settings(
                 locks=config.locks == "cluster",
                 changes_wait=config.sync == "all",
-                # whoever changed something elsewhere waits no longer than this
-                notify_wait_s=max(config.barrier_ms / 1000, 0.020),
+                notify_wait_s=max(config.barrier_ms / 1000, NOTIFY_WAIT_S),
             ),
             state=config.run_dir / "fuse.json",
         )

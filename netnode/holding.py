@@ -163,4 +163,3 @@ class Holding:
             f"holding back changes from {self.source} that remove "
             f"{self.guard.held} entries or more; decide: dfs apply, dfs reject"
         )
-

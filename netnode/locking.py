@@ -11,14 +11,14 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
-from fusefs.model.ids import Ino, NodeId
+from fusefs.model.ids import Ino, NodeId, Seq
 from fusefs.model.records import DIRENT, dirent_key, key_ino, key_name, valid_key
-from fusefs.model.tx import Tx
+from fusefs.model.tx import Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import (
     UNLOCK,
@@ -27,12 +27,14 @@ from fusefs.nodelink.ranges import (
     Range,
     changed,
 )
+from netnode.core.handover import Handovers, Releases
 from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
 from netnode.core.membership import Membership
 from netnode.core.placement import ranked
 from netnode.core.reservations import LIFE_S, Reservations
 from netnode.environment import Environment
 from netnode.peers import Peer, Peers
+from netnode.settling import Settling
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     AnyMessage,
@@ -79,18 +81,24 @@ class Locking:
         namespace: Namespace,
         membership: Membership,
         peers: Peers,
+        settling: Settling,
         environment: Environment,
         expects_worker: bool,
     ) -> None:
         self._namespace = namespace
         self._membership = membership
         self._peers = peers
+        self._settling = settling
         self._environment = environment
         self._me = namespace.node_id
         self._table = LockTable(environment.now())
         self._reservations = Reservations()
+        self._releases = Releases()
+        self._handovers = Handovers()
         self._mine: dict[LockKey, list[Range]] = {}
         self._asked: dict[int, _Asked] = {}
+        self._showing: set[int] = set()
+        """Granted requests whose data is on its way to the worker."""
         self._reserving: dict[int, _Reserving] = {}
         self._numbers = 0
         self._members = membership.members()
@@ -138,6 +146,7 @@ class Locking:
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
+        self._showing.discard(number)
         asked = self._asked.pop(number, None)
         if asked is None:
             return
@@ -195,6 +204,7 @@ class Locking:
 
     def seen(self, txs: Iterable[Tx]) -> None:
         """Transactions committed here or applied from peers."""
+        self.progressed()
         if len(self._reservations):
             for tx in txs:
                 for write in tx.writes:
@@ -202,6 +212,12 @@ class Locking:
                         self._reservations.seen(tx.node, tx.seq, write.key)
             if not len(self._reservations):
                 self._namespace.nothing_reserved()
+
+    def progressed(self) -> None:
+        """More is applied here than before."""
+        if len(self._handovers):
+            now = self._environment.now()
+            self._handovers.progressed(self._namespace.vector(), now)
 
     def members_changed(self) -> None:
         members = self._membership.members()
@@ -246,6 +262,7 @@ class Locking:
             if reserving.deadline <= now:
                 del self._reserving[number]
                 reserving.done(True)
+        self.progressed()
         self._retry()
 
     def assert_all(self) -> None:
@@ -274,7 +291,7 @@ class Locking:
             case LockCancel():
                 self._tell(self._table.cancel(peer.id, message.number))
             case LockRelease():
-                self._tell(self._table.release(peer.id, message.key, message.range))
+                self._released(peer.id, message.key, message.range, message.seq)
             case LockAssert():
                 self._asserted(peer.id, message.locks, message.asking)
             case LockTest():
@@ -316,10 +333,27 @@ class Locking:
         elif not answer.granted:
             asked.done(errno.EAGAIN, answer.conflict)
         else:
-            if not asked.test:
-                self._note(asked.key, asked.want)
-            asked.done(0, None)
+            if asked.test:
+                asked.done(0, None)
+            else:
+                self._granted(answer.number, asked, answer.after)
         return True
+
+    def _granted(self, number: int, asked: _Asked, after: Mapping[NodeId, Seq]) -> None:
+        """It is ours, and counts when the worker shows what the last holder wrote."""
+        self._note(asked.key, asked.want)
+        self._showing.add(number)
+
+        def done() -> None:
+            if number in self._showing:
+                self._showing.discard(number)
+                asked.done(0, None)
+
+        def shown() -> None:
+            self._settling.add(Effects(), done)
+
+        vector = self._namespace.vector() if after else {}
+        self._handovers.begin(after, vector, self._environment.now(), shown)
 
     def _asserted(
         self, node: NodeId, locks: Sequence[HeldLock], asking: Sequence[int]
@@ -364,9 +398,9 @@ class Locking:
         self._reservations.give_back(node, key)
         return False
 
-    def _last_seq(self) -> int:
+    def _last_seq(self) -> Seq:
         """What the worker has committed; it may not have been told here yet."""
-        return self._namespace.vector().get(self._me, 0)
+        return self._namespace.vector().get(self._me, Seq(0))
 
     def _grace(self) -> bool:
         return self._table.in_grace(self._members, self._environment.now())
@@ -375,8 +409,9 @@ class Locking:
         self._tell(self._table.retry(self._grace()))
 
     def _tell(self, verdicts: Iterable[Verdict]) -> None:
-        for node, request, granted, stands in verdicts:
-            answer = LockAnswer(request, granted, stands)
+        for node, request, granted, stands, key in verdicts:
+            after = self._releases.before(key, node) if granted and key else {}
+            answer = LockAnswer(request, granted, stands, False, after)
             if node == self._me:
                 self._answered(answer)
             else:
@@ -384,10 +419,15 @@ class Locking:
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)
+        seq = self._last_seq()
         if owner == self._me:
-            self._tell(self._table.release(self._me, key, what))
+            self._released(self._me, key, what, seq)
         else:
-            self._send(owner, LockRelease(key, what))
+            self._send(owner, LockRelease(key, what, seq))
+
+    def _released(self, node: NodeId, key: LockKey, what: Range, seq: Seq) -> None:
+        self._releases.released(key, node, seq)
+        self._tell(self._table.release(node, key, what))
 
     def _note(self, key: LockKey, want: Range) -> None:
         ranges = changed(self._mine.get(key, ()), want)

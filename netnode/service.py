@@ -128,7 +128,12 @@ class Node:
         )
         self._read_members()
         self.locking = Locking(
-            namespace, self.membership, self.peers, environment, settings.mounted
+            namespace,
+            self.membership,
+            self.peers,
+            self.settling,
+            environment,
+            settings.mounted,
         )
         self.dialler = Dialler(
             self.membership, environment, self._connected, self._dial
@@ -308,6 +313,7 @@ class Node:
         self.locking.seen(txs)
 
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        self.locking.progressed()
         if writes:
             self.keeper.applied(writes)
 

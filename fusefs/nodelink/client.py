@@ -317,6 +317,10 @@ class NodeLink:
         """Whether any near peer is connected."""
         return self._near > 0
 
+    def has_peers(self) -> bool:
+        """Whether any peer is connected, near or far."""
+        return self._connected_peers > 0
+
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """Before an exclusive creation: False when a near node has the name or is
         creating it. True without a node, and when nobody answers in time."""

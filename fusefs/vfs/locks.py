@@ -139,8 +139,8 @@ class Locks:
             self._unlock(key, owner, _EVERYTHING)
 
     def exclude_others(self, ino: Ino) -> bool:
-        """Somebody here has a lock that processes of a near node may wait for."""
-        return self._peers.near() and (
+        """Somebody here has a lock that processes of another node may wait for."""
+        return self._peers.has_peers() and (
             (ino, False) in self._held or (ino, True) in self._held
         )
 

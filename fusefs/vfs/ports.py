@@ -61,6 +61,9 @@ class Peers(Protocol):
     def near(self) -> bool:
         """Whether any near peer is connected. Costs nothing."""
 
+    def has_peers(self) -> bool:
+        """Whether any peer is connected, near or far. Costs nothing."""
+
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """May this name be created, as far as near nodes know? Never fails."""
 
@@ -105,6 +108,9 @@ class Alone:
         return None
 
     def near(self) -> bool:
+        return False
+
+    def has_peers(self) -> bool:
         return False
 
     def reserve(self, parent: Ino, name: bytes) -> bool:

@@ -38,6 +38,8 @@ class Verdict(NamedTuple):
     request: int
     granted: bool
     conflict: Range | None = None
+    key: LockKey | None = None
+    """Which lock was granted."""
 
 
 class _Waiter(NamedTuple):
@@ -90,7 +92,7 @@ class LockTable:
             found = conflict(self._holdings(key), node, want)
             if found is None:
                 self._grant(waiter)
-                return [Verdict(node, request, True)]
+                return [Verdict(node, request, True, None, key)]
             if not wait:
                 return [Verdict(node, request, False, found.range)]
         if len(self._waiting) >= MAX_WAITING:
@@ -138,7 +140,7 @@ class LockTable:
             found = conflict(self._holdings(key), node, want)
             if found is None and not blocked:
                 self._grant(waiter)
-                verdicts.append(Verdict(node, request, True))
+                verdicts.append(Verdict(node, request, True, None, key))
             elif wait:
                 left.append(waiter)
             else:

@@ -234,12 +234,14 @@ class LockAsk(Message, frozen=True, tag=32):
 
 class LockAnswer(Message, frozen=True, tag=33):
     """Granted (or, to a test, free), or what stands in the way. `mistaken`: the
-    receiver of the request does not own these locks."""
+    receiver of the request does not own these locks. `after`: what earlier holders
+    wrote, to be shown before the lock counts as held."""
 
     number: Number
     granted: bool
     conflict: Range | None = None
     mistaken: bool = False
+    after: Vector = {}
 
 
 class LockCancel(Message, frozen=True, tag=34):
@@ -249,10 +251,11 @@ class LockCancel(Message, frozen=True, tag=34):
 
 
 class LockRelease(Message, frozen=True, tag=35):
-    """`range.kind` is UNLOCK."""
+    """`range.kind` is UNLOCK. `seq`: the sender's last transaction before it."""
 
     key: LockKey
     range: Range
+    seq: Seq = Seq(0)
 
 
 class LockAssert(Message, frozen=True, tag=36):

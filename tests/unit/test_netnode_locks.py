@@ -13,7 +13,7 @@ W, R, U = Range(9, WRITE), Range(9, READ), Range(9, UNLOCK)
 
 
 def granted(*who: tuple[NodeId, int]) -> list[Verdict]:
-    return [Verdict(node, number, True) for node, number in who]
+    return [Verdict(node, number, True, None, KEY) for node, number in who]
 
 
 def test_waiters_are_served_in_order_and_readers_do_not_overtake() -> None:

@@ -178,6 +178,9 @@ class Cluster(Alone):
     def near(self) -> bool:
         return self.connected
 
+    def has_peers(self) -> bool:
+        return self.connected
+
     def reserve(self, parent: Ino, name: bytes) -> bool:
         self.reserved.append(name)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
