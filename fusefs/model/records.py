@@ -141,7 +141,8 @@ class Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Unlinked(msgspec.Struct, array_like=True, frozen=True):
-    """unlinked(inode): the last link went; where it was and what data was seen."""
+    """unlinked(inode): a name went; where it was and, if it was the last one, what
+    data was seen. Nothing was: other names were there, so no data was given up."""
 
     parent: Ino
     name: bytes

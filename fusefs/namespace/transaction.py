@@ -214,7 +214,7 @@ class Transaction:
         self.touch(parent)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
-        """Remove a name that is not a directory; the last one leaves an `unlinked`."""
+        """Remove a name that is not a directory; it leaves an `unlinked`."""
         entry = self._real_entry(parent, name)
         self._keep_beside(parent, name)
         self._drop(entry)
@@ -238,7 +238,7 @@ class Transaction:
             self._keep_versions(entry)
         self._write(dirent_key(entry.parent, entry.name), GONE)
         if others:
-            self.set_attrs(entry.ino)
+            self._one_less(entry)
             return
         self._bury(entry)
 
@@ -247,6 +247,13 @@ class Transaction:
         seen = merged_seen([c for _, c in self.versions(entry.ino)])
         value = Unlinked(entry.parent, entry.name, _pairs(seen))
         self._write(unlinked_key(entry.ino), encode_value(value))
+
+    def _one_less(self, entry: Entry) -> None:
+        """It has other names. They may be going at this moment, on a node that counts
+        on this one: then the file comes back here, for nobody meant its data."""
+        value = Unlinked(entry.parent, entry.name)
+        self._write(unlinked_key(entry.ino), encode_value(value))
+        self.set_attrs(entry.ino)
 
     def rename(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
@@ -269,7 +276,7 @@ class Transaction:
             if last:
                 self._bury(target)
             else:
-                self.set_attrs(target.ino)
+                self._one_less(target)
         self._write(dirent_key(parent, name), GONE)
         self.set_attrs(entry.ino)
         self.touch(parent)

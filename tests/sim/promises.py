@@ -19,6 +19,7 @@ from fusefs.model.records import (
     XATTR,
     decode_content,
     decode_dirent,
+    decode_unlinked,
     key_ino,
 )
 from fusefs.model.tx import Tx
@@ -89,7 +90,7 @@ class Promises:
                 self._touch(key_ino(write.key), tx.dot)
             if kind == DIRENT and write.value:
                 self._touch(decode_dirent(write.value).ino, tx.dot)
-            if kind == UNLINKED:
+            if kind == UNLINKED and decode_unlinked(write.value).seen:
                 delete = _Delete(tx.dot, key_ino(write.key), knew)
                 self._deletes.append(delete)
                 self._of(node.id)[2].append(delete)
