@@ -110,6 +110,7 @@ class Derivation:
         self._registers = registers
         self._warm = warm
         self._remote = remote
+        self._quick = True
         self._names: dict[Name, None] = {}
         self._inodes: dict[Ino, None] = {}
         self._versions: dict[Ino, None] = {}
@@ -125,7 +126,7 @@ class Derivation:
         changed = dict(self._registers.changed)
         self._registers.changed.clear()
         if self._warm is not None:
-            if self.plain():
+            if self._quick and self.plain():
                 quick = Quick(self._db, self._registers, self._warm.rows, self._remote)
                 effects = quick.run(changed)
                 if effects is not None:
@@ -139,6 +140,10 @@ class Derivation:
             self._recut(places)
         self._settle()
         return self._finish()
+
+    def go_the_general_way(self) -> None:
+        """From now on: something is known that the quick way does not look for."""
+        self._quick = False
 
     def plain(self) -> bool:
         """Whether every entry is its own register's (quick.is_plain)."""

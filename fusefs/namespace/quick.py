@@ -238,6 +238,8 @@ class Quick:
                     return None
                 if content is None and self._registers.load(content_key(ino)).siblings:
                     return None  # a peer made it too and its data came first
+                if self._remote and self._is_named(ino):
+                    return None  # its attributes come behind one of its names
                 after = _new_row(ino, attrs[1], content, counts)
             elif before.flags:
                 return None
@@ -249,6 +251,12 @@ class Quick:
                     return None
             out[ino] = (before, after)
         return out
+
+    def _is_named(self, ino: Ino) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM entry WHERE ino = ? LIMIT 1", (ino,)
+        ).fetchone()
+        return row is not None
 
     def _ctime_follows(
         self,
@@ -351,5 +359,7 @@ def _moved(
             atime_ns=new.atime_ns,
             target=new.target,
         )
+        if content is None and not row.node:  # no data yet: as old as the inode
+            fields["mtime_ns"] = new.btime_ns
     fields["ctime_ns"] = max(ctimes)
     return row._replace(**fields)

@@ -62,8 +62,10 @@ _POSITION = (
     " (SELECT value FROM meta WHERE key = 'skip') FROM vector"
 )
 _TRACES = (
-    "SELECT EXISTS(SELECT 1 FROM retired WHERE ino = ?),"
-    " EXISTS(SELECT 1 FROM register WHERE key = ?)"
+    "SELECT EXISTS(SELECT 1 FROM retired WHERE ino = ?1),"
+    " EXISTS(SELECT 1 FROM register WHERE key = ?2),"
+    " EXISTS(SELECT 1 FROM entry WHERE ino = ?1)"
+    " OR EXISTS(SELECT 1 FROM entry WHERE parent = ?1)"
 )
 
 
@@ -161,7 +163,9 @@ class Transaction:
         attrs, content = attrs_key(ino), content_key(ino)
         if self._registers.load(attrs).siblings:
             return True
-        retired, data = self._db.execute(_TRACES, (ino, content)).fetchone()
+        retired, data, placed = self._db.execute(_TRACES, (ino, content)).fetchone()
+        if placed:  # a peer made it, too, and its attributes did not come yet
+            self._derivation.go_the_general_way()
         if not data:
             self._registers.absent(content)
             self._rows.setdefault(ino, None)
