@@ -67,6 +67,12 @@ _TRACES = (
     " EXISTS(SELECT 1 FROM entry WHERE ino = ?1)"
     " OR EXISTS(SELECT 1 FROM entry WHERE parent = ?1)"
 )
+_TWINS = (
+    "SELECT e.parent, e.name, e.ino, e.kind FROM odd o"
+    " JOIN entry e ON e.parent = o.parent AND e.name = o.name"
+    " WHERE o.parent = ? AND o.origin = ? AND o.why = 'twin'"
+    " ORDER BY e.name"
+)
 
 
 class Transaction:
@@ -492,8 +498,10 @@ class Transaction:
         ).fetchone()
         if why == "version":
             self._keep_losers(Ino(base))
-        elif why == "twin" or name != origin:
-            self._real_twin(entry, origin)
+        elif why == "twin":
+            self._real_twins(parent, origin)
+        elif name != origin:
+            self.link(parent, name, entry.ino, entry.kind)
         else:
             self._real_directory_of(entry)
             self.link(parent, name, entry.ino, entry.kind)
@@ -506,12 +514,15 @@ class Transaction:
         elif entry.parent == LOST_FOUND_INO:
             self._real_directory(LOST_FOUND_INO)
 
-    def _real_twin(self, entry: Entry, origin: bytes) -> None:
-        winner = self.entry(entry.parent, origin)
-        self.link(entry.parent, entry.name, entry.ino, entry.kind)
+    def _real_twins(self, parent: Ino, origin: bytes) -> None:
+        """The write that leaves the name to the winner alone drops every twin from
+        its register, so all of them become entries of their own."""
+        winner = self.entry(parent, origin)
+        for row in self._db.execute(_TWINS, (parent, origin)).fetchall():
+            self.link(*row)
         if winner is not None and not winner.flags & FLAG_DERIVED:
             value = encode_value(Dirent(winner.ino, winner.kind))
-            self._write(dirent_key(entry.parent, origin), value)
+            self._write(dirent_key(parent, origin), value)
 
     def _keep_beside(self, parent: Ino, name: bytes) -> None:
         """What stands beside a name because it lost it becomes an entry of its own:

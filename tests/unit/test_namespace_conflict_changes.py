@@ -14,12 +14,17 @@ NAME = b"file.txt"
 
 
 def pair(directory: Path) -> tuple[Namespace, Namespace]:
+    a, b = several(directory, 2)
+    return a, b
+
+
+def several(directory: Path, count: int) -> list[Namespace]:
     nodes = []
-    for number in (1, 2):
+    for number in range(1, count + 1):
         path = directory / str(number)
         path.mkdir()
         nodes.append(Namespace.create(path, NodeId(number), root=number == 1))
-    return nodes[0], nodes[1]
+    return nodes
 
 
 def write(node: Namespace, ino: Ino, data: bytes) -> None:
@@ -113,3 +118,31 @@ def test_a_twin_stays_when_the_winner_goes(tmp_path: Path, change: str) -> None:
     assert len(b.children(ROOT_INO)) == (2 if change == "unlink" else 3)
     assert a.snapshot() == b.snapshot()
     assert a.problems() == b.problems() == []
+
+
+@pytest.mark.parametrize("change", ["touch", "unlink"])
+def test_changing_one_of_two_twins_keeps_the_other(tmp_path: Path, change: str) -> None:
+    nodes = several(tmp_path, 3)
+    a = nodes[0]
+    for node in nodes[1:]:
+        meet(a, node)
+    for node, mode in zip(nodes, (0o100644, 0o010644, 0o120777)):
+        with node.transaction() as t:
+            ino = t.new_ino(ROOT_INO, NAME, mode >> 12)
+            t.create(ROOT_INO, NAME, ino, mode, 0, 0, target=b"to")
+    for node in (*nodes[1:], *nodes[1:]):
+        meet(a, node)
+    inos = {e.ino for e in a.children(ROOT_INO)}
+    assert len(inos) == 3
+    changed = next(e for e in a.children(ROOT_INO) if e.name != NAME)
+    with a.transaction() as t:
+        if change == "touch":
+            t.set_times(changed.ino, mtime_ns=5)
+        else:
+            t.unlink(ROOT_INO, changed.name)
+            inos.remove(changed.ino)
+    for node in nodes[1:]:
+        meet(a, node)
+        assert {e.ino for e in node.children(ROOT_INO)} == inos
+        assert node.problems() == []
+        assert node.snapshot() == a.snapshot()
