@@ -139,18 +139,22 @@ class Namespace:
     # -- life of the store ----------------------------------------------------
 
     def mark_running(self) -> bool:
-        """Called once by the owner of the store at start. True: the machine went
-        down without a clean stop, so the local seq jumps and objects are suspect."""
+        """Called once by the owner of the store at start; what it notes is on disk
+        when it returns. True: the machine went down without a clean stop, so the
+        local seq jumps and objects are suspect."""
         with self._write_lock:
             self._write_lock.raise_counter()
             before, clean = self._meta("boot_id"), self._meta("clean")
             power_cut = bool(before) and not int(clean or 0) and before != boot_id()
             if power_cut:
-                self._set_meta("skip", SEQ_SKIP)
+                # a skip that is still there: what used it was lost, too
+                skip = int(self._meta("skip") or 0) + SEQ_SKIP
+                self._set_meta("skip", skip)
                 if not self._meta("lost_after"):
                     self._set_meta("lost_after", self.vector().get(self.node_id, 0))
             self._set_meta("boot_id", boot_id())
             self._set_meta("clean", 0)
+        self.sync()
         return power_cut
 
     def lost_after(self) -> Seq | None:
