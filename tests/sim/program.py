@@ -88,7 +88,7 @@ class Program:
     ) -> None:
         """open, write, close; what close acknowledged is a promise."""
         before = self._attr(parent, name)
-        seen = self._promises.shown(self._node, before)
+        seen = self._promises.under(self._node, before)
         if before is None:
             opened = self._vfs.create(parent, name, 0o644, os.O_RDWR | flags, USER)
         else:
@@ -127,7 +127,7 @@ class Program:
         if not stat.S_ISREG(attr.mode):
             return "- no file"
         size = self._rng.randrange(attr.size // TOKEN_BYTES + 1) * TOKEN_BYTES
-        seen = self._promises.shown(self._node, attr)
+        seen = self._promises.under(self._node, attr)
         self._vfs.setattr(attr.ino, SetAttr(size=size), USER)
         after = self._vfs.getattr(attr.ino)
         self._promises.wrote(self._node, seen, self._promises.shown(self._node, after))

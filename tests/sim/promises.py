@@ -24,6 +24,7 @@ from fusefs.model.records import (
 )
 from fusefs.model.tx import Tx
 from fusefs.model.vector import Vector, covers
+from fusefs.namespace.types import FLAG_APPENDS
 from fusefs.vfs.types import Attr
 from tests.sim.cluster import SimNode
 
@@ -70,6 +71,17 @@ class Promises:
         """What a file shows on a node now."""
         row = node.namespace.inode(attr.ino) if attr is not None else None
         return self.tokens(row.root) if row is not None else frozenset()
+
+    def under(self, node: SimNode, attr: Attr | None) -> Tokens:
+        """What is written over on a node now: appends of peers that are here but not
+        merged yet are merged before."""
+        row = node.namespace.inode(attr.ino) if attr is not None else None
+        if row is None or not row.flags & FLAG_APPENDS:
+            return self.shown(node, attr)
+        live = node.namespace.content_versions(row.ino).live
+        return frozenset().union(
+            *(self.tokens(decode_content(sibling.value).root) for sibling in live)
+        )
 
     # -- what happens ------------------------------------------------------------------
 
