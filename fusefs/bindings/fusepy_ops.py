@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import fuse
@@ -48,6 +49,9 @@ class Forget:
 
     def everything(self) -> None:
         self._paths.forget()
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def data(self, ino: Ino, offset: int, length: int) -> None:
         pass

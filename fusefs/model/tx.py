@@ -62,6 +62,8 @@ class ContentChange(msgspec.Struct, array_like=True, frozen=True):
     new_size: int
     new_root: bytes
     chunk_log2: int
+    recut: bool = False
+    """The old version had chunks of another size: their ids tell nothing."""
 
 
 class EntryChange(msgspec.Struct, array_like=True, frozen=True):

@@ -18,7 +18,13 @@ def content_change(before: Inode | None, after: Inode | None) -> ContentChange |
     if (before.size, before.root) == (after.size, after.root):
         return None
     return ContentChange(
-        after.ino, before.size, before.root, after.size, after.root, after.chunk_log2
+        after.ino,
+        before.size,
+        before.root,
+        after.size,
+        after.root,
+        after.chunk_log2,
+        recut=bool(before.root) and before.chunk_log2 != after.chunk_log2,
     )
 
 

@@ -15,6 +15,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from fusefs.errors import Corrupt
 from fusefs.model.ids import Ino
@@ -54,6 +55,9 @@ class NoInvalidator:
     def everything(self) -> None:
         pass
 
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class Coherence:
     """See the module. Thread-safe."""
@@ -84,6 +88,10 @@ class Coherence:
         """Forget what these changes touched, here and in the kernel."""
         self._namespace.forget(effects)
         self.forget(effects)
+        with self.invalidator.together():
+            self._tell(effects)
+
+    def _tell(self, effects: Effects) -> None:
         self._tell_contents(effects.contents)
         listings = {e.parent for e in effects.entries}
         told = {c.ino for c in effects.contents}
@@ -140,6 +148,8 @@ class Coherence:
                 self._pages[change.ino] = version
 
     def _ranges(self, c: ContentChange) -> list[tuple[int, int]]:
+        if c.recut:
+            return [(0, 0)]
         load, log2 = self._objects.node, c.chunk_log2
         try:
             ranges = differing(

@@ -39,6 +39,9 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Largest window asked ahead of a sequential reader (32 MiB)."""
     chunk_log2: int = DEFAULT_CHUNK_LOG2
     """Chunk size of new files."""
+    append_chunk_log2: int = 15
+    """Chunk size of files that begin with an append, logs: each append stores the last
+    chunk anew. Below 32 KiB a chunk is no file of its own."""
     body_bytes: int = 64 << 10
     """Chunks up to this size travel with their transaction."""
     cached_inodes: int = 16_384

@@ -67,12 +67,17 @@ class Publisher:
         self._pool = pool
         self._appends = appends
         self._body_bytes = commits.options.body_bytes
+        options = commits.options
+        self._append_log2 = min(options.chunk_log2, options.append_chunk_log2)
 
     # -- drafts ----------------------------------------------------------------
 
-    def begin(self, file: File, now_ns: int) -> Draft:
+    def begin(self, file: File, now_ns: int, *, appends: bool = False) -> Draft:
         """A draft over what the file shows. The caller holds `file.lock`."""
-        draft = Draft(file.view, now_ns, time.monotonic(), self._objects, self._pool)
+        view = file.view
+        if appends and not view.size:
+            view = View(0, b"", self._append_log2, self._objects.node)
+        draft = Draft(view, now_ns, time.monotonic(), self._objects, self._pool)
         file.draft = draft
         self._files.unfinished.begin(file.ino)
         self._files.dirty[file.ino] = file

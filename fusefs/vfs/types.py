@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -112,3 +113,6 @@ class Invalidator(Protocol):
 
     def everything(self) -> None:
         """Changes were missed: forget all names, attributes and pages."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """What one thread tells within it, it may wait for at the end only."""

@@ -82,7 +82,9 @@ class Writer:
         file = handle.file
         now = self._clock()
         with file.lock:
-            draft = file.draft or self._publisher.begin(file, now)
+            draft = file.draft or self._publisher.begin(
+                file, now, appends=handle.appends
+            )
             if not handle.appends or mapped:
                 draft.appends = False
             elif offset != draft.size and (

@@ -219,3 +219,36 @@ def test_everything_walks_the_tree_on_kernels_without_an_epoch() -> None:
         if code == p.NOTIFY_INVAL_ENTRY
     }
     assert names == {b"top", b"below"}
+
+
+def test_what_is_told_together_wakes_one_thread_and_is_waited_for() -> None:
+    notifier = make()
+    threads: set[int] = set()
+    notifier.answer = lambda message: threads.add(threading.get_ident())
+    with notifier.together():
+        notifier.entry(Ino(5), b"a")
+        notifier.data(Ino(6), 0, 0)
+        assert notifier.said == []
+    assert notifier.codes() == [p.NOTIFY_INVAL_ENTRY, p.NOTIFY_INVAL_INODE]
+    assert len(threads) == 1 and threading.get_ident() not in threads
+
+
+def test_one_that_waits_in_the_kernel_holds_up_none_of_those_with_it() -> None:
+    notifier = make(wait_s=0.02)
+    gate = threading.Event()
+    told: list[int] = []
+
+    def answer(message: bytes) -> None:
+        code = p.OUT_HEADER.unpack_from(message)[1]
+        if code == p.NOTIFY_INVAL_ENTRY:
+            gate.wait(5)
+        told.append(code)
+
+    notifier.answer = answer
+    with notifier.together():
+        notifier.entry(Ino(5), b"a")
+        notifier.data(Ino(6), 0, 0)
+    wait_until(lambda: told == [p.NOTIFY_INVAL_INODE])
+    assert notifier.queued_behind == 1
+    gate.set()
+    wait_until(lambda: notifier.settled and len(told) == 2)

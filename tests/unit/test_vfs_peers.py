@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from fusefs.errors import Unreachable
 from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.model.tx import Effects
+from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
@@ -38,6 +41,9 @@ class Kernel:
 
     def everything(self) -> None:
         self.told.append(("everything",))
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def take(self) -> list[tuple[object, ...]]:
         told, self.told = self.told, []
@@ -316,6 +322,35 @@ def test_append_that_comes_behind_the_end_leaves_no_hole(
     pair.b.vfs.write(mine, 10, b"from b\n", mapped=mapped)
     pair.b.close(mine)
     assert pair.b.cat("/log") == b"long from b\n"
+
+
+def test_log_is_kept_in_small_chunks(pair: Pair) -> None:
+    """An append stores the last chunk anew: in a log that is little, whatever its
+    size. A file written otherwise has large ones."""
+    log, data = pair.b.put("/log"), pair.b.put("/data", b"x")
+    mine = pair.b.open("/log", os.O_WRONLY | os.O_APPEND)
+    for number in range(100):
+        pair.b.vfs.write(mine, 0, b"%01023d\n" % number, mapped=False)
+        pair.b.vfs.flush(mine, 0)
+    pair.b.close(mine)
+    assert (row := pair.b.namespace.inode(log)) and row.chunk_log2 == 15
+    assert (row := pair.b.namespace.inode(data)) and row.chunk_log2 == 20
+    pair.sync()
+    assert pair.a.cat("/log") == b"".join(b"%01023d\n" % n for n in range(100))
+
+
+def test_kernel_forgets_all_of_a_file_whose_chunks_changed_size(pair: Pair) -> None:
+    """The two versions cannot be compared chunk by chunk."""
+    ino = pair.b.put("/f", b"0123")
+    before = pair.b.namespace.inode(ino)
+    assert before is not None
+    same = before._replace(root=bytes(32))
+    other = before._replace(root=bytes(32), chunk_log2=15)
+    changes = [content_change(before, after) for after in (same, other)]
+    assert [c.recut for c in changes if c] == [False, True]
+    pair.kernel.take()
+    pair.b.vfs.on_effects(Effects(contents=[changes[1]]))  # type: ignore[list-item]
+    assert ("data", ino, 0, 0) in pair.kernel.take()
 
 
 def test_bytes_placed_behind_the_end_do_not_move(pair: Pair) -> None:

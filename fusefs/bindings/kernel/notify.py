@@ -7,11 +7,11 @@ connection.py says why this suffices for answers on their way. Two more rules:
   is being read (which may wait for a fetch). So none of these is sent by a thread
   that serves requests or brings answers of peers: they go to threads of their own,
   started as needed. Attributes alone take no lock and are sent at once.
-* The caller waits until the kernel has forgotten, because then the change is
-  acknowledged to its origin; but where a request in flight holds the lock
-  (`Connection.is_held`) not at all, and never longer than `notify_wait_s`: the
-  notification is then queued behind that request, and two nodes that change one
-  directory at once do not wait for each other.
+* The caller waits until the kernel has forgotten (once for all it tells `together`),
+  because then the change is acknowledged to its origin; but where a request in flight
+  holds the lock (`Connection.is_held`) not at all, and never longer than
+  `notify_wait_s`: the notification is then queued behind that request, and two nodes
+  that change one directory at once do not wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
@@ -44,7 +45,8 @@ _IDLE_S: Final = 30.0
 _EVERYTHING_S: Final = 5.0
 """Longest `everything` holds up its caller."""
 
-Job: TypeAlias = "tuple[Callable[[], None], threading.Lock | None]"
+Work: TypeAlias = Callable[[], None]
+Job: TypeAlias = "tuple[Work, threading.Lock | None]"
 
 
 class Notifier:
@@ -57,6 +59,8 @@ class Notifier:
         """Protects the counts of threads; nothing waits under it."""
         self._threads = 0
         self._idle = 0
+        self._gathering = threading.local()
+        """`works`: what this thread tells together."""
         self._later: deque[tuple[Ino, bytes, float]] = deque()
         self.sent = 0
         self.queued_behind = 0
@@ -106,6 +110,18 @@ class Notifier:
         """As `everything`, without waiting."""
         self._connection.raise_epoch()
         self._put(self._all_gone, None)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One thread is woken for all that is told within it, and waited for once."""
+        works: deque[Work] = deque()
+        self._gathering.works = works
+        try:
+            yield
+        finally:
+            self._gathering.works = None
+            if works:
+                self._hand_over(works, self._connection.settings.notify_wait_s)
 
     # -- in a notifying thread -------------------------------------------------------
 
@@ -210,23 +226,30 @@ class Notifier:
 
     # -- threads ---------------------------------------------------------------------
 
-    def _run(
-        self, work: Callable[[], None], locks: tuple[Ino, ...], wait_s: float = -1
-    ) -> None:
+    def _run(self, work: Work, locks: tuple[Ino, ...], wait_s: float = -1) -> None:
         """Has the work done by a notifying thread; waits as the module says."""
         if any(self._connection.is_held(ino) for ino in locks):
             self._put(work, None)
             self.queued_behind += 1
             return
-        done = threading.Lock()
-        done.acquire()
-        self._put(work, done)
+        works = getattr(self._gathering, "works", None)
+        if works is not None:
+            works.append(work)
+            return
         if wait_s < 0:
             wait_s = self._connection.settings.notify_wait_s
+        self._hand_over(deque((work,)), wait_s)
+
+    def _hand_over(self, works: deque[Work], wait_s: float) -> None:
+        done = threading.Lock()
+        done.acquire()
+        self._put(lambda: _all(works), done)
         if not done.acquire(timeout=wait_s):
             self.queued_behind += 1
+            if works:  # one of them waits in the kernel: the rest need not
+                self._put(lambda: _all(works), None)
 
-    def _put(self, work: Callable[[], None], done: threading.Lock | None) -> None:
+    def _put(self, work: Work, done: threading.Lock | None) -> None:
         self._jobs.put((work, done))
         with self._lock:
             if self._idle >= self._jobs.qsize() or self._threads >= _MOST_THREADS:
@@ -255,6 +278,19 @@ class Notifier:
                 log.exception("bug while notifying the kernel")
             if done is not None:
                 done.release()
+
+
+def _all(works: deque[Work]) -> None:
+    """Does what is there; another thread may do some of it."""
+    while True:
+        try:
+            work = works.popleft()
+        except IndexError:
+            return
+        try:
+            work()
+        except Exception:
+            log.exception("bug while notifying the kernel")
 
 
 # -- messages ------------------------------------------------------------------------
