@@ -36,6 +36,7 @@ from fusefs.model.records import (
     S_DIR,
     S_REG,
     UNLINKED,
+    XATTR,
     Attrs,
     Content,
     Dirent,
@@ -125,6 +126,13 @@ class Derivation:
         """Bring the derived tables up to date with everything changed so far."""
         changed = dict(self._registers.changed)
         self._registers.changed.clear()
+        effects = self._run(changed)
+        for key in changed:
+            if key[:1] == XATTR and key_ino(key) not in effects.inodes:
+                effects.inodes.append(key_ino(key))  # it came without its new ctime
+        return effects
+
+    def _run(self, changed: dict[bytes, tuple[Register, Register]]) -> Effects:
         if self._warm is not None:
             if self._quick and self.plain():
                 quick = Quick(self._db, self._registers, self._warm.rows, self._remote)

@@ -46,6 +46,14 @@ class WriteLock:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._mutex.release()
 
+    def try_here(self) -> bool:
+        """Keep the threads of this process out, unless one is in; `leave_here` ends
+        it. The other process may be writing."""
+        return self._mutex.acquire(blocking=False)
+
+    def leave_here(self) -> None:
+        self._mutex.release()
+
     @property
     def counter(self) -> int:
         """How often any process was about to commit. Read and raise under the lock."""

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,7 +64,8 @@ from fusefs.namespace.warm import Warm
 
 SEQ_SKIP = 1 << 20
 """How far the local seq jumps after a power cut (docs/formats.md, 3.4)."""
-CACHED_ROWS = 100_000
+CACHED_ROWS = 32_768
+"""Of each kind; an inode takes ~0.7 KiB."""
 
 Row = tuple[object, ...]
 _ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
@@ -98,6 +99,8 @@ class Namespace:
         self._warm = Warm()
         self._inodes: RowCache[Ino, Inode] = RowCache(CACHED_ROWS)
         self._entries: RowCache[tuple[Ino, bytes], Entry] = RowCache(CACHED_ROWS)
+        self._bare: RowCache[Ino, bool] = RowCache(CACHED_ROWS)
+        """Inodes without extended attributes: the kernel asks before a first write."""
         self.node_id = NodeId(int(self._meta("node_id")))
         self._wal_fd: int | None = None
 
@@ -208,18 +211,28 @@ class Namespace:
         with self._reader_lock:
             return self._reader.execute(sql, args).fetchall()
 
+    def _row(self, sql: str, args: tuple[object, ...]) -> Row | None:
+        """The first row. Read through the writer's connection where it is free: our
+        own commits void all that the reader's has in memory."""
+        lock = self._write_lock
+        if lock.try_here():
+            try:
+                row: Row | None = self._writer.execute(sql, args).fetchone()
+                return row
+            finally:
+                lock.leave_here()
+        with self._reader_lock:
+            return self._reader.execute(sql, args).fetchone()  # type: ignore[no-any-return]
+
     def inode(self, ino: Ino) -> Inode | None:
         row = self._inodes.get(ino)
         if row is not None:
             return row
         generation = self._inodes.generation
-        with self._reader_lock:
-            found = self._reader.execute(
-                "SELECT * FROM inode WHERE ino = ?", (ino,)
-            ).fetchone()
+        found = self._row("SELECT * FROM inode WHERE ino = ?", (ino,))
         if found is None:
             return None
-        row = Inode(*found)
+        row = Inode(*found)  # type: ignore[arg-type]
         self._inodes.offer(ino, row, generation)
         return row
 
@@ -230,11 +243,8 @@ class Namespace:
         if row is not None:
             return row if row.ino else None
         generation = self._entries.generation
-        with self._reader_lock:
-            found = self._reader.execute(
-                "SELECT * FROM entry WHERE parent = ? AND name = ?", key
-            ).fetchone()
-        row = Entry(*found) if found else _ABSENT
+        found = self._row("SELECT * FROM entry WHERE parent = ? AND name = ?", key)
+        row = Entry(*found) if found else _ABSENT  # type: ignore[arg-type]
         self._entries.offer(key, row, generation)
         return row if row.ino else None
 
@@ -269,26 +279,29 @@ class Namespace:
         return bool(self._read("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)))
 
     def _register(self, key: bytes) -> Register | None:
-        rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
-        return decode_register(rows[0][0]) if rows else None  # type: ignore[arg-type]
+        row = self._row("SELECT state FROM register WHERE key = ?", (key,))
+        return decode_register(row[0]) if row else None  # type: ignore[arg-type]
 
     def xattr(self, ino: Ino, name: bytes) -> bytes | None:
-        register = self._register(xattr_key(ino, name))
-        latest = register.latest if register else None
-        return latest.value[1:] if latest and latest.value else None
+        return self._xattrs(ino).get(name) if not self._bare.get(ino) else None
 
     def xattrs(self, ino: Ino) -> list[bytes]:
         """Names of the inode's extended attributes."""
-        low = xattr_key(ino, b"")
+        return list(self._xattrs(ino)) if not self._bare.get(ino) else []
+
+    def _xattrs(self, ino: Ino) -> dict[bytes, bytes]:
+        generation = self._bare.generation
         rows = self._read(
             "SELECT key, state FROM register WHERE key >= ? AND key < ?",
-            (low, XATTR + (ino + 1).to_bytes(8, "big")),
+            (xattr_key(ino, b""), XATTR + (ino + 1).to_bytes(8, "big")),
         )
-        out = []
+        if not rows:
+            self._bare.offer(ino, True, generation)
+        out: dict[bytes, bytes] = {}
         for key, state in rows:
             latest = decode_register(state).latest  # type: ignore[arg-type]
             if latest and latest.value:
-                out.append(key_name(key))  # type: ignore[arg-type]
+                out[key_name(key)] = latest.value[1:]  # type: ignore[arg-type]
         return out
 
     def content_versions(self, ino: Ino) -> Register:
@@ -377,7 +390,7 @@ class Namespace:
                 transaction = Transaction(db, self.node_id, self._clock(), self._warm)
                 yield transaction
                 transaction.finish()
-            self._remember(transaction.effects)
+            self._remember(transaction.effects, transaction.bare)
 
     # -- exclusive creation between nodes ---------------------------------------
 
@@ -410,10 +423,12 @@ class Namespace:
         """To be read within a transaction."""
         return self._write_lock.reserved_until_ns
 
-    def _remember(self, effects: Effects) -> None:
+    def _remember(self, effects: Effects, bare: Iterable[Ino]) -> None:
         """Put the rows just written where readers look first. The write lock is
         held: nobody can have changed them since."""
         self.forget(effects)
+        for ino in bare:
+            self._bare.offer(ino, True, self._bare.generation)
         rows, plain = self._warm.rows, self._warm.plain
         inodes, entries = self._inodes, self._entries
         for ino in effects.inodes:
@@ -581,7 +596,9 @@ class Namespace:
             self._entries.forget([(e.parent, e.name) for e in effects.entries])
         if effects.inodes:
             self._inodes.forget(effects.inodes)
+            self._bare.forget(effects.inodes)
 
     def drop_caches(self) -> None:
         self._entries.clear()
         self._inodes.clear()
+        self._bare.clear()

@@ -91,6 +91,8 @@ class Transaction:
         self._derivation = Derivation(db, self._registers, warm)
         self._writes: dict[bytes, Write] = {}
         self.effects = Effects([], [], [], [])
+        self.bare: set[Ino] = set()
+        """Inodes made here that have no extended attribute."""
         self._node = node
         skip = 0
         if warm.position is None:
@@ -206,6 +208,7 @@ class Transaction:
         now = self.now_ns
         attrs = Attrs(mode, uid, gid, now, self._hlc, self._hlc, now, 0, rdev, target)
         self._write(attrs_key(ino), encode_value(attrs))
+        self.bare.add(ino)
         if stat.S_ISDIR(mode):
             self._write(content_key(ino), encode_value(Content(now, now)))
 
@@ -448,6 +451,7 @@ class Transaction:
 
     def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
         self._real_inode(ino)
+        self.bare.discard(ino)
         self._write(xattr_key(ino, name), b"\1" + value)
         self.set_attrs(ino)
 
