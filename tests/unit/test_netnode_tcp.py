@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -329,8 +329,9 @@ def test_stranger_with_another_secret_gets_nothing(
 def test_random_bytes_are_dropped(pair: tuple[Running, Running], data: bytes) -> None:
     a, b = pair
     with closing(connect(a)) as sock:
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # it may have hung up already
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
         assert ends(sock)
     still_serves(a, b)
 
