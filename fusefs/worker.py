@@ -67,6 +67,7 @@ class Parts:
             on_reconnect=self._on_reconnect,
             statistics=self.statistics,
         )
+        _forget_unsynced(config)
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
         self._built.set()
 
@@ -100,6 +101,14 @@ class Parts:
         self.namespace.close()
 
 
+def _forget_unsynced(config: Config) -> None:
+    """After a power cut the drafts of the worker before are not whole, as they were
+    never synced. Not so those of this mount, which began after it."""
+    if config.power_cut and not (config.run_dir / "fuse.json").exists():
+        for name in ("unfinished", "drafts"):
+            (config.run_dir / name).unlink(missing_ok=True)
+
+
 def vfs_options(config: Config) -> VfsOptions:
     """The settings that the vfs cares about."""
     return VfsOptions(
@@ -110,6 +119,7 @@ def vfs_options(config: Config) -> VfsOptions:
         exclusive=config.exclusive,
         fetch_timeout_s=config.fetch_timeout_s,
         unfinished=config.run_dir / "unfinished",
+        journal=config.run_dir / "drafts",
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,
         kernel_refs=config.binding == "kernel",

@@ -18,7 +18,8 @@ is not on this disk raises `Missing` before anything has changed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from fusefs.model.ids import HOLE, ChunkId
 from fusefs.model.tx import Body
@@ -27,6 +28,9 @@ from fusefs.vfs.content import View
 from fusefs.vfs.extents import Extents
 from fusefs.vfs.missing import ZEROS, Objects
 from fusefs.vfs.patch import Patch
+
+if TYPE_CHECKING:
+    from fusefs.vfs.journal import Log
 
 
 class Assembled(NamedTuple):
@@ -49,6 +53,7 @@ class Draft:
         "bodies",
         "ctime_ns",
         "cut",
+        "log",
         "lowest",
         "mask",
         "mtime_ns",
@@ -81,6 +86,9 @@ class Draft:
         """Whole chunks were written: the next ones get large buffers at once."""
         self.bodies: list[Body] = []
         """Small objects stored for it, to travel with its transaction."""
+        self.log: Log | None = None
+        """Told of every change; of writes by who called `write`, once they are
+        stored as far as they will be. None: a kill takes the draft along."""
 
     @property
     def appended(self) -> bool:
@@ -122,8 +130,16 @@ class Draft:
             self.size = at
         return full
 
-    def share(self, index: int, cid: ChunkId) -> None:
-        """The whole chunk becomes this object (or a hole), without its bytes."""
+    def share(self, first: int, cids: Sequence[ChunkId]) -> None:
+        """Chunks from `first` on become these objects (or holes), without their
+        bytes. Raises Missing for manifest nodes."""
+        for index, cid in enumerate(cids, first):
+            if cid != HOLE or self.chunk_is_data(index):
+                self._share(index, cid)
+        if self.log is not None:
+            self.log.shared(self, first, cids)
+
+    def _share(self, index: int, cid: ChunkId) -> None:
         self.appends = False
         patch = self.patches.get(index)
         if patch is None:
@@ -141,6 +157,8 @@ class Draft:
         if size < self.size:
             self._cut(size)
         self.size = size
+        if self.log is not None:
+            self.log.truncated(self, size)
 
     def _cut(self, size: int) -> None:
         last, within = size >> self.base.log2, size & self.mask
@@ -169,7 +187,7 @@ class Draft:
         holes = [i for i in self._occupied(first) if i < last] if first < last else []
         self.lowest = min(self.lowest, start)
         for index in holes:
-            self.share(index, HOLE)
+            self._share(index, HOLE)
         edges = (
             [(start, end)]
             if first >= last
@@ -177,6 +195,8 @@ class Draft:
         )
         for low, high in edges:
             self._zero_part(low, min(high, end))
+        if self.log is not None:
+            self.log.zeroed(self, start, end)
 
     def _zero_part(self, low: int, high: int) -> None:
         while low < high:

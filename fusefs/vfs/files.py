@@ -24,9 +24,9 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.types import Inode
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
+from fusefs.vfs.journal import Journal
 from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
-from fusefs.vfs.unfinished import Unfinished
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -136,7 +136,7 @@ class Files:
         self.dirty: dict[Ino, File] = {}
         """Files with a draft, the oldest first."""
         first = (first_handle + 1) << HANDLE_FLAG_BITS
-        self.unfinished = Unfinished(options.unfinished, first)
+        self.journal = Journal(options.journal, options.unfinished, first)
         self.handle_or_none = self._handles.get
         self.get = self._files.get
 
@@ -223,7 +223,7 @@ class Files:
             known = self._handles.get(number)
             if known is None:
                 known = self._handles[number] = Handle(number, file)
-                known.lost = known.writable and self.unfinished.lost(ino, number)
+                known.lost = known.writable and self.journal.marks.lost(ino, number)
                 return known
         self.release(file)
         return known

@@ -189,6 +189,8 @@ class Inodes:
             draft.mtime_ns, draft.ctime_ns = mtime, self._clock()
             if atime is not None:
                 draft.atime_ns = atime
+            if draft.log is not None:
+                draft.log.timed(draft)
             return True
 
     def _change_orphan(

@@ -50,5 +50,7 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Names kept, absent ones included (twice this at most, ~0.2 KiB each)."""
     unfinished: Path | None = None
     """Where to mark files with unpublished writes for the next worker."""
+    journal: Path | None = None
+    """Where to keep unpublished writes for the next worker."""
     link_max: int = 65_000
     """Hard links of one file (as ext4): what a conflict rule may have to list."""

@@ -7,6 +7,8 @@ when buffers run out, a rewrite) of 1 MiB for each.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fusefs.model.ids import ChunkId
 from fusefs.vfs.buffers import LARGE, MEDIUM, PAGE, Pool
 from fusefs.vfs.extents import Extents
@@ -131,6 +133,16 @@ class Patch:
             n = min(PAGE - low, end - at)
             into[at - start : at - start + n] = pages[number][low : low + n]
             at += n
+
+    def pieces(self) -> Iterator[tuple[int, memoryview]]:
+        """The bytes that are fresh: (offset in the chunk, bytes), in order."""
+        for start, end in self.fresh.ranges:
+            if self.buffer is not None:
+                yield start, self.buffer[start - self.origin : end - self.origin]
+            else:
+                data = memoryview(bytearray(end - start))
+                self.copy(start, end, data)
+                yield start, data
 
     def _room(self, at: int, end: int, pool: Pool, whole: bool) -> memoryview:
         """A buffer with room for [at, end) and all that is fresh."""

@@ -79,7 +79,7 @@ class Publisher:
             view = View(0, b"", self._append_log2, self._objects.node)
         draft = Draft(view, now_ns, time.monotonic(), self._objects, self._pool)
         file.draft = draft
-        self._files.unfinished.begin(file.ino)
+        draft.log = self._files.journal.begin(file.ino, draft)
         self._files.dirty[file.ino] = file
         return draft
 
@@ -87,10 +87,11 @@ class Publisher:
         """The draft is published as `view`. The caller holds `file.lock`."""
         assert file.draft is not None
         file.view = view
+        kept = file.draft.log
         file.draft.discard()
         file.draft = None
         self._files.dirty.pop(file.ino, None)
-        self._files.unfinished.end(file.ino)
+        self._files.journal.end(file.ino, kept)
 
     # -- storing chunks --------------------------------------------------------
 
@@ -104,6 +105,7 @@ class Publisher:
                 or patch.busy
                 or not patch.fresh.covers(0, draft.mask + 1)
             ):
+                _journal_anew(file, draft)
                 return
             patch.busy = True
         data = buffer[: draft.mask + 1]
@@ -116,11 +118,16 @@ class Publisher:
         with file.lock:
             if patch.buffer is not buffer:
                 self._pool.give(buffer)
+                _journal_anew(file, draft)
                 return
             patch.busy = False
             if patch.version == version:
                 patch.stored(cid, self._pool)
                 self._note_unsynced(file, cid)
+                if draft.log is not None:
+                    draft.log.shared(draft, index, (cid,))
+            else:
+                _journal_anew(file, draft)
 
     def _unseal(self, file: File, patch: Patch, buffer: memoryview) -> None:
         with file.lock:
@@ -198,7 +205,7 @@ class Publisher:
             try:
                 with file.lock:
                     if file.draft is not None:
-                        self._publish(file, file.draft, pinned)
+                        self._publish_or_not(file, file.draft, pinned)
                     return
             except Missing as missing:
                 if attempt == ATTEMPTS - 1:
@@ -217,6 +224,14 @@ class Publisher:
                 self._appends.merge(file.ino)
             except FsError as error:
                 log.info("appends to inode %d are not merged: %s", file.ino, error)
+
+    def _publish_or_not(self, file: File, draft: Draft, pinned: bool) -> None:
+        try:
+            self._publish(file, draft, pinned)
+        except BaseException:
+            if draft.log is not None and file.draft is draft:
+                draft.log.not_published()
+            raise
 
     def _publish(self, file: File, draft: Draft, pinned: bool) -> None:
         row = self._files.row(file.ino)
@@ -273,10 +288,16 @@ class Publisher:
         view = self._files.view_of(row)
         added = draft.size - draft.base.size
         limit = self._commits.options.dirty_bytes
-        if draft.appends and draft.appended and added <= limit:
-            draft.move_to_end(view)
-        else:
-            draft.rebase(view)
+        kept, draft.log = draft.log, None
+        try:
+            if draft.appends and draft.appended and added <= limit:
+                draft.move_to_end(view)
+            else:
+                draft.rebase(view)
+        finally:
+            draft.log = kept
+        if kept is not None:  # offsets and base are others now
+            kept.rewrite(draft)
 
     def _commit(self, file: File, draft: Draft, row: Inode, view: View) -> None:
         commit = self._commits.begin()
@@ -305,6 +326,8 @@ class Publisher:
         )
         if draft.atime_ns is not None:
             tx.set_attrs(file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns)
+        if draft.log is not None:
+            draft.log.publishing(tx.seq)
 
     def _keep_orphan(self, file: File, draft: Draft, row: Inode, view: View) -> None:
         """Without a name there is nobody to tell."""
@@ -374,6 +397,12 @@ class Publisher:
                     except Missing:
                         complete = False
         return complete
+
+
+def _journal_anew(file: File, draft: Draft) -> None:
+    """A whole chunk was not stored by whom the journal counted on."""
+    if draft.log is not None and file.draft is draft:
+        draft.log.rewrite(draft)
 
 
 def _local_objects(view: View) -> set[ChunkId]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusefs.errors import FsError, Invalid, NotSupported, TooBig
-from fusefs.model.ids import HOLE, ChunkId
+from fusefs.model.ids import ChunkId
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.store.store import Store
 from fusefs.vfs.buffers import LARGE, Pool
@@ -148,9 +148,7 @@ class Ranges:
         first, end = offset_out >> log2, offset_out + min(n, count << log2)
 
         def change(draft: Draft) -> None:
-            for index, cid in enumerate(chunks, first):
-                if cid != HOLE or draft.chunk_is_data(index):
-                    draft.share(index, cid)
+            draft.share(first, chunks)
             _grow(draft, end)
 
         self._writer.edit(target, change, caller)

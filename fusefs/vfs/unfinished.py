@@ -1,12 +1,13 @@
 """Which files have writes that only this process knows, kept where its successor sees.
 
-A worker that is killed takes the unpublished writes of open files with it, and the
-programs go on with their handles. So that an fsync of such a handle does not promise
-what is gone, each file with a draft is marked in a small mapped file, which outlives
-the process (not the machine, whose programs do not either). The next worker turns what
-it finds marked into losses: `(inode, handles below this number)`.
+Each file with a draft is marked in a small mapped file, which outlives the process
+(not the machine, whose programs do not either). The number of the mark is the place
+of the draft's journal (`journal.py`), from which the next worker makes the draft
+anew. Marks without a sound journal become losses, `(inode, handles below this
+number)`: so an fsync or close of such a handle does not promise what is gone.
 
-Record: inode u64, limit u64, little-endian; limit 0: a live mark; inode 0: free.
+Record: inode u64, limit u64, little-endian; inode 0: free. Limit 0: a live mark; with
+the highest bit: one whose draft is being committed as the transaction in the rest.
 Thread-safe, by the interpreter's atomic list and dict operations.
 """
 
@@ -15,52 +16,145 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fusefs.model.ids import Ino
+from fusefs.model.ids import Ino, Seq
 
 _RECORD = struct.Struct("<QQ")
 _RECORDS = 16_384
 """Files with drafts at once: more than may be open, as a rule. Sparse, 256 KiB."""
 _MOST_LOSSES = 4096
 """Beyond it any file may have lost something: there has to be room for live marks."""
+_LAST = _RECORDS - 1
+"""The record of `_EVERY_INO`, never given to a draft."""
+_PUBLISHING = 1 << 63
 _EVERY_INO = Ino((1 << 64) - 1)
 """Marked when the table is full: any file may have lost something."""
+
+Sound = Callable[[int, Ino], bool]
 
 
 class Unfinished:
     """The marks of this worker, and what its predecessors lost."""
 
-    def __init__(self, path: Path | None, first_handle: int) -> None:
+    def __init__(
+        self, path: Path | None, first_handle: int, sound: Sound = lambda *_: False
+    ) -> None:
         """`path` None: nothing outlives this process. `first_handle`: handles of
-        earlier workers have lower numbers."""
+        earlier workers have lower numbers. `sound`: whether the journal with this
+        number has the draft of this inode; its mark then stays."""
         self._table = _table(path)
-        losses = _losses(self._table, first_handle)
-        _fill(self._table, losses)
-        self._lost = dict(losses)
-        self._free = list(range(_RECORDS - 2, len(losses) - 1, -1))
+        self._first_handle = first_handle
         self._slots: dict[Ino, int] = {}
+        self._lost: dict[Ino, int] = {}
+        for slot, ino, limit in self._records():
+            if 0 < limit < _PUBLISHING:
+                self._lose(slot, ino, limit)
+            elif ino not in self._slots and sound(slot, ino):
+                self._slots[ino] = slot
+        for slot, ino, limit in self._records():
+            if 0 < limit < _PUBLISHING:
+                continue
+            if ino not in self._slots:
+                self._lose(slot, ino, first_handle)
+            elif self._slots[ino] != slot:  # killed between two places
+                self._put(slot, 0, 0)
+        if _EVERY_INO in self._lost or len(self._lost) > _MOST_LOSSES:
+            self._lose(_LAST, _EVERY_INO, max(self._lost.values()))
+            self._lost = {_EVERY_INO: self._lost[_EVERY_INO]}
+        self._clear_all_but_live()
+        used = {*self._slots.values(), *self._losses()}
+        self._free = [n for n in range(_LAST - 1, -1, -1) if n not in used]
 
-    def begin(self, ino: Ino) -> None:
-        """A draft begins. Its writes are answered only afterwards."""
+    @property
+    def live(self) -> dict[Ino, int]:
+        """The drafts that there are: inode to the number of the mark."""
+        return dict(self._slots)
+
+    def reserve(self, below: int = _LAST) -> int | None:
+        """The number of a mark to be; None when there is none left below that."""
         try:
-            slot = self._slots[ino] = self._free.pop()
+            slot = self._free.pop()
         except IndexError:
-            _RECORD.pack_into(self._table, (_RECORDS - 1) * _RECORD.size, _EVERY_INO, 0)
-            return
-        _RECORD.pack_into(self._table, slot * _RECORD.size, ino, 0)
+            return None
+        if slot < below:
+            return slot
+        self._free.append(slot)
+        return None
 
-    def end(self, ino: Ino) -> None:
-        """The draft is published, or worth nothing any more."""
+    def begin(self, ino: Ino, slot: int | None) -> None:
+        """A draft begins. Its writes are answered only afterwards."""
+        if slot is None:
+            self._put(_LAST, _EVERY_INO, 0)
+            return
+        self._slots[ino] = slot
+        self._put(slot, ino, 0)
+
+    def publishing(self, ino: Ino, seq: Seq) -> None:
+        """Its draft is about to be committed as this transaction; 0: it is not."""
+        self._put(self._slots[ino], ino, seq | _PUBLISHING if seq else 0)
+
+    def published_as(self, ino: Ino) -> int:
+        """The transaction that may have been committed before the kill; 0: none."""
+        _, limit = _RECORD.unpack_from(self._table, self._slots[ino] * _RECORD.size)
+        return int(limit & ~_PUBLISHING)
+
+    def move(self, ino: Ino, slot: int) -> None:
+        """The draft's journal is in another place from here on. `free` the old one."""
+        self._put(slot, ino, 0)
+        self._put(self._slots[ino], 0, 0)
+        self._slots[ino] = slot
+
+    def end(self, ino: Ino) -> int | None:
+        """The draft is published, or worth nothing any more; `free` the number."""
         slot = self._slots.pop(ino, None)
         if slot is not None:
-            _RECORD.pack_into(self._table, slot * _RECORD.size, 0, 0)
-            self._free.append(slot)
+            self._put(slot, 0, 0)
+        return slot
+
+    def free(self, slot: int) -> None:
+        """The number may be given to another draft."""
+        self._free.append(slot)
+
+    def give_up(self, ino: Ino) -> None:
+        """The draft of an earlier worker could not be made anew."""
+        slot = self._slots.pop(ino)
+        self._lose(slot, ino, self._first_handle)
 
     def lost(self, ino: Ino, handle: int) -> bool:
         """Whether writes through this handle of an earlier worker may be gone."""
         limit = max(self._lost.get(ino, 0), self._lost.get(_EVERY_INO, 0))
         return handle < limit
+
+    # -- the table -------------------------------------------------------------
+
+    def _put(self, slot: int, ino: int, limit: int) -> None:
+        _RECORD.pack_into(self._table, slot * _RECORD.size, ino, limit)
+
+    def _lose(self, slot: int, ino: Ino, limit: int) -> None:
+        """A crash before or after says the same: the successor loses it."""
+        self._lost[ino] = max(self._lost.get(ino, 0), limit)
+        self._put(slot, ino, self._lost[ino])
+
+    def _clear_all_but_live(self) -> None:
+        """Losses that were merged into one need no records of their own."""
+        if _EVERY_INO not in self._lost:
+            return
+        live = set(self._slots.values())
+        for slot in range(_LAST):
+            if slot not in live:
+                self._put(slot, 0, 0)
+
+    def _losses(self) -> list[int]:
+        """Where records of losses are."""
+        return [slot for slot, _, limit in self._records() if 0 < limit < _PUBLISHING]
+
+    def _records(self) -> Iterator[tuple[int, Ino, int]]:
+        """(number, inode, limit) of each mark."""
+        for slot, (ino, limit) in enumerate(_RECORD.iter_unpack(self._table[:])):
+            if ino:
+                yield slot, Ino(ino), limit
 
 
 def _table(path: Path | None) -> mmap.mmap:
@@ -73,22 +167,3 @@ def _table(path: Path | None) -> mmap.mmap:
         return mmap.mmap(fd, size)
     finally:
         os.close(fd)
-
-
-def _losses(table: mmap.mmap, first_handle: int) -> list[tuple[Ino, int]]:
-    """What is marked; live marks of the predecessor get our first handle as limit."""
-    found: dict[Ino, int] = {}
-    for ino, limit in _RECORD.iter_unpack(table[:]):
-        if ino:
-            found[Ino(ino)] = max(found.get(Ino(ino), 0), limit or first_handle)
-    if _EVERY_INO in found or len(found) > _MOST_LOSSES:
-        return [(_EVERY_INO, max(found.values()))]
-    return list(found.items())
-
-
-def _fill(table: mmap.mmap, losses: list[tuple[Ino, int]]) -> None:
-    """Only these, from the first record on. A crash meanwhile leaves a record twice,
-    or the old one: both say the same."""
-    records = b"".join(_RECORD.pack(ino, limit) for ino, limit in losses)
-    table[: len(records)] = records
-    table[len(records) :] = bytes(len(table) - len(records))

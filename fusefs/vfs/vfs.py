@@ -7,6 +7,7 @@
     writing   write, truncate, flush      ranges    fallocate, copy_file_range
     publish   drafts to versions          draft     unpublished writes of one file
     appending concurrent appends merged
+    journal   drafts kept for the next worker   restoring   what the last one left
     files     handles, orphans            listing   readdir, both forms
     xattrs    locks    space              coherence caches, here and in the kernel
 
@@ -50,6 +51,7 @@ from fusefs.vfs.ports import Peers
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.ranges import Ranges
 from fusefs.vfs.reading import Reader
+from fusefs.vfs.restoring import restore
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.space import SpaceReport
 from fusefs.vfs.tree import Tree
@@ -107,6 +109,8 @@ class Vfs:
         publisher = Publisher(
             files, commits, store, objects, fetcher, pool, self._appends
         )
+        restore(namespace, files, objects, pool)
+        publisher.spill(options.dirty_bytes)
         privileges = Privileges(files, commits, namespace)
         self._store = store
         self._files = files

@@ -92,8 +92,10 @@ class Writer:
             ):  # a peer's append moved the end, and the kernel did not know yet
                 file.grown_from, file.behind = offset + n, True
                 offset = draft.size
-            full = draft.write(offset, part)
             draft.mtime_ns = draft.ctime_ns = now
+            full = draft.write(offset, part)
+            if draft.log is not None:
+                draft.log.wrote(draft, offset, part, () if handle.appends else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:
             self._publisher.seal(file, draft, index, patch)
@@ -117,8 +119,8 @@ class Writer:
             try:
                 with file.lock:
                     draft = file.draft or self._publisher.begin(file, now)
-                    change(draft)
                     draft.mtime_ns = draft.ctime_ns = now
+                    change(draft)
                     return
             except Missing as missing:
                 self._fetcher.fetch(missing.cids, caller.cancelled if caller else None)
@@ -163,13 +165,14 @@ class Writer:
             self._publisher.publish(file, caller.cancelled if caller else None)
         if file.seq > file.waited:
             self._publisher.barrier(file)
+        if handle.lost:
+            _say_lost(handle)
 
     def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
         self._publisher.sync(handle.file, caller.cancelled if caller else None)
         self._publisher.barrier(handle.file)
         if handle.lost:
-            handle.lost = False
-            raise WritesLost(f"inode {handle.file.ino}: the worker died with writes")
+            _say_lost(handle)
 
     def publish_older(self, age_s: float) -> list[FsError]:
         """Publish files whose writes have waited that long; what went wrong."""
@@ -183,6 +186,12 @@ class Writer:
                 except FsError as error:
                     problems.append(error)
         return problems
+
+
+def _say_lost(handle: Handle) -> None:
+    """Once: the next fsync or close is about later writes."""
+    handle.lost = False
+    raise WritesLost(f"inode {handle.file.ino}: the worker died with writes")
 
 
 def check_regular(row: Inode) -> None:

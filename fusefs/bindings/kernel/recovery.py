@@ -3,6 +3,8 @@
 * A resent request (UNIQUE_RESEND) may have been carried out without its answer
   having been sent. What cannot be done twice and shows its result is then answered
   with success: the mkdir that finds its directory, the unlink that finds nothing.
+* A write that came to be answered no more is there already, perhaps: again, it would
+  be appended twice to a file that is open with O_APPEND.
 * Handles were given out by the predecessor: the vfs does not know them (BadHandle)
   until it is told of their inode; the rest is in their number.
 """
@@ -37,6 +39,7 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
     out = list(table)
     for op in _HANDLE_AT:
         out[op] = _with_handles(out[op], op)
+    out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
     for op, (harmless, recognise) in _REPEATED.items():
         out[op] = _with_repeats(out[op], harmless, recognise)
     return out
@@ -68,6 +71,21 @@ def _reopen(ch: Channel, op: Op, nodeid: Ino) -> None:
             ch.fs.adopt_handle(handle, ino)
         except BadHandle:
             continue  # this one is known already
+
+
+def _unless_written(handler: Handler) -> Handler:
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        if unique & p.UNIQUE_RESEND:
+            fh, offset, size, _, _, _, _ = p.READ_IN.unpack_from(ch.buffer, REQUEST)
+            start = REQUEST + p.READ_IN.size
+            there = memoryview(bytearray(size))
+            got = ch.fs.read_into(fh, offset, there, ch.caller())
+            if there[:got] == ch.view[start : start + size]:
+                ch.connection.written.add(fh)
+                return encode.written(unique, size)
+        return handler(ch, unique, nodeid)
+
+    return served
 
 
 _CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL

@@ -1,0 +1,101 @@
+"""Drafts that a killed worker left, made anew from their journals.
+
+Done once, before the first request. A draft is what it was; a handle that the kernel
+still has finds it when it is adopted, and without one it is published in a few
+seconds. Done to it is again what was done, so this needs no rules of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fusefs.errors import FsError
+from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, Ino
+from fusefs.namespace.namespace import Namespace
+from fusefs.vfs import regions
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.content import View
+from fusefs.vfs.draft import Draft
+from fusefs.vfs.extents import Extents
+from fusefs.vfs.files import Files
+from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.patch import Patch
+from fusefs.vfs.regions import Record, Start
+
+log = logging.getLogger(__name__)
+
+
+def restore(namespace: Namespace, files: Files, objects: Objects, pool: Pool) -> None:
+    """All that can be made anew; the rest is lost, and who has it open is told."""
+    for ino in files.journal.marks.live:
+        try:
+            _restore(ino, namespace, files, objects, pool)
+        except (FsError, Missing, OSError) as error:
+            log.warning("unpublished writes of inode %d are lost: %r", ino, error)
+            files.journal.marks.give_up(ino)
+        except Exception:  # a bug must not keep all files from their users
+            log.exception("unpublished writes of inode %d are lost", ino)
+            files.journal.marks.give_up(ino)
+
+
+def _restore(
+    ino: Ino, namespace: Namespace, files: Files, objects: Objects, pool: Pool
+) -> None:
+    if _is_published(ino, namespace, files.journal.marks.published_as(ino)):
+        files.journal.end(ino, None)
+        return
+    start, records = files.journal.left(ino)
+    draft = _begin(start, objects, pool)
+    end = 0
+    for record, where in records:
+        _apply(draft, record)
+        end = where
+    if files.row(ino) is None and (unlinked := namespace.unlinked(ino)) is not None:
+        files.orphan(unlinked, born=True)
+    file = files.acquire(ino)
+    draft.log = files.journal.resume(ino, end)
+    file.draft = draft
+    files.dirty[ino] = file
+    files.release(file)
+
+
+def _is_published(ino: Ino, namespace: Namespace, seq: int) -> bool:
+    """Whether the transaction that was about to publish the draft is there."""
+    if not seq:
+        return False
+    seen = namespace.content_versions(ino).context
+    return seen.get(namespace.node_id, 0) >= seq
+
+
+def _begin(start: Start, objects: Objects, pool: Pool) -> Draft:
+    base = View(start.base_size, start.base_root, start.chunk_log2, objects.node)
+    draft = Draft(base, 0, time.monotonic(), objects, pool)
+    draft.cut = start.cut
+    for was in start.patches:
+        patch = draft.patches[was.index] = Patch()
+        patch.source = ChunkId(was.source) if was.source else None
+        patch.limit, patch.based = was.limit, was.based
+        patch.written = Extents(*was.written)
+    return draft
+
+
+def _apply(draft: Draft, record: Record) -> None:
+    """What was done, and the simple fields as they were afterwards. Raises Missing."""
+    match record.kind:
+        case regions.WRITE:
+            draft.write(record.argument, memoryview(record.data))
+        case regions.TRUNCATE:
+            draft.truncate(record.argument)
+        case regions.ZERO:
+            draft.zero(record.argument, int.from_bytes(record.data, "little"))
+        case regions.SHARE:
+            ids = [
+                record.data[i : i + CHUNK_ID_BYTES]
+                for i in range(0, len(record.data), CHUNK_ID_BYTES)
+            ]
+            draft.share(record.argument, [ChunkId(cid) for cid in ids])
+    draft.appends = record.appends
+    draft.size, draft.lowest = record.size, record.lowest
+    draft.mtime_ns, draft.ctime_ns = record.mtime_ns, record.ctime_ns
+    draft.atime_ns = record.atime_ns

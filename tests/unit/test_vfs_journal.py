@@ -1,0 +1,262 @@
+"""Unpublished writes of a killed worker: its successor has them, all or none of each.
+
+The worker that dies is a vfs whose background thread does nothing and that is left
+as it is; the next one is made over the same directory.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import WritesLost
+from fusefs.model.ids import Ino
+from fusefs.vfs import VfsOptions, regions
+from fusefs.vfs.types import SetAttr
+from tests.lib.local import Local, replicate
+
+PUNCH, ZERO = 3, 16
+MIB = 1 << 20
+
+
+class Workers:
+    """One store and one worker after the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        self.options = VfsOptions(
+            journal=directory / "drafts",
+            unfinished=directory / "unfinished",
+            writeback_s=1e9,
+        )
+        self.killed: list[Local] = []
+        self.now = Local(directory, self.options)
+
+    def kill(self) -> Local:
+        """The present one does nothing any more; another takes over."""
+        self.killed.append(self.now)
+        self.now = Local(self.directory, self.options)
+        return self.now
+
+    def adopt(self, handle: int, path: str) -> int:
+        self.now.vfs.adopt_handle(handle, self.now.walk(path))
+        return handle
+
+    def close(self) -> None:
+        problems = self.now.problems()
+        self.now.close_all()
+        for local in self.killed:
+            local.vfs._background.stop()
+            local.store.close()
+            local.namespace.close()
+        assert problems == []
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    made = Workers(tmp_path / "store")
+    yield made
+    made.close()
+
+
+def test_writes_before_the_kill_are_there_and_close_publishes_them(
+    workers: Workers,
+) -> None:
+    handle = workers.now.create("/f", b"before")
+    workers.kill()
+    workers.adopt(handle, "/f")
+    now = workers.now
+    assert now.vfs.read(handle, 0, 100) == b"before"
+    now.vfs.write(handle, 6, b" after", now.caller)
+    now.vfs.fsync(handle)
+    now.close(handle)
+    assert now.cat("/f") == b"before after"
+
+
+def test_without_a_handle_the_writes_are_published_too(workers: Workers) -> None:
+    workers.now.create("/f", b"alone")
+    now = workers.kill()
+    now.vfs.sync()
+    assert now.vfs.statistics().dirty_files == 0
+    assert now.cat("/f") == b"alone"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_history_survives_any_number_of_kills(workers: Workers, seed: int) -> None:
+    """Against a bytearray, with all that can be done to a file."""
+    chance = random.Random(seed)
+    handle = workers.now.create("/f")
+    source = workers.now.create("/source", chance.randbytes(3 * MIB))
+    workers.now.vfs.flush(source, 0)
+    other = workers.now.read_all(source)
+    model = bytearray()
+    for _ in range(60):
+        vfs, caller = workers.now.vfs, workers.now.caller
+        at = chance.choice((0, chance.randrange(4 * MIB), len(model), MIB))
+        size = chance.choice((1, 4096, 5000, 200_000, MIB, MIB + 7, 2 * MIB))
+        what = chance.choice("wwwwwtzpcksf")
+        if what == "w":
+            data = chance.randbytes(size)
+            assert vfs.write(handle, at, data, caller) == size
+            _put(model, at, data)
+        elif what == "t":
+            vfs.setattr(workers.now.walk("/f"), _size(at), caller, handle)
+            del model[at:]
+            _put(model, at, b"")
+        elif what in "zp":
+            end = min(at + size, len(model))
+            vfs.fallocate(handle, PUNCH if what == "p" else ZERO | 1, at, size)
+            if at < end:
+                model[at:end] = bytes(end - at)
+        elif what == "c":
+            place = at & ~(MIB - 1)
+            done = 0
+            while done < len(other):
+                done += vfs.copy_file_range(
+                    source, done, handle, place + done, len(other) - done, caller
+                )
+            _put(model, place, other)
+        elif what == "s":
+            vfs.fsync(handle)
+        elif what == "f":
+            vfs.flush(handle, 0)
+        else:
+            workers.kill()
+            workers.adopt(handle, "/f")
+            workers.adopt(source, "/source")
+        if chance.random() < 0.2:
+            assert workers.now.read_all(handle) == model
+    workers.kill()
+    workers.adopt(handle, "/f")
+    assert workers.now.read_all(handle) == model
+    workers.now.close(handle)
+    assert workers.now.cat("/f") == model
+
+
+def _put(model: bytearray, at: int, data: bytes) -> None:
+    if len(model) < at:
+        model.extend(bytes(at - len(model)))
+    model[at : at + len(data)] = data
+
+
+def _size(size: int) -> SetAttr:
+    return SetAttr(size=size)
+
+
+def test_appended_and_published_is_not_appended_again(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the commit and taking the mark away."""
+    workers.now.put("/f", b"one\n")
+    handle = workers.now.open("/f", os.O_WRONLY | os.O_APPEND)
+    workers.now.vfs.write(handle, 4, b"two\n", workers.now.caller)
+    marks = workers.now.vfs._files.journal.marks
+    monkeypatch.setattr(marks, "end", lambda ino: None)
+    workers.now.vfs.flush(handle, 0)
+    now = workers.kill()
+    now.vfs.sync()
+    assert now.cat("/f") == b"one\ntwo\n"
+
+
+def test_times_set_while_unpublished_survive(workers: Workers) -> None:
+    handle = workers.now.create("/f", b"x")
+    change = SetAttr(mtime_ns=10**18, atime_ns=10**18 + 1)
+    workers.now.vfs.setattr(workers.now.walk("/f"), change, workers.now.caller, handle)
+    workers.kill()
+    workers.adopt(handle, "/f")
+    workers.now.close(handle)
+    attr = workers.now.stat("/f")
+    assert (attr.mtime_ns, attr.atime_ns) == (10**18, 10**18 + 1)
+
+
+def test_unlinked_file_keeps_its_writes(workers: Workers) -> None:
+    workers.now.put("/f", b"old")
+    handle = workers.now.open("/f")
+    ino = workers.now.walk("/f")
+    workers.now.vfs.unlink(Ino(1), b"f")
+    workers.now.vfs.write(handle, 3, b" new", workers.now.caller)
+    now = workers.kill()
+    now.vfs.adopt_handle(handle, ino)
+    assert now.vfs.read(handle, 0, 100) == b"old new"
+    now.close(handle)
+
+
+def test_record_cut_short_is_as_if_never_written(workers: Workers) -> None:
+    handle = workers.now.create("/f", b"whole")
+    drafts = workers.directory / "drafts"
+    before = drafts.stat().st_size
+    workers.now.vfs.write(handle, 5, b"x" * 5000, workers.now.caller)
+    with drafts.open("r+b") as file:
+        file.truncate(before + 3000)
+    workers.kill()
+    workers.adopt(handle, "/f")
+    assert workers.now.vfs.read(handle, 0, 100) == b"whole"
+    workers.now.close(handle)
+
+
+def test_long_journal_is_written_anew(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "REWRITE_BYTES", 100_000)
+    handle = workers.now.create("/f", b"")
+    for turn in range(300):
+        workers.now.vfs.write(
+            handle, turn % 7 * 1000, b"%4d" % turn * 250, workers.now.caller
+        )
+    drafts = workers.directory / "drafts"
+    assert drafts.stat().st_blocks * 512 < 600_000
+    expected = workers.now.read_all(handle)
+    workers.kill()
+    workers.adopt(handle, "/f")
+    assert workers.now.read_all(handle) == expected
+    workers.now.close(handle)
+
+
+def test_full_disk_makes_a_loss_that_is_told(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = workers.now.create("/f", b"first")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", full)
+        workers.now.vfs.write(handle, 5, b"second", workers.now.caller)
+    workers.now.vfs.write(handle, 11, b"third", workers.now.caller)
+    workers.kill()
+    workers.adopt(handle, "/f")
+    with pytest.raises(WritesLost):
+        workers.now.vfs.flush(handle, 0)
+    workers.now.vfs.flush(handle, 0)
+    workers.now.vfs.release(handle)
+
+
+def test_base_changed_by_a_peer_meanwhile_both_stay(
+    workers: Workers, tmp_path: Path
+) -> None:
+    peer = Local(tmp_path / "peer", root=False)
+    workers.now.put("/f", b"1\n")
+    handle = workers.now.open("/f", os.O_WRONLY | os.O_APPEND)
+    replicate(workers.now, peer)
+    _copy_objects(workers.now, peer)
+    workers.now.vfs.write(handle, 2, b"mine\n", workers.now.caller)
+    peer_handle = peer.open("/f", os.O_WRONLY | os.O_APPEND)
+    peer.vfs.write(peer_handle, 2, b"theirs\n", peer.caller)
+    peer.close(peer_handle)
+    now = workers.kill()
+    _copy_objects(peer, now)
+    replicate(peer, now)
+    now.vfs.sync()
+    assert now.cat("/f") == b"1\ntheirs\nmine\n"
+    peer.close_all()
+
+
+def _copy_objects(source: Local, target: Local) -> None:
+    for root, _, _ in source.namespace.live_roots():
+        target.store.put(source.store.get(root))
