@@ -1,0 +1,1 @@
+"""Worker processes killed under programs that must not notice."""
