@@ -121,10 +121,11 @@ class Reader:
             self._ask_ahead(handle, view, index)
 
     def _ask_ahead(self, handle: Handle, view: View, index: int) -> None:
-        """Prefetch chunks after `index` that were not asked for yet."""
+        """Prefetch chunks after `index` that were not asked for yet: many at once,
+        when less than half of the window is left."""
         first = max(index + 1, handle.ahead)
         last = min(index + 1 + handle.window, view.count)
-        if first >= last:
+        if first >= last or 2 * (first - index - 1) > handle.window:
             return
         handle.ahead = last
         try:
