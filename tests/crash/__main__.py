@@ -45,7 +45,6 @@ def main() -> int:
             print(rounds.node.logs())
     print(
         f"{rounds.done} rounds, {rounds.promises} promises, {rounds.torn} files torn, "
-        f"{rounds.refused} fsyncs refused, "
         f"{bad} rounds broken, {time.monotonic() - began_s:.0f} s"
     )
     return 1 if bad else 0

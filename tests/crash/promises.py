@@ -31,26 +31,19 @@ class Promises:
         """The versions that may be found; 0: none."""
         return [self.synced.get(name, 0), *self.begun.get(name, [])]
 
-    def broken(
-        self, top: Path, *, lost: bool = False, holes: bool = False
-    ) -> list[str]:
-        """One line for each promise that `top` does not keep.
-
-        Args:
-            lost: the power was cut, so what was not synced may be unreadable.
-            holes: the worker died and the workload wrote on, so that of what was
-                not synced the middle may be missing.
-        """
-        problems = [*self._log(top, holes), *self._in_place(top, "pages")]
+    def broken(self, top: Path, *, lost: bool = False) -> list[str]:
+        """One line for each promise that `top` does not keep. `lost`: the power was
+        cut, so what was not synced may be unreadable."""
+        problems = [*self._log(top), *self._in_place(top, "pages")]
         problems += self._in_place(top, "mapped")
         for name in sorted(self.begun):
-            if name.startswith("loose") and not holes:
+            if name.startswith("loose"):
                 problems += self._loose(top, name, lost)
             elif name.startswith(("made", "replaced")):
-                problems += self._whole(top, name, holes)
+                problems += self._whole(top, name)
         return problems
 
-    def _whole(self, top: Path, name: str, holes: bool) -> Iterator[str]:
+    def _whole(self, top: Path, name: str) -> Iterator[str]:
         """A file fsynced before it got its name: one version, whole, or absent. A
         file made under its own name may be found while it grows."""
         allowed = self.allowed(name)
@@ -60,8 +53,6 @@ class Promises:
                 yield f"{name} is gone, {allowed} may be there"
             return
         growing = name.startswith("made") and 0 in allowed
-        if growing and holes:
-            return
         for version in allowed:
             whole = body(name, version)
             if version and (data == whole or (growing and whole.startswith(data))):
@@ -80,7 +71,7 @@ class Promises:
         if data is not None and not body(name, version).startswith(data):
             yield f"{name}: {len(data)} bytes that were never written"
 
-    def _log(self, top: Path, holes: bool) -> Iterator[str]:
+    def _log(self, top: Path) -> Iterator[str]:
         """Records without a gap, at least those synced."""
         data = _read(top / "log") or b""
         last = max(self.allowed("log"))
@@ -88,7 +79,7 @@ class Promises:
         synced = b"".join(record(n) for n in range(1, self.synced.get("log", 0) + 1))
         if not data.startswith(synced):
             yield f"log: {len(data)} bytes, {len(synced)} were synced"
-        if not holes and not whole.startswith(data):
+        if not whole.startswith(data):
             yield f"log: {len(data)} bytes that are not the beginning of it"
 
     def _in_place(self, top: Path, name: str) -> Iterator[str]:

@@ -94,7 +94,6 @@ class Rounds:
         self.promises = 0
         self.torn = 0
         self._kept: dict[str, tuple[Promises, str]] = {}
-        self.refused = 0
 
     def run(self, kind: str) -> list[str]:
         """Interrupts a workload in the way of `kind`, then checks everything."""
@@ -109,7 +108,6 @@ class Rounds:
             interrupt(work, chance)
         finally:
             promises, complaint = work.kill()
-        self.refused += "refused" in promises.begun
         self.promises += sum(line.startswith("synced") for line in work.lines)
         goes_on = kind in ("worker", "node", "both")
         problems = [f"the workload: {complaint}"] if goes_on and complaint else []
@@ -189,11 +187,7 @@ class Rounds:
         """Through the mount, this round's directory and the last ones'."""
         problems = []
         for name, (promises, kind) in self._kept.items():
-            found = promises.broken(
-                self.node.mnt / name,
-                lost=kind == "torn",
-                holes=kind in ("worker", "both"),
-            )
+            found = promises.broken(self.node.mnt / name, lost=kind == "torn")
             problems += [f"{name}: {problem}" for problem in found]
             if kind == "torn":
                 self._remove_loose(name)
