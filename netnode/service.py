@@ -18,7 +18,6 @@ from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Body, Tx
-from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane, Done
@@ -283,17 +282,19 @@ class Node:
     async def _keep_horizon(self) -> None:
         """The member with the lowest id says when deletes may be forgotten."""
         last: dict[NodeId, Seq] = {}
-        before: dict[NodeId, Vector] = {}
+        before: dict[NodeId, horizons.Told] = {}
         written = self.environment.now()
         while True:
             await trio.sleep(horizons.EVERY_S)
             members = self.membership.members()
             if self.me != members[0]:
                 continue
-            told: dict[NodeId, Vector] = {
-                p.id: p.told for p in self.peers if p.told is not None
+            told = {
+                p.id: horizons.Told(p.hello.boot, p.told)
+                for p in self.peers
+                if p.told is not None
             }
-            told[self.me] = self.namespace.vector()
+            told[self.me] = horizons.Told(self.boot, self.namespace.vector())
             found = horizons.horizon(members, horizons.durable(before, told))
             before = told
             since_s = self.environment.now() - written

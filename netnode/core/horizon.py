@@ -41,15 +41,26 @@ def horizon(
     return Horizon(upto, after)
 
 
+class Told(NamedTuple):
+    """The vector of a member's last heartbeat; `boot` is another after each start."""
+
+    boot: int
+    vector: Vector
+
+
 def durable(
-    before: Mapping[NodeId, Vector], now: Mapping[NodeId, Vector]
+    before: Mapping[NodeId, Told], now: Mapping[NodeId, Told]
 ) -> dict[NodeId, Vector]:
     """What the members told one round ago and still have: it is on their disks since,
-    so that no power cut takes it back after the others forgot the deletes in it."""
+    so that no power cut takes it back after the others forgot the deletes in it. Of
+    who started meanwhile nothing is known: perhaps a power cut took it already."""
     return {
-        node: {n: min(seq, vector.get(n, Seq(0))) for n, seq in before[node].items()}
-        for node, vector in now.items()
-        if node in before
+        node: {
+            n: min(seq, told.vector.get(n, Seq(0)))
+            for n, seq in before[node].vector.items()
+        }
+        for node, told in now.items()
+        if node in before and before[node].boot == told.boot
     }
 
 

@@ -7,10 +7,11 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusefs.model.ids import chunk_id
+from fusefs.model.ids import NodeId, Seq, chunk_id
 from fusefs.model.records import Member
 from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
+from netnode.core.horizon import Told, durable, horizon
 from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.nearness import Nearness
 from netnode.core.placement import holders, ranked
@@ -189,3 +190,12 @@ def test_two_different_heartbeats_start_a_repair() -> None:
         b"b",
         b"c",
     ]
+
+
+def test_horizon_counts_nothing_of_who_started_meanwhile() -> None:
+    """A power cut may have taken it; what it tells now may be lost in the next one."""
+    a, b = NodeId(1), NodeId(2)
+    before = {a: Told(1, {a: Seq(9), b: Seq(3)}), b: Told(5, {a: Seq(8), b: Seq(4)})}
+    now = {a: Told(1, {a: Seq(12), b: Seq(4)}), b: Told(6, {a: Seq(8), b: Seq(4)})}
+    assert durable(before, now) == {a: {a: 9, b: 3}}
+    assert horizon([a, b], durable(before, now)) is None
