@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fusefs.model.appends import plan
+from fusefs.model.context import context_of, dots_of
 from fusefs.model.hlc import Hlc, physical_ms
-from fusefs.model.ids import NAME_MAX, NodeId, Seq
+from fusefs.model.ids import NAME_MAX, Dot
 from fusefs.model.records import Attrs, Content
 from fusefs.model.register import Sibling
 from fusefs.model.vector import dominates
@@ -70,7 +71,7 @@ def merge_attrs(siblings: Sequence[tuple[Sibling, Attrs]]) -> Attrs:
 
 
 Version = tuple[Sibling, Content]
-Seen = tuple[tuple[NodeId, Seq], ...]
+Seen = tuple[Dot, ...]
 
 
 def split_versions(versions: Sequence[Version]) -> tuple[Version, list[Version]]:
@@ -86,11 +87,9 @@ def split_versions(versions: Sequence[Version]) -> tuple[Version, list[Version]]
     shown: Version | None = None
     losers: list[Version] = []
     for i, (sibling, content) in enumerate(ranked):
-        mine = dict(content.seen)
-        if any(
-            j != i and dominates(dict(c.seen), mine) and dict(c.seen) != mine
-            for j, (_, c) in enumerate(ranked)
-        ):
+        mine = context_of(content.seen)
+        others = (context_of(c.seen) for j, (_, c) in enumerate(ranked) if j != i)
+        if any(dominates(other, mine) and other != mine for other in others):
             continue
         if shown is None:
             shown = (sibling, content)
@@ -110,15 +109,13 @@ def all_appends(versions: Sequence[Version]) -> bool:
     return plan([c for _, c in versions]) is not None
 
 
-def merged_seen(contents: Sequence[Content]) -> dict[int, int]:
-    """The data version that includes all of these."""
-    out: dict[int, int] = {}
-    for content in contents:
-        for node, seq in content.seen:
-            out[node] = max(out.get(node, 0), seq)
-    return out
+def merged_seen(contents: Sequence[Content], *more: Dot) -> Seen:
+    """The data version that includes all of these, and what these transactions did."""
+    dots = [dot for content in contents for dot in content.seen]
+    return tuple(dots_of(context_of([*dots, *more])))
 
 
 def unseen_by_deleters(content: Content, deleters: Sequence[Seen]) -> bool:
     """True when no deleter had seen this data: a delete must not swallow it."""
-    return not any(dominates(dict(d), dict(content.seen)) for d in deleters)
+    mine = context_of(content.seen)
+    return not any(dominates(context_of(d), mine) for d in deleters)

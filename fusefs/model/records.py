@@ -124,8 +124,8 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     """Manifest root (see manifest.py); empty when there is no data at all."""
     chunk_log2: int = 20
     seen: tuple[tuple[NodeId, Seq], ...] = ()
-    """The data version: a vector of the data changes this one includes, its own
-    among them. A change of times alone keeps it."""
+    """The data version: a context (context.py) of the data changes this one includes,
+    its own among them. A change of times alone keeps it."""
     appended_to: tuple[int, bytes] | None = None
     """(size, root) of the version this one only added bytes to, if so; root is empty
     when the oldest pieces were counted to it."""

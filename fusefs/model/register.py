@@ -1,9 +1,9 @@
 """Registers: dotted version vector sets, and the merge everything rests on.
 
-A register is a set of siblings and a causal context. A write replaces every
-sibling it saw. Merging keeps a sibling unless the other side's context covers
-its dot and the other side no longer has it. Merge is commutative, associative
-and idempotent.
+A register is a set of siblings and a causal context (context.py). A write
+replaces every sibling it saw. Merging keeps a sibling unless the other side's
+context has seen its dot and the other side no longer has it. Merge is
+commutative, associative and idempotent.
 
 Source: Preguica, Baquero, Almeida, Fonte, Goncalves, "Dotted Version Vectors"
 (2010); the set form is Riak's dvvset.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fusefs.model.context import context_of, dots_of, has_seen, writer
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Dot, NodeId, Seq
 from fusefs.model.vector import Vector, covers, merged
@@ -64,15 +65,16 @@ EMPTY = Register({}, ())
 def written(register: Register, sibling: Sibling) -> Register:
     """The register after a local write that saw all its siblings."""
     context = dict(register.context)
-    if context.get(sibling.node, 0) < sibling.seq:
-        context[sibling.node] = sibling.seq
+    key = writer(sibling.node, sibling.seq)
+    if context.get(key, 0) < sibling.seq:
+        context[key] = sibling.seq
     return Register(context, (sibling,))
 
 
 def merge(a: Register, b: Register) -> Register:
     """The least register that knows what both know."""
-    kept = {s.dot: s for s in a.siblings if not covers(b.context, s.dot)}
-    kept.update((s.dot, s) for s in b.siblings if not covers(a.context, s.dot))
+    kept = {s.dot: s for s in a.siblings if not has_seen(b.context, s.dot)}
+    kept.update((s.dot, s) for s in b.siblings if not has_seen(a.context, s.dot))
     in_b = {s.dot for s in b.siblings}
     kept.update((s.dot, s) for s in a.siblings if s.dot in in_b)
     siblings = tuple(kept[dot] for dot in sorted(kept))
@@ -92,11 +94,9 @@ def forgotten(register: Register, upto: Vector) -> Register:
     if not kept:
         return EMPTY
     dots = {s.dot for s in kept}
-    context = {
-        node: seq
-        for node, seq in register.context.items()
-        if (node, seq) in dots or not covers(upto, (node, seq))
-    }
+    context = context_of(
+        dot for dot in dots_of(register.context) if dot in dots or not covers(upto, dot)
+    )
     return Register(context, kept)
 
 
@@ -110,18 +110,12 @@ _decoder = msgspec.msgpack.Decoder(_State)
 def encode_register(register: Register) -> bytes:
     """Canonical bytes: equal registers encode equally (digests rely on it).
 
-    The context is a flat list node, seq, ... sorted by node, without what the
+    The context is a flat list node, seq, ... of its dots, sorted, without what the
     siblings' own dots already say.
     """
-    top: dict[NodeId, Seq] = {}
-    for s in register.siblings:
-        if top.get(s.node, 0) < s.seq:
-            top[s.node] = s.seq
-    flat: list[int] = []
-    for node in sorted(register.context):
-        seq = register.context[node]
-        if top.get(node) != seq:
-            flat += (node, seq)
+    own = context_of(s.dot for s in register.siblings)
+    more = {key: n for key, n in register.context.items() if own.get(key) != n}
+    flat = [number for dot in dots_of(more) for number in dot]
     return _encoder.encode((flat, register.siblings))
 
 
@@ -130,10 +124,5 @@ def decode_register(data: bytes | memoryview) -> Register:
     flat, siblings = _decoder.decode(data)
     if len(flat) % 2:
         raise ValueError("register context has an odd length")
-    context: dict[NodeId, Seq] = {}
-    for i in range(0, len(flat), 2):
-        context[NodeId(flat[i])] = Seq(flat[i + 1])
-    for s in siblings:
-        if context.get(s.node, 0) < s.seq:
-            context[s.node] = s.seq
-    return Register(context, tuple(siblings))
+    dots = [(s.node, s.seq) for s in siblings]
+    return Register(context_of([*zip(flat[::2], flat[1::2]), *dots]), tuple(siblings))

@@ -62,8 +62,6 @@ from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 from fusefs.namespace.warm import Warm
 
-SEQ_SKIP = 1 << 20
-"""How far the local seq jumps after a power cut (docs/formats.md, 3.4)."""
 CACHED_ROWS = 32_768
 """Of each kind; an inode takes ~0.7 KiB."""
 MOST_AHEAD = 128
@@ -155,9 +153,8 @@ class Namespace:
             before, clean = self._meta("boot_id"), self._meta("clean")
             power_cut = bool(before) and not int(clean or 0) and before != boot_id()
             if power_cut:
-                # a skip that is still there: what used it was lost, too
-                skip = int(self._meta("skip") or 0) + SEQ_SKIP
-                self._set_meta("skip", skip)
+                # those noted before are still there: what came after was lost, too
+                self._set_meta("skip", int(self._meta("skip") or 0) + 1)
                 if not self._meta("lost_after"):
                     self._set_meta("lost_after", self.vector().get(self.node_id, 0))
             self._set_meta("boot_id", boot_id())

@@ -17,6 +17,7 @@ import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
 
 from fusefs.errors import Corrupt
+from fusefs.model.context import dots_of
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.register import (
     EMPTY,
@@ -117,11 +118,9 @@ class Registers:
     def write(self, key: bytes, sibling: Sibling) -> Write:
         """A local write: replaces every sibling; returns the record to broadcast."""
         before = self.load(key)
-        flat: list[int] = []
-        for node in sorted(before.context):
-            flat += (node, before.context[node])
+        flat = tuple(number for dot in dots_of(before.context) for number in dot)
         self._save(key, written(before, sibling))
-        return Write(key, tuple(flat), sibling.value)
+        return Write(key, flat, sibling.value)
 
     def merge(self, key: bytes, other: Register) -> bool:
         """Merge a remote state in; False when it brought nothing."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 from xxhash import xxh3_128_digest
 
+from fusefs.model.context import context_of
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.register import Register, Sibling, decode_register
@@ -94,15 +95,10 @@ class Apply:
                 gap = True
                 continue
             for write in tx.writes:
-                context = dict(zip(write.context[::2], write.context[1::2]))
-                context[tx.node] = max(context.get(tx.node, 0), tx.seq)
+                seen = zip(write.context[::2], write.context[1::2])
                 sibling = Sibling(tx.node, tx.seq, tx.hlc, write.value)
-                self._registers.merge(
-                    write.key,
-                    Register(
-                        {NodeId(n): Seq(s) for n, s in context.items()}, (sibling,)
-                    ),
-                )
+                state = Register(context_of([*seen, tx.dot]), (sibling,))
+                self._registers.merge(write.key, state)
             self._advance(tx.node, tx.seq)
             self._see(tx.node, tx.hlc)
             self._count += 1

@@ -17,6 +17,7 @@ import msgspec
 from fusefs.errors import NotFound
 from fusefs.model.appends import Merge, extended
 from fusefs.model.conflict import merged_seen, split_versions
+from fusefs.model.context import after_power_cut
 from fusefs.model.hlc import Hlc, physical_ms, tick
 from fusefs.model.ids import (
     FIRST_FREE_INO,
@@ -54,8 +55,10 @@ from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers
 from fusefs.namespace.tombstones import HORIZON_KEY, collect
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
-from fusefs.namespace.warm import Warm
+from fusefs.namespace.warm import Position, Warm
 
+STAMPS_PER_POWER_CUT = 1 << 20
+"""More than were given to lost transactions while the clock stood behind them."""
 _VECTOR = "SELECT node, seq FROM vector"
 _POSITION = (
     "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
@@ -94,12 +97,14 @@ class Transaction:
         self.bare: set[Ino] = set()
         """Inodes made here that have no extended attribute."""
         self._node = node
-        skip = 0
         if warm.position is None:
-            prev, last_hlc, skip = db.execute(_POSITION, (node,)).fetchone()
-            warm.position = (Seq(prev or 0), Hlc(last_hlc or 0))
-        self._prev, last = warm.position
-        self.seq = Seq(self._prev + 1 + (skip or 0))
+            prev, last_hlc, cuts = db.execute(_POSITION, (node,)).fetchone()
+            warm.position = Position(Seq(prev or 0), Hlc(last_hlc or 0), cuts or 0)
+        self._prev, last, skip = warm.position
+        self.seq = Seq(self._prev + 1)
+        if skip:
+            self.seq = after_power_cut(self._prev, skip)
+            last = Hlc(last + STAMPS_PER_POWER_CUT)
         self._hlc: Hlc = tick(last, clock_ns // 1_000_000)
         self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
 
@@ -258,7 +263,7 @@ class Transaction:
     def _bury(self, entry: Entry) -> None:
         """Its last name went: remember where it was and what data was seen."""
         seen = merged_seen([c for _, c in self.versions(entry.ino)])
-        value = Unlinked(entry.parent, entry.name, _pairs(seen))
+        value = Unlinked(entry.parent, entry.name, seen)
         self._write(unlinked_key(entry.ino), encode_value(value))
 
     def _one_less(self, entry: Entry) -> None:
@@ -405,11 +410,12 @@ class Transaction:
             self._keep_losers(ino)
             row = self._real_inode(ino)
         versions = self.versions(ino)
-        seen = merged_seen([c for _, c in versions])
+        contents = [c for _, c in versions]
+        seen = merged_seen(contents)
         shown = next((c for s, c in versions if s.dot == (row.node, row.seq)), None)
         base, pieces = (shown.appended_to, shown.pieces) if shown else (None, ())
         if data_changed:
-            seen[self._node] = self.seq
+            seen = merged_seen(contents, (self._node, self.seq))
             base, pieces = None, ()
             if appended:
                 before = shown or Content(0, 0)
@@ -420,7 +426,7 @@ class Transaction:
             size=size,
             root=root,
             chunk_log2=chunk_log2,
-            seen=_pairs(seen),
+            seen=seen,
             appended_to=base,
             pieces=pieces,
         )
@@ -442,7 +448,7 @@ class Transaction:
             size=merge.size,
             root=root,
             chunk_log2=row.chunk_log2,
-            seen=_pairs(merged_seen([c for _, c in have])),
+            seen=merged_seen([c for _, c in have]),
             appended_to=merge.appended_to,
             pieces=merge.pieces,
         )
@@ -561,7 +567,7 @@ class Transaction:
             self._write(content_key(vino), encode_value(content))
             self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))
         (_, shown), _ = split_versions(versions)
-        seen = _pairs(merged_seen([c for _, c in versions]))
+        seen = merged_seen([c for _, c in versions])
         kept = msgspec.structs.replace(shown, seen=seen, appended_to=None, pieces=())
         self._write(content_key(base), encode_value(kept))
         self._settle()
@@ -593,13 +599,9 @@ class Transaction:
             "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",
             (self._node, self.seq, self._hlc),
         )
-        self._warm.position = (self.seq, self._hlc)
+        self._warm.position = Position(self.seq, self._hlc, 0)
         if self.seq != self._prev + 1:
             self._db.execute("DELETE FROM meta WHERE key = 'skip'")
         self.tx = Tx(
             self._node, self.seq, self._prev, self._hlc, tuple(self._writes.values())
         )
-
-
-def _pairs(seen: dict[int, int]) -> tuple[tuple[NodeId, Seq], ...]:
-    return tuple((NodeId(n), Seq(seen[n])) for n in sorted(seen))

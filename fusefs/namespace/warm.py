@@ -9,6 +9,8 @@ their memory.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Ino, Seq
 from fusefs.model.register import Register
@@ -16,6 +18,17 @@ from fusefs.namespace.types import Inode
 
 MAX_REGISTERS = 4096
 """~0.5 KiB each; mostly the directories and files being worked on."""
+
+
+class Position(NamedTuple):
+    """Where the next local transaction goes on."""
+
+    seq: Seq
+    """Our own last one."""
+    hlc: Hlc
+    """The highest of all."""
+    cuts: int
+    """Power cuts since that last one (docs/formats.md, 3.4)."""
 
 
 class Warm:
@@ -26,8 +39,7 @@ class Warm:
         self.rows: dict[Ino, Inode | None] = {}
         self.plain: bool | None = None
         """No entry is shown by a merge rule (quick.is_plain)."""
-        self.position: tuple[Seq, Hlc] | None = None
-        """Our own last seq, and the highest stamp of all."""
+        self.position: Position | None = None
         self._seen = -1
 
     def enter(self, counter: int) -> None:

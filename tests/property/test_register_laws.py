@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusefs.model.context import after_power_cut, has_seen
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.register import (
@@ -16,20 +17,35 @@ from fusefs.model.register import (
     merge,
     written,
 )
-from fusefs.model.vector import covers
 
 NODES = [NodeId(1), NodeId(2), NodeId(3)]
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Register], list[Sibling]]:
-    """Three replicas of one register after random writes and merges."""
+    """Three replicas of one register after random writes, merges and power cuts,
+    which take a replica back to what it was and give it other numbers."""
     replicas = [EMPTY, EMPTY, EMPTY]
     seqs = [0, 0, 0]
+    synced = [(EMPTY, 0)] * 3
+    cuts = [0, 0, 0]
     wrote: list[Sibling] = []
     for step in range(draw(st.integers(1, 12))):
         who = draw(st.integers(0, 2))
-        if draw(st.booleans()):
+        what = draw(
+            st.sampled_from(("write", "write", "merge", "merge", "sync", "cut"))
+        )
+        if what == "sync":
+            synced[who] = (replicas[who], seqs[who])
+            cuts[who] = 0
+        elif what == "cut":
+            replicas[who], last = synced[who]
+            cuts[who] += 1
+            seqs[who] = after_power_cut(Seq(last), cuts[who])
+            wrote = [
+                s for s in wrote if any(has_seen(r.context, s.dot) for r in replicas)
+            ]
+        elif what == "write":
             seqs[who] += draw(st.integers(1, 3))
             value = draw(st.sampled_from([b"", b"x", b"y"]))
             stamp = Hlc(step * 7 + draw(st.integers(0, 9)))
@@ -58,11 +74,11 @@ def test_merge_keeps_what_no_write_replaced(history: tuple) -> None:
     whole = merge(merge(replicas[0], replicas[1]), replicas[2])
     for sibling in wrote:
         kept = sibling in whole.siblings
-        assert kept or covers(whole.context, sibling.dot)
+        assert kept or has_seen(whole.context, sibling.dot)
     for replica in replicas:
         for sibling in replica.siblings:
             seen_elsewhere = any(
-                covers(r.context, sibling.dot) and sibling not in r.siblings
+                has_seen(r.context, sibling.dot) and sibling not in r.siblings
                 for r in replicas
             )
             assert (sibling in whole.siblings) != seen_elsewhere

@@ -41,6 +41,16 @@ class _Delete:
         self.knew = knew
 
 
+class _Unsynced:
+    """What a node did since it last synced its disk."""
+
+    def __init__(self) -> None:
+        self.tokens: set[bytes] = set()
+        self.roots: set[bytes] = set()
+        self.deletes: list[_Delete] = []
+        self.dots: set[Dot] = set()
+
+
 class Promises:
     """One run's ledger."""
 
@@ -50,7 +60,8 @@ class Promises:
         self._count = 0
         self._acknowledged: dict[bytes, NodeId] = {}
         self._replaced: set[bytes] = set()
-        self._unsynced: dict[NodeId, tuple[set[bytes], set[bytes], list[_Delete]]] = {}
+        self._unsynced: dict[NodeId, _Unsynced] = {}
+        self._forgot: set[Dot] = set()
         self._excused: set[bytes] = set()
         self._excused_roots: set[bytes] = set()
         self._touched: dict[Ino, list[Dot]] = {}
@@ -90,12 +101,13 @@ class Promises:
         self._replaced |= before - after
         for token in after - before:
             self._acknowledged.setdefault(token, node.id)
-            self._of(node.id)[0].add(token)
+            self._of(node.id).tokens.add(token)
 
     def published(self, node: SimNode, tx: Tx) -> None:
         """A transaction was committed on a node, before anybody else knows it."""
         knew = node.namespace.vector()
         knew[tx.node] = tx.prev
+        self._of(node.id).dots.add(tx.dot)
         for write in tx.writes:
             kind = write.key[:1]
             if kind in (ATTRS, CONTENT, XATTR):
@@ -105,7 +117,7 @@ class Promises:
             if kind == UNLINKED and decode_unlinked(write.value).seen:
                 delete = _Delete(tx.dot, key_ino(write.key), knew)
                 self._deletes.append(delete)
-                self._of(node.id)[2].append(delete)
+                self._of(node.id).deletes.append(delete)
             if kind == CONTENT and write.value:
                 self._learn(node, decode_content(write.value).root)
 
@@ -115,23 +127,25 @@ class Promises:
                 self.contents[root] = node.store.get(ChunkId(root))
             except FsError:
                 return
-        self._of(node.id)[1].add(root)
+        self._of(node.id).roots.add(root)
 
     def _touch(self, ino: Ino, dot: Dot) -> None:
         self._touched.setdefault(ino, []).append(dot)
 
-    def _of(self, node: NodeId) -> tuple[set[bytes], set[bytes], list[_Delete]]:
-        return self._unsynced.setdefault(node, (set(), set(), []))
+    def _of(self, node: NodeId) -> _Unsynced:
+        return self._unsynced.setdefault(node, _Unsynced())
 
     def synced(self, node: SimNode) -> None:
         self._unsynced.pop(node.id, None)
 
     def power_cut(self, node: SimNode) -> None:
-        """What was not synced may be gone, deletes included."""
-        tokens, roots, deletes = self._unsynced.pop(node.id, (set(), set(), []))
-        self._excused |= tokens
-        self._excused_roots |= roots
-        self._deletes = [d for d in self._deletes if d not in deletes]
+        """What was not synced may be gone, deletes included. The node does not know of
+        it any more, and perhaps others do."""
+        lost = self._unsynced.pop(node.id, _Unsynced())
+        self._excused |= lost.tokens
+        self._excused_roots |= lost.roots
+        self._forgot |= lost.dots
+        self._deletes = [d for d in self._deletes if d not in lost.deletes]
 
     # -- at the end --------------------------------------------------------------------
 
@@ -152,7 +166,8 @@ class Promises:
         ]
         for delete in self._deletes:
             known = all(
-                covers(delete.knew, dot) or dot == delete.dot
+                dot == delete.dot
+                or (covers(delete.knew, dot) and dot not in self._forgot)
                 for dot in self._touched.get(delete.ino, ())
             )
             if known and delete.ino in present:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import trio
 
 from fusefs.housekeeping import SYNC_EVERY_S
+from fusefs.model.context import context_of
 from fusefs.model.register import Register, encode_register
 from fusefs.namespace import replicate
 from fusefs.namespace.registers import Registers
@@ -224,7 +225,7 @@ def damage_context(node: SimNode) -> bytes | None:
         registers = Registers(db)
         for (key,) in db.execute("SELECT key FROM register ORDER BY key").fetchall():
             register = registers.load(key)
-            dots = {s.node: s.seq for s in register.siblings}
+            dots = context_of(s.dot for s in register.siblings)
             if set(register.context) != set(dots):
                 poorer = Register(dots, register.siblings)
                 assert encode_register(poorer) != encode_register(register)

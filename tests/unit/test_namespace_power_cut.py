@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import ROOT_INO, NodeId, Seq
 from fusefs.namespace import namespace as module
 from fusefs.namespace.namespace import Namespace
 
@@ -70,6 +70,20 @@ def test_power_cuts_before_anything_is_synced_no_number_twice(
         machine.power_cut(node)
     assert len(set(used)) == len(used)
     assert used == sorted(used)
+
+
+def test_transaction_without_writes_after_a_power_cut_keeps_the_next_number(
+    machine: Machine,
+) -> None:
+    node = machine.start()
+    machine.sync()
+    used = [write(node) for _ in range(3)]
+    machine.power_cut(node)
+    node = machine.start()
+    with node.transaction() as t:
+        assert t.entry(ROOT_INO, b"absent") is None
+    assert write(node) not in used
+    node.close()
 
 
 def test_start_is_noted_on_disk_before_the_first_write(
