@@ -23,7 +23,8 @@ Dot = tuple[NodeId, Seq]
 
 ROOT_INO = Ino(1)
 LOST_FOUND_INO = Ino(2)
-"""The derived directory `/lost+found`; it has no registers of its own."""
+"""The derived directory `/lost+found`: nowhere else, whatever its registers say."""
+LOST_FOUND = b"lost+found"
 FIRST_FREE_INO = 16
 MASK63 = (1 << 63) - 1
 

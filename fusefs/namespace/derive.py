@@ -26,7 +26,14 @@ from fusefs.model.conflict import (
     unseen_by_deleters,
 )
 from fusefs.model.hlc import Hlc
-from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId, derive_version_ino
+from fusefs.model.ids import (
+    LOST_FOUND,
+    LOST_FOUND_INO,
+    ROOT_INO,
+    Ino,
+    NodeId,
+    derive_version_ino,
+)
 from fusefs.model.records import (
     ATTRS,
     CONTENT,
@@ -64,7 +71,6 @@ from fusefs.namespace.rows import content_change, inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_CONFLICT, FLAG_DERIVED, Inode
 from fusefs.namespace.warm import Warm
 
-LOST_FOUND = b"lost+found"
 Name = tuple[Ino, bytes]
 
 
@@ -238,15 +244,14 @@ class Derivation:
         found = self._candidates(parent, origin)
         found.sort(key=lambda c: (c.real, c.rank), reverse=True)
         rows: dict[bytes, Row] = {}
-        for nth, c in enumerate(found):
-            if nth == 0 and c.real:
+        for c in found[:1]:
+            if c.real:
                 rows[origin] = Row(origin, c.ino, c.kind, 0, "", c.ino, 0, 0)
-                continue
-            if nth == 0:
+            else:
                 rows[origin] = Row(
                     origin, c.ino, c.kind, FLAG_DERIVED, c.why, c.ino, c.node, c.seq
                 )
-                continue
+        for c in sorted(found[1:], key=lambda c: c.ino):  # who picks first: `_pick`
             name = self._free_name(parent, origin, c, rows)
             why = "twin" if c.real else c.why
             rows[name] = Row(
@@ -281,6 +286,8 @@ class Derivation:
 
     def _belongs(self, ino: Ino, parent: Ino, name: bytes) -> bool:
         """Whether a directory's place is here and it is not cut out of a cycle."""
+        if ino == LOST_FOUND_INO:
+            return (parent, name) == (ROOT_INO, LOST_FOUND)
         place = self.place(ino)
         if place is None or (place.parent, place.name) != (parent, name):
             return False
@@ -438,6 +445,8 @@ class Derivation:
         # count changes with a subdirectory
         self._inodes[parent] = None
         if row.why == "version":
+            if self._registers.load(attrs_key(row.ino)).live:
+                self._inodes[row.ino] = None  # a file of its own already: a link more
             return
         self._inodes[row.ino] = None
         if row.kind == S_REG and self._any_odd():
@@ -654,13 +663,16 @@ class Derivation:
             return {}
         parent, origin = anchor
         out: dict[Name, tuple[Sibling, Content]] = {}
-        for sibling, content in _shown(self.versions(ino))[2]:
+        versions = [
+            (derive_version_ino(ino, sibling.dot), sibling, content)
+            for sibling, content in _shown(self.versions(ino))[2]
+        ]
+        for vino, sibling, content in sorted(versions, key=lambda v: v[0]):
             node, stamp = self.node_name(sibling.node), sibling.hlc
 
             def make(nth: int, node: str = node, stamp: Hlc = stamp) -> bytes:
                 return conflict_name(origin, node, stamp, nth)
 
-            vino = derive_version_ino(ino, sibling.dot)
             name = self._pick(parent, make, lambda n: (parent, n) in out, vino)
             out[(parent, name)] = (sibling, content)
         return out

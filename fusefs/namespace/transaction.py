@@ -14,14 +14,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fusefs.errors import NotFound
+from fusefs.errors import Busy, NotFound
 from fusefs.model.appends import Merge, extended
 from fusefs.model.conflict import merged_seen, split_versions
 from fusefs.model.context import after_power_cut
 from fusefs.model.hlc import Hlc, physical_ms, tick
 from fusefs.model.ids import (
     FIRST_FREE_INO,
+    LOST_FOUND,
     LOST_FOUND_INO,
+    ROOT_INO,
     Dot,
     Ino,
     NodeId,
@@ -219,6 +221,8 @@ class Transaction:
 
     def link(self, parent: Ino, name: bytes, ino: Ino, kind: int) -> None:
         """Name an inode here (a directory moves here). Times are the caller's."""
+        if ino == LOST_FOUND_INO and (parent, name) != (ROOT_INO, LOST_FOUND):
+            raise Busy("lost+found stays where it is")
         parent = self._real_directory(parent)
         self._write(dirent_key(parent, name), encode_value(Dirent(ino, kind)))
         if kind == S_DIR:

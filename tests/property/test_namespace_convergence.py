@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import stat
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,19 @@ from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import S_DIR, S_REG, Member
 from fusefs.namespace import Namespace, Transaction
 
+TICK_NS = 5_000_000
 NAMES = [b"a", b"b.txt", b"c.tar.gz", b"d"]
 
 
 class Node:
     """A namespace and the random operations a user might do on it."""
 
-    def __init__(self, path: Path, number: int, rng: random.Random) -> None:
+    def __init__(
+        self, path: Path, number: int, rng: random.Random, tick_ns: int
+    ) -> None:
         path.mkdir()
         self.rng = rng
+        self.tick_ns = tick_ns
         self.now_ns = 1_700_000_000_000_000_000 + number
         self.ns = Namespace.create(
             path, NodeId(number), root=number == 1, clock=self._clock
@@ -35,7 +40,7 @@ class Node:
         self.written: set[bytes] = set()
 
     def _clock(self) -> int:
-        self.now_ns += self.rng.randrange(1, 5_000_000)
+        self.now_ns += self.rng.randrange(1, self.tick_ns)
         return self.now_ns
 
     def directories(self) -> list[Ino]:
@@ -134,9 +139,9 @@ class Node:
             ino = Ino(row.parent)
         return True
 
-    def pull(self, other: Node) -> None:
-        """Delta, in small batches."""
-        for batch in other.ns.delta(self.ns.vector(), 400):
+    def pull(self, other: Node, parts: int | None = None) -> None:
+        """Delta, in small batches; perhaps only the first of them."""
+        for batch in islice(other.ns.delta(self.ns.vector(), 400), parts):
             self.ns.apply_states(batch.states, batch.advance, batch.target)
 
     def reconcile(self, other: Node) -> None:
@@ -165,12 +170,22 @@ class Node:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_nodes_exchange_in_any_order_all_agree(seed: int, tmp_path: Path) -> None:
-    exchange_at_random(seed, tmp_path, 60)
+    exchange_at_random(seed, tmp_path, 60, TICK_NS)
 
 
-def exchange_at_random(seed: int, tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("seed", [47, 69])
+def test_much_happens_in_one_millisecond_all_agree(seed: int, tmp_path: Path) -> None:
+    """Several losers want one name. 47: a losing version that is a file already; 69:
+    lost+found is moved."""
+    exchange_at_random(seed, tmp_path, 300, 3)
+
+
+def exchange_at_random(seed: int, tmp_path: Path, steps: int, tick_ns: int) -> None:
     rng = random.Random(seed)
-    nodes = [Node(tmp_path / str(i), i, rng) for i in range(1, 2 + rng.randrange(2, 4))]
+    nodes = [
+        Node(tmp_path / str(i), i, rng, tick_ns)
+        for i in range(1, 2 + rng.randrange(2, 4))
+    ]
     log: list[str] = []
     try:
         for n in nodes:
@@ -182,8 +197,9 @@ def exchange_at_random(seed: int, tmp_path: Path, steps: int) -> None:
             if rng.random() < 0.25:
                 a, b = rng.sample(nodes, 2)
                 if rng.random() < 0.5:
-                    log.append(f"{a.ns.node_id} pulls {b.ns.node_id}")
-                    a.pull(b)
+                    parts = rng.choice((None, None, 1, 3))
+                    log.append(f"{a.ns.node_id} pulls {b.ns.node_id} {parts}")
+                    a.pull(b, parts)
                 else:
                     log.append(f"{a.ns.node_id} hears {b.ns.node_id}")
                     a.ns.apply(b.sent[-5:])
