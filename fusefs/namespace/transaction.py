@@ -564,17 +564,29 @@ class Transaction:
         versions = self.versions(base)
         if attrs is None or len(versions) < 2:
             return
-        named = self._derivation.losers(base)
-        for (parent, name), (sibling, content) in named.items():
-            vino = derive_version_ino(base, sibling.dot)
-            self._write(attrs_key(vino), encode_value(attrs))
-            self._write(content_key(vino), encode_value(content))
-            self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))
+        losers = [
+            (name, derive_version_ino(base, sibling.dot), content)
+            for name, (sibling, content) in self._derivation.losers(base).items()
+        ]
+        kept_by_others = {vino for _, vino, _ in losers if self._is_kept(vino)}
+        for (parent, name), vino, content in losers:
+            # another node may have done it, and the file was changed since
+            if not self._registers.load(attrs_key(vino)).live:
+                self._write(attrs_key(vino), encode_value(attrs))
+                self._write(content_key(vino), encode_value(content))
+            if vino not in kept_by_others:
+                self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))
         (_, shown), _ = split_versions(versions)
         seen = merged_seen([c for _, c in versions])
         kept = msgspec.structs.replace(shown, seen=seen, appended_to=None, pieces=())
         self._write(content_key(base), encode_value(kept))
         self._settle()
+
+    def _is_kept(self, vino: Ino) -> bool:
+        """Whether a losing version is, or was, a file of its own."""
+        if self._registers.load(unlinked_key(vino)).live:
+            return True
+        return any(not entry.flags & FLAG_DERIVED for entry in self.links(vino))
 
     # -- the end ----------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import S_REG
+from fusefs.namespace import replicate
 from fusefs.namespace.namespace import Namespace
 
 NAME = b"file.txt"
@@ -117,6 +118,25 @@ def test_a_twin_stays_when_the_winner_goes(tmp_path: Path, change: str) -> None:
     meet(a, b)
     assert len(b.children(ROOT_INO)) == (2 if change == "unlink" else 3)
     assert a.snapshot() == b.snapshot()
+    assert a.problems() == b.problems() == []
+
+
+def test_version_kept_and_changed_elsewhere_is_not_kept_again(
+    versions: tuple[Namespace, Namespace, Ino], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, ino = versions
+    loser = next(e for e in a.children(ROOT_INO) if e.name != NAME)
+    write(a, loser.ino, b"of the loser")  # makes it a file of its own
+    with a.transaction() as t:
+        t.set_times(ino, mtime_ns=5)
+    monkeypatch.setattr(replicate, "_PAGE", 1)
+    part = next(iter(a.delta(b.vector(), 1)))  # not yet that the conflict is settled
+    b.apply_states(part.states, part.advance, part.target)
+    with b.transaction() as t:
+        t.set_times(ino, mtime_ns=6)
+    meet(a, b)
+    assert roots(a) == roots(b)
+    assert chunk_id(b"of the loser") in roots(b)
     assert a.problems() == b.problems() == []
 
 
