@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_mount_helper(words: list[str]) -> bool:
-    """mount(8) runs `dfs SOURCE DIR -o ...` for a file system of type fuse.dfs."""
-    return len(words) >= 2 and not any(w.startswith("-") for w in words[:2])
+    """mount(8) runs `dfs SOURCE DIR -o ...` for a file system of type fuse.dfs. Two
+    words without options are rather a command that is misspelt."""
+    return "-o" in words[2:] and not any(w.startswith("-") for w in words[:2])
 
 
 def _run(verb: str, argv: list[str]) -> int:

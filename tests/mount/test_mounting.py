@@ -299,6 +299,18 @@ def test_mount_helper_form_takes_what_mount_8_passes(fresh: Cluster) -> None:
     (node.mnt / "file").write_text("x")
 
 
+def test_a_misspelt_command_mounts_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DFS, "unmount", str(tmp_path)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and "did you mean 'umount'" in done.stderr
+    assert not os.path.ismount(tmp_path) and not list(tmp_path.iterdir())
+
+
 def test_mount_8_with_type_fuse_dfs(fresh: Cluster, tmp_path: Path) -> None:
     helper = shutil.which("mount.fuse3") or shutil.which("mount.fuse")
     if os.geteuid() != 0 or helper is None:
