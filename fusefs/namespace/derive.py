@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -118,9 +119,9 @@ class Derivation:
         self._warm = warm
         self._remote = remote
         self._quick = True
-        self._names: dict[Name, None] = {}
-        self._inodes: dict[Ino, None] = {}
-        self._versions: dict[Ino, None] = {}
+        self._names: OrderedDict[Name, None] = OrderedDict()
+        self._inodes: OrderedDict[Ino, None] = OrderedDict()
+        self._versions: OrderedDict[Ino, None] = OrderedDict()
         self._before: dict[Name, int] = {}
         self._inode_before: dict[Ino, Inode | None] = {}
         self._has_odd: bool | None = None
@@ -213,16 +214,13 @@ class Derivation:
         while self._names or self._inodes or self._versions:
             while self._names or self._inodes:
                 while self._names:
-                    name = next(iter(self._names))
-                    del self._names[name]
+                    name, _ = self._names.popitem(last=False)
                     self._derive_name(*name)
                 while self._inodes and not self._names:
-                    ino = next(iter(self._inodes))
-                    del self._inodes[ino]
+                    ino, _ = self._inodes.popitem(last=False)
                     self._derive_inode(ino)
             if self._versions:
-                ino = next(iter(self._versions))
-                del self._versions[ino]
+                ino, _ = self._versions.popitem(last=False)
                 self._derive_versions(ino)
 
     # -- names ----------------------------------------------------------------
