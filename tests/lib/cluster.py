@@ -99,7 +99,7 @@ class Node:
         """Returns when the mount answers. The port stays the same over mounts."""
         join = ["--join", token] if token else []
         dfs("mount", str(self.mnt), *self._common(), *join, *words)
-        self.port = int(self.status()["port"])  # type: ignore[call-overload]
+        self.port = int(self.ask("status")["port"])  # type: ignore[call-overload]
         return self
 
     def _common(self) -> list[str]:
@@ -116,7 +116,7 @@ class Node:
         """A storage node in the background."""
         join = ["--join", token] if token else []
         dfs("node", "--background", *self._common()[:-1], *join)
-        self.port = int(self.status()["port"])  # type: ignore[call-overload]
+        self.port = int(self.ask("status")["port"])  # type: ignore[call-overload]
         return self
 
     def umount(self) -> None:
