@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 from fusefs.errors import ChunkMissing, Corrupt
-from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId, chunk_id
 from fusefs.store.database import Database
 from fusefs.store.descriptors import ChunkFile, Descriptors
 from fusefs.store.durability import Durability
@@ -114,11 +114,25 @@ class Objects:
             return
         tmp = self.files.write(data)
         with self.lock:
+            self._finish_for_killed()
+            self.lock.note(cid)
             self.files.publish(tmp, cid)
             self.index.put_large(cid, len(data), flags, int(self._clock()))
+            self.lock.note(HOLE)
             self._durability.wrote_large(cid)
         self.suspects.clear(cid)
         self._descriptors.drop(cid)
+
+    def _finish_for_killed(self) -> None:
+        """Who was killed between a rename and the row has the row made for it. It may
+        have been the only copy, so it counts as pushed. The caller holds `lock`."""
+        cid = ChunkId(self.lock.noted(CHUNK_ID_BYTES))
+        if cid == HOLE:
+            return
+        stat = self.files.stat(cid)
+        if stat is not None and self.index.flags(cid) is None:
+            self.index.put_large(cid, stat.st_size, PUSHED, int(stat.st_mtime))
+        self.lock.note(HOLE)
 
     def _keep_present(self, cid: ChunkId, size: int, flags: int) -> bool:
         """True when a sound copy is here already; it is then renewed and counts as

@@ -63,6 +63,8 @@ class Store(Objects):
         self.cache_quota_bytes = cache_quota_bytes
         self._fetched_bytes = 0
         self._closed = False
+        with lock:
+            self._finish_for_killed()
 
     @classmethod
     def open(

@@ -190,3 +190,28 @@ def test_check_beside_a_writer_reports_nothing(tmp_path):
         store.delete(cid)
         assert list(steps) == []
         assert os.listdir(tmp_path / "objects" / "tmp") == []
+
+
+@pytest.mark.parametrize("by_put", [True, False])
+def test_killed_between_rename_and_row_the_next_makes_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_put: bool
+) -> None:
+    """The next: who puts an object, or who opens the store."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with checked_store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store.index, "put_large", killed)
+            with pytest.raises(Killed):
+                store.put(bytes_of(100_000))
+        assert [p.kind for p in store.check(contents=False)] == ["unindexed"]
+        if by_put:
+            store.put(bytes_of(200_000))
+        else:
+            Store.open(tmp_path, min_free_bytes=0).close()
+        assert list(store.check(contents=True)) == []
