@@ -22,6 +22,8 @@ from tests.lib.cluster import Node, cluster, wait_until
 
 pytestmark = pytest.mark.mount
 
+GIT_FILES = 5_000 if os.environ.get("TEST_BIG", "") == "1" else 300
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
@@ -98,7 +100,7 @@ def _inventory(top: Path) -> dict[str, tuple[object, ...]]:
 
 def test_git_clone_gc_and_fsck(node: Node, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for number in range(300):
+    for number in range(GIT_FILES):
         path = source / f"{number % 20}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"file {number}\n" * (number % 40))
@@ -181,6 +183,44 @@ def test_sqlite_writer_killed_keeps_every_transaction(node: Node, journal: str) 
         assert count >= committed
         assert count % 10 == 0
         db.close()
+
+
+_LMDB = """
+import lmdb, sys
+env = lmdb.open(sys.argv[1], map_size=64 << 20)
+while True:
+    with env.begin(write=True) as tx:
+        last = tx.stat()["entries"]
+        for n in range(last, last + 20):
+            tx.put(b"%08d" % n, b"%d " % n * 150)
+    print(last + 20, flush=True)
+"""
+
+
+def test_lmdb_writer_and_worker_killed_keep_every_transaction(node: Node) -> None:
+    """Reads a mapping of what it writes with pwrite, and syncs each transaction."""
+    lmdb = pytest.importorskip("lmdb")
+    path = node.mnt / "lmdb"
+    committed = 0
+    for turn in range(4):
+        command = [sys.executable, "-c", _LMDB, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(5):
+                committed = int(writer.stdout.readline())
+            if turn % 2:
+                os.kill(node.worker_pid(), signal.SIGKILL)
+                for _ in range(5):
+                    committed = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            rest = writer.stdout.read().split()
+            committed = max([committed, *map(int, rest)])
+        with lmdb.open(str(path), map_size=64 << 20) as env, env.begin() as tx:
+            count = tx.stat()["entries"]
+            assert count >= committed
+            assert count % 20 == 0
+            for number, (key, value) in enumerate(tx.cursor()):
+                assert (key, value) == (b"%08d" % number, b"%d " % number * 150)
 
 
 def test_mapped_database_survives_its_writer(node: Node) -> None:
