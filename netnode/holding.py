@@ -112,9 +112,14 @@ class Holding:
         if removals:
             self.guard.removed(removals, self._environment.now())
 
+    @property
+    def decided(self) -> bool:
+        """Somebody decided, and what was held is being applied."""
+        return self.guard.state in (GuardState.PASSING, GuardState.REJECTING)
+
     def level(self) -> None:
         """Everything that connected peers have is applied here."""
-        if self.guard.state in (GuardState.PASSING, GuardState.REJECTING):
+        if self.decided:
             back = self.guard.level()
             for at in range(0, len(back), BACK_BATCH):
                 self._bring_back(back[at : at + BACK_BATCH])

@@ -490,7 +490,7 @@ class Replicator:
 
     def heard(self, peer: Peer, ping: Ping) -> None:
         """A peer's heartbeat: is it level, does it agree?"""
-        if self.level():
+        if self.holding.decided and self.level():
             self.holding.level()
         now, connected = self._environment.now(), (*self._peers.ids(), self.me)
         self.incoming.told(peer.id, ping.vector, self.vector, connected, now)
