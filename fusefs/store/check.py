@@ -50,7 +50,7 @@ def _steps(store: Store, repair: bool, contents: bool) -> Iterator[Problem | Non
         yield from _file(store, found, repair, contents)
         yield None
     for row in store.index.larges():
-        yield from _row(store, row, repair)
+        yield from row_problems(store, row, repair)
     for row in store.index.smalls():
         yield from _small(store, row, repair, contents)
         yield None
@@ -79,7 +79,7 @@ def _file(
                 store.delete(cid)
             yield Problem("damaged", cid.hex(), damaged, repair)
             return
-    yield from _unindexed(store, cid, repair)
+    yield from unindexed(store, cid, repair)
 
 
 def _damaged(store: Store, cid: ChunkId) -> str:
@@ -90,7 +90,7 @@ def _damaged(store: Store, cid: ChunkId) -> str:
         return ""
 
 
-def _unindexed(store: Store, cid: ChunkId, repair: bool) -> Iterator[Problem]:
+def unindexed(store: Store, cid: ChunkId, repair: bool) -> Iterator[Problem]:
     """A file without row: a crash came between the rename and the index. It may be
     the only copy of something written here, so it comes back as pushed."""
     if store.index.get_large(cid):
@@ -104,7 +104,7 @@ def _unindexed(store: Store, cid: ChunkId, repair: bool) -> Iterator[Problem]:
     yield Problem("unindexed", cid.hex(), "a file without a row", repair)
 
 
-def _row(store: Store, row: Object, repair: bool) -> Iterator[Problem]:
+def row_problems(store: Store, row: Object, repair: bool) -> Iterator[Problem]:
     stat = store.files.stat(row.cid)
     if stat is not None and stat.st_size == row.size:
         return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fusefs.model.ids import ChunkId
+from fusefs.store import check
 
 if TYPE_CHECKING:
     from fusefs.store.store import Store
+
+log = logging.getLogger(__name__)
 
 START = ChunkId(b"")
 _PAGE = 64
@@ -48,7 +52,8 @@ def scrub(
 
 def check_suspects(store: Store) -> list[ChunkId]:
     """Hash every object the power cut may have damaged, delete the bad ones (they
-    are returned), and end the suspicion for good."""
+    are returned), and end the suspicion for good. Files and rows, of which the disk
+    may have one without the other, agree again."""
     bad: list[ChunkId] = []
     if store.suspects.since_s is None:
         return bad
@@ -58,6 +63,11 @@ def check_suspects(store: Store) -> list[ChunkId]:
             continue
         if store.delete_if_damaged(cid):
             bad.append(cid)
+        elif problems := list(check.unindexed(store, cid, True)):
+            log.info("%s: %s; it has one now", cid.hex(), problems[0].detail)
+    for row in store.index.larges():
+        for problem in check.row_problems(store, row, True):
+            log.info("%s: %s; repaired", problem.subject, problem.kind)
     with store.lock:
         store.index.set_state("suspect_s", None)
     store.suspects.end()

@@ -321,3 +321,18 @@ def test_sync_covers_what_a_killed_predecessor_wrote(tmp_path, synced):
         assert synced == ["all", wal(tmp_path)]
         store.sync([cid, small])
         assert synced == ["all", wal(tmp_path)]
+
+
+def test_power_cut_rows_and_files_agree_after_the_suspects_were_looked_at(tmp_path):
+    """The disk had one row without its file, and one file without its row."""
+    store = Store.open(tmp_path, min_free_bytes=0)
+    gone, left = (store.put(bytes_of(100_000, seed)) for seed in (1, 2))
+    store.files.unlink(path_of(gone))
+    store.index.delete_large(left)
+    store.close()
+    with checked_store(tmp_path, power_cut=True) as store:
+        found = {problem.kind for problem in store.check(contents=False)}
+        assert found == {"row-without-file", "unindexed"}
+        assert store.check_suspects() == []
+        assert list(store.check(contents=True)) == []
+        assert store.get(left) == bytes_of(100_000, 2)
