@@ -38,6 +38,8 @@ log = logging.getLogger("dfs.worker")
 NOTIFY_WAIT_S = 0.25
 """Longest a peer's change waits for the kernel to forget the old, unless barriers
 last longer: more than a crowded machine needs to run a thread."""
+LINK_WAIT_S = 2.0
+"""The node starts beside us; without it the mount serves what is here."""
 
 
 class Server(Protocol):
@@ -165,6 +167,16 @@ def serve(
     config: Config, parts: Parts, fuse_fd: int, on_ready: Callable[[], None]
 ) -> None:
     """Runs the binding; returns when the mount is gone or we make way."""
+
+    def once_linked() -> None:
+        """A mount is ready when its node tells it what peers change: until then it
+        could show something old."""
+        parts.link.wait_connected(LINK_WAIT_S)
+        on_ready()
+
+    def soon() -> None:
+        threading.Thread(target=once_linked, name="ready", daemon=True).start()
+
     if config.binding == "kernel":
         from fusefs.bindings.kernel import server
         from fusefs.bindings.kernel.connection import Settings
@@ -172,7 +184,7 @@ def serve(
         server.run(
             parts.vfs,
             fuse_fd,
-            on_ready=on_ready,
+            on_ready=soon,
             on_server=parts.serve_with,
             set_invalidator=parts.vfs.set_invalidator,
             settings=Settings(
@@ -185,7 +197,7 @@ def serve(
     else:
         from fusefs.bindings import fusepy_ops
 
-        fusepy_ops.run(parts.vfs, config.mountpoint, config, on_ready=on_ready)
+        fusepy_ops.run(parts.vfs, config.mountpoint, config, on_ready=soon)
 
 
 if __name__ == "__main__":

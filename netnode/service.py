@@ -106,7 +106,7 @@ class Node:
         self.last_hlc = Hlc(0)
         self.peers = Peers()
         self.membership = Membership(self.me, settings.seeds)
-        self.settling = Settling(environment.now)
+        self.settling = Settling(environment.now, expects_worker=settings.mounted)
         self.replicas = DEFAULT_REPLICAS
         self.replicator = Replicator(
             namespace,

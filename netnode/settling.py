@@ -1,9 +1,9 @@
 """Acknowledgements that wait until the worker has forgotten what peers changed.
 
 In order: what is added later is never released earlier. Without a mount there is
-nothing to forget and everything is released at once. While a worker that was
-there is away (it crashed, a new one is coming) its kernel caches live on, so what
-is added waits for the new one, for a while.
+nothing to forget and everything is released at once. While the worker of a mount is
+away (it crashed and a new one is coming, or this node has just started) its kernel
+caches live on, so what is added waits for it, for a while.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ class Worker(Protocol):
 class Settling:
     """See the module. One user at a time; nothing here waits."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], *, expects_worker: bool = False
+    ) -> None:
+        """`expects_worker`: there is a mount, whose worker is on its way."""
         self._now = now
         self._worker: Worker | None = None
-        self._away_since: float | None = None
+        self._away_since = now() if expects_worker else None
         self._pending: deque[tuple[int, int, Release | None]] = deque()
         self._number = 0
         self._bytes = 0

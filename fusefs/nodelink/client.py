@@ -69,8 +69,9 @@ GATHER_S = 0.001
 SEND_TIMEOUT_S = 1.0
 """A node that takes no byte for this long is given up (and connected to anew)."""
 SEND_BUFFER_BYTES = 4 << 20
-RECONNECT_S = (0.02, 0.05, 0.1, 0.2)
-"""Pauses between attempts, the last for ever: a restarted node is soon back."""
+RECONNECT_S = (*(0.01,) * 20, 0.05, 0.1, 0.2)
+"""Pauses between attempts, the last for ever: a restarted node is soon back, and
+until then nobody tells us what changed."""
 LOCK_LIMIT_S = 20.0
 """For an answer about a lock: longer than the grace period of a new owner."""
 RESERVE_LIMIT_S = 1.0
@@ -384,6 +385,10 @@ class NodeLink:
 
     def connected(self) -> bool:
         return self._attached
+
+    def wait_connected(self, limit_s: float) -> bool:
+        """Whether the node knows of us, within the time."""
+        return self._told.wait(limit_s)
 
     def statistics(self) -> LinkStatistics:
         times = sorted(self._barrier_ms)

@@ -30,6 +30,17 @@ def test_without_a_mount_everything_is_released_at_once() -> None:
     assert not settling.pending
 
 
+def test_a_mount_whose_worker_has_not_come_yet_is_waited_for() -> None:
+    """Its kernel may have cached something already."""
+    settling, worker = Settling(Clock(), expects_worker=True), Worker()
+    released: list[int] = []
+    settling.add(EFFECTS, lambda: released.append(1))
+    assert released == []
+    settling.attached(worker)
+    settling.done(worker.told[-1][0])
+    assert released == [1]
+
+
 def test_releases_come_in_order_with_the_answers() -> None:
     settling, worker, released = Settling(Clock()), Worker(), []
     settling.attached(worker)
