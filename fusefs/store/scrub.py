@@ -55,13 +55,15 @@ def check_suspects(store: Store) -> list[ChunkId]:
     are returned), and end the suspicion for good. Files and rows, of which the disk
     may have one without the other, agree again."""
     bad: list[ChunkId] = []
-    if store.suspects.since_s is None:
+    since_s = store.suspects.since_s
+    if since_s is None:
         return bad
     for found in store.files.walk():
         cid = found.cid
-        if cid is None or (cid, found.mtime_s) not in store.suspects:
+        if cid is None or found.mtime_s < since_s:
             continue
-        if store.delete_if_damaged(cid):
+        is_suspect = (cid, found.mtime_s) in store.suspects
+        if is_suspect and store.delete_if_damaged(cid):
             bad.append(cid)
         elif problems := list(check.unindexed(store, cid, True)):
             log.info("%s: %s; it has one now", cid.hex(), problems[0].detail)
