@@ -11,7 +11,8 @@ import logging
 import time
 
 from fusefs.errors import FsError
-from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, Ino
+from fusefs.model.context import has_seen
+from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, Ino, Seq
 from fusefs.namespace.namespace import Namespace
 from fusefs.vfs import regions
 from fusefs.vfs.buffers import Pool
@@ -65,7 +66,7 @@ def _is_published(ino: Ino, namespace: Namespace, seq: int) -> bool:
     if not seq:
         return False
     seen = namespace.content_versions(ino).context
-    return seen.get(namespace.node_id, 0) >= seq
+    return has_seen(seen, (namespace.node_id, Seq(seq)))
 
 
 def _begin(start: Start, objects: Objects, pool: Pool) -> Draft:

@@ -6,7 +6,7 @@ of the draft's journal (`journal.py`), from which the next worker makes the draf
 anew. Marks without a sound journal become losses, `(inode, handles below this
 number)`: so an fsync or close of such a handle does not promise what is gone.
 
-Record: inode u64, limit u64, little-endian; inode 0: free. Limit 0: a live mark; with
+Record: inode u64, limit u64; inode 0: free. Limit 0: a live mark; with
 the highest bit: one whose draft is being committed as the transaction in the rest.
 Thread-safe, by the interpreter's atomic list and dict operations.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fusefs.model.ids import Ino, Seq
 
-_RECORD = struct.Struct("<QQ")
+_RECORD = struct.Struct("=QQ")
 _RECORDS = 16_384
 """Files with drafts at once: more than may be open, as a rule. Sparse, 256 KiB."""
 _MOST_LOSSES = 4096
@@ -45,6 +45,7 @@ class Unfinished:
         earlier workers have lower numbers. `sound`: whether the journal with this
         number has the draft of this inode; its mark then stays."""
         self._table = _table(path)
+        self._cells = memoryview(self._table).cast("Q")
         self._first_handle = first_handle
         self._slots: dict[Ino, int] = {}
         self._lost: dict[Ino, int] = {}
@@ -97,8 +98,7 @@ class Unfinished:
 
     def published_as(self, ino: Ino) -> int:
         """The transaction that may have been committed before the kill; 0: none."""
-        _, limit = _RECORD.unpack_from(self._table, self._slots[ino] * _RECORD.size)
-        return int(limit & ~_PUBLISHING)
+        return self._cells[2 * self._slots[ino] + 1] & ~_PUBLISHING
 
     def move(self, ino: Ino, slot: int) -> None:
         """The draft's journal is in another place from here on. `free` the old one."""
@@ -130,7 +130,13 @@ class Unfinished:
     # -- the table -------------------------------------------------------------
 
     def _put(self, slot: int, ino: int, limit: int) -> None:
-        _RECORD.pack_into(self._table, slot * _RECORD.size, ino, limit)
+        """A kill in between leaves a mark that is not there, or one of either kind,
+        never half a number."""
+        cells = self._cells
+        if cells[2 * slot] != ino:
+            cells[2 * slot] = 0
+        cells[2 * slot + 1] = limit
+        cells[2 * slot] = ino
 
     def _lose(self, slot: int, ino: Ino, limit: int) -> None:
         """A crash before or after says the same: the successor loses it."""
