@@ -570,9 +570,11 @@ class Transaction:
         ]
         kept_by_others = {vino for _, vino, _ in losers if self._is_kept(vino)}
         for (parent, name), vino, content in losers:
-            # another node may have done it, and the file was changed since
+            # another node may have done it, and the file was changed since; of what it
+            # wrote some may be here and some on its way
             if not self._registers.load(attrs_key(vino)).live:
                 self._write(attrs_key(vino), encode_value(attrs))
+            if not self._registers.load(content_key(vino)).live:
                 self._write(content_key(vino), encode_value(content))
             if vino not in kept_by_others:
                 self._write(dirent_key(parent, name), encode_value(Dirent(vino, S_REG)))

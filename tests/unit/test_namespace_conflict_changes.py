@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
-from fusefs.model.records import S_REG
+from fusefs.model.records import S_REG, content_key
 from fusefs.namespace import replicate
 from fusefs.namespace.namespace import Namespace
 
@@ -118,6 +118,23 @@ def test_a_twin_stays_when_the_winner_goes(tmp_path: Path, change: str) -> None:
     meet(a, b)
     assert len(b.children(ROOT_INO)) == (2 if change == "unlink" else 3)
     assert a.snapshot() == b.snapshot()
+    assert a.problems() == b.problems() == []
+
+
+def test_version_changed_elsewhere_whose_data_came_first_is_not_written_over(
+    versions: tuple[Namespace, Namespace, Ino],
+) -> None:
+    """Registers come in any order: here of the new file only its content."""
+    a, b, ino = versions
+    loser = next(e for e in a.children(ROOT_INO) if e.name != NAME)
+    write(a, loser.ino, b"of the loser")
+    states = [s for part in a.delta(b.vector()) for s in part.states]
+    b.apply_states([s for s in states if s.key == content_key(loser.ino)], {})
+    with b.transaction() as t:
+        t.set_times(ino, mtime_ns=6)
+    meet(a, b)
+    assert roots(a) == roots(b)
+    assert chunk_id(b"of the loser") in roots(b)
     assert a.problems() == b.problems() == []
 
 
