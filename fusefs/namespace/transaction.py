@@ -169,12 +169,13 @@ class Transaction:
         bump = 0
         while True:
             ino = derive_ino(parent, name, kind, dot, bump)
-            if ino >= FIRST_FREE_INO and not self._used(ino):
+            if ino >= FIRST_FREE_INO and not self._used(ino, kind):
                 return ino
             bump += 1
 
-    def _used(self, ino: Ino) -> bool:
-        """Whether the number has registers or had some. What is absent is noted."""
+    def _used(self, ino: Ino, kind: int) -> bool:
+        """Whether the number was given, or holds data that nobody here has seen: a
+        peer made it, too, and its name did not come yet. What is absent is noted."""
         attrs, content = attrs_key(ino), content_key(ino)
         if self._registers.load(attrs).siblings:
             return True
@@ -184,7 +185,7 @@ class Transaction:
         if not data:
             self._registers.absent(content)
             self._rows.setdefault(ino, None)
-        return bool(retired)
+        return bool(retired or (data and kind != S_DIR))
 
     def create(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.model.ids import ROOT_INO, Ino, NodeId
+from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace import replicate
 from fusefs.namespace.namespace import Namespace
@@ -87,3 +87,30 @@ def test_made_here_while_it_is_under_way_one_inode(
     receive(b, end)
     row = b.inode(ino)
     assert row is not None and row.nlink == 3
+
+
+def test_made_here_while_its_data_is_under_way_both_are_kept(
+    nodes: tuple[Namespace, Namespace],
+) -> None:
+    a, b = nodes
+    ino = make(a, b"name", S_REG)
+    write(a, ino, b"of a")
+    with a.transaction() as t:
+        t.rename(ROOT_INO, b"name", ROOT_INO, b"other")
+    with a.transaction() as t:
+        t.rename(ROOT_INO, b"other", ROOT_INO, b"name")
+    received = parts(a, b)
+    for part in received[:-2]:
+        receive(b, part)
+    write(b, make(b, b"name", S_REG), b"of b")
+    for part in received[-2:]:
+        receive(b, part)
+    shown = {row.root for _, row in b.children_full(ROOT_INO)}
+    assert shown == {chunk_id(b"of a"), chunk_id(b"of b")}
+
+
+def write(node: Namespace, ino: Ino, data: bytes) -> None:
+    with node.transaction() as t:
+        t.set_content(
+            ino, size=len(data), root=chunk_id(data), chunk_log2=20, mtime_ns=t.now_ns
+        )
