@@ -422,10 +422,8 @@ class Namespace:
 
     def placed_by(self, ino: Ino) -> NodeId | None:
         """The node that made the directory, or moved it last."""
-        found = self._read(
-            "SELECT state FROM register WHERE key = ?", (place_key(ino),)
-        )
-        latest = decode_register(found[0][0]).latest if found else None  # type: ignore[arg-type]
+        register = self._register(place_key(ino))
+        latest = register.latest if register else None
         return latest.dot[0] if latest is not None else None
 
     def reserve(self, parent: Ino, name: bytes, until_ns: int) -> bool:

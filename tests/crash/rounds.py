@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,19 +25,19 @@ from fusefs.mountpoint import nodes
 from tests.crash import powercut
 from tests.crash.promises import Promises
 from tests.lib.cluster import Node, clean_environment, dfs, wait_until
+from tests.lib.collected import Collected
 
 KINDS = ("worker", "node", "both", "all", "cut", "torn")
 KEPT_ROUNDS = 3
 """Directories of earlier rounds that are looked at again."""
 
 
-class Running:
-    """The workload's process; its lines are collected as they come."""
+class Running(Collected):
+    """The workload's process."""
 
     def __init__(self, top: Path, seed: int) -> None:
         top.mkdir()
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.workload", str(top), str(seed)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -46,13 +45,7 @@ class Running:
             env=clean_environment(),
             text=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+        super().__init__(process)
 
     def wait_for(self, more: int) -> None:
         """It has said so many lines more, or ended."""
@@ -74,7 +67,7 @@ class Running:
     def kill(self) -> tuple[Promises, str]:
         """What it was promised, and what it complained about before."""
         self.process.kill()
-        self._reader.join(30)
+        self.reader.join(30)
         assert self.process.stderr is not None
         said = self.process.stderr.read()
         self.process.wait(30)

@@ -15,6 +15,7 @@ from typing import IO
 
 from tests.kills import database, lines
 from tests.lib.cluster import clean_environment, wait_until
+from tests.lib.collected import Collected
 
 COPIED_BYTES = 48 << 20
 FILES = 600
@@ -127,19 +128,8 @@ class Untarring(Repeated):
         return problems
 
 
-class Collected:
-    """A process whose output lines are collected as they come."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+class Writing(Collected):
+    """A program of this package that writes until its input is closed."""
 
     def end(self) -> str:
         """Closes its input and waits for its end; what it complained about."""
@@ -147,7 +137,7 @@ class Collected:
         assert self.process.stderr is not None
         self.process.stdin.close()
         self.process.wait(LIMIT_S)
-        self._reader.join(LIMIT_S)
+        self.reader.join(LIMIT_S)
         return self.process.stderr.read()
 
 
@@ -157,7 +147,7 @@ class Database:
     def __init__(self, top: Path) -> None:
         top.mkdir()
         self.path = str(top / "db")
-        self._writer = Collected(module("database", self.path))
+        self._writer = Writing(module("database", self.path))
 
     def problems(self) -> list[str]:
         """While the writer goes on: all that it had committed is there."""
@@ -190,7 +180,7 @@ class Following:
         top.mkdir()
         path = top / "log"
         path.touch()
-        self._writer = Collected(module("lines", str(path)))
+        self._writer = Writing(module("lines", str(path)))
         self._tail = subprocess.Popen(
             ["tail", "-n", "+1", "-f", str(path)], stdout=subprocess.PIPE, text=True
         )
