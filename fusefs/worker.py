@@ -29,6 +29,7 @@ from fusefs.model.tx import Effects
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
+from fusefs.nodelink.fence import Gate, map_file
 from fusefs.store.store import Store
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.vfs import Vfs
@@ -63,14 +64,18 @@ class Parts:
             cache_bytes=config.cache_size or None,
         )
         self.store.inherit()
+        kernel = config.binding == "kernel"
+        self.gate = Gate(map_file(config.run_dir / "fence") if kernel else None)
         self.link = NodeLink(
             config.run_dir / "node.sock",
             on_effects=self._on_effects,
             on_reconnect=self._on_reconnect,
             statistics=self.statistics,
+            gate=self.gate,
         )
         _forget_unsynced(config)
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
+        self.vfs.set_on_forgotten(self.gate.reached)
         self._built.set()
 
     def _on_effects(self, effects: Effects) -> None:
@@ -193,6 +198,7 @@ def serve(
                 notify_wait_s=max(config.barrier_ms / 1000, NOTIFY_WAIT_S),
             ),
             state=config.run_dir / "fuse.json",
+            gate=parts.gate,
         )
     else:
         from fusefs.bindings import fusepy_ops

@@ -30,6 +30,7 @@ from fusefs.config import Config
 from fusefs.errors import ConfigError, FsError
 from fusefs.housekeeping import Housekeeping
 from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink.fence import NodeFence, map_file
 from fusefs.store.store import Store
 from netnode import identity as identities
 from netnode import rejoining
@@ -177,7 +178,10 @@ async def serve(
         on_refused=lambda reason: rejoining.note_refused(store_dir, reason),
         mass_delete=config.mass_delete / 100,
     )
-    node = Node(settings, namespace, store, network, Environment())
+    fence = None
+    if config.mountpoint and config.binding == "kernel":
+        fence = NodeFence(map_file(config.run_dir / "fence"))
+    node = Node(settings, namespace, store, network, Environment(), fence)
     link = LinkServer(
         node,
         config.run_dir / "node.sock",

@@ -102,6 +102,7 @@ class Commands:
             "damaged_chunks": node.upkeep.damaged,
             "locks": len(node.locking),
             "applied": replicator.applied_count,
+            "early": replicator.early_count,
             "sent_messages": replicator.sent_messages,
             "barrier": _barrier(worker),
             "worker": worker,

@@ -182,6 +182,7 @@ METRICS = (
     ("served_chunks", "counter"),
     ("rejected_chunks", "counter"),
     ("applied", "counter"),
+    ("early", "counter"),
     ("sent_messages", "counter"),
 )
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from fusefs.model.tx import Effects
+from fusefs.nodelink.fence import NodeFence
 from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
 from fusefs.nodelink.messages import (
     LINK_VERSION,
@@ -218,7 +219,7 @@ class LinkServer:
         if message.role != "worker":
             return
         log.info("worker attached pid=%d", message.pid)
-        worker = self._worker = _Worker(client)
+        worker = self._worker = _Worker(client, self._node.fence)
         client.send(Attached(self._node.me))
         self._node.on_near_changed(worker.near)
         self._node.settling.attached(worker)
@@ -326,11 +327,14 @@ class _Client:
 class _Worker:
     """The worker's connection, as the node speaks to it."""
 
-    def __init__(self, client: _Client) -> None:
+    def __init__(self, client: _Client, fence: NodeFence | None) -> None:
         self.client = client
+        self._fence = fence
 
     def changed(self, number: int, effects: Effects, everything: bool) -> None:
-        self.client.send(Changed(number, effects, everything))
+        # What was fenced is applied when something is told: nothing runs in between.
+        fence = self._fence.received if self._fence is not None else 0
+        self.client.send(Changed(number, effects, everything, fence))
 
     def near(self, near: int, connected: int, members: int) -> None:
         self.client.send(PeersMessage(near, connected, members))

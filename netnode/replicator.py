@@ -15,16 +15,18 @@ from typing import Protocol
 import trio
 
 from fusefs.errors import FsError
-from fusefs.model.ids import Dot, Ino, NodeId, Seq, chunk_id
+from fusefs.model.ids import ROOT_INO, Dot, Ino, NodeId, Seq, chunk_id
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx
 from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied, DeltaBatch
+from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
 from netnode.comparing import Comparing, pieces
 from netnode.core.barrier import Barriers
+from netnode.core.early import Touched, touched
 from netnode.core.guard import Guard
 from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
@@ -91,6 +93,7 @@ class Replicator:
         environment: Environment,
         interest: Interest,
         guard: Guard,
+        fence: NodeFence | None = None,
     ) -> None:
         self._namespace = namespace
         self._store = store
@@ -98,6 +101,7 @@ class Replicator:
         self._settling = settling
         self._environment = environment
         self._interest = interest
+        self._fence = fence
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
         self._lost_after = namespace.lost_after()
@@ -110,6 +114,8 @@ class Replicator:
         self._changes = 0
         self._digest: tuple[tuple[object, int], bytes] | None = None
         self.applied_count = 0
+        self.early_count = 0
+        """Batches acknowledged before they were applied."""
         self.sent_messages = 0
 
     # -- local transactions --------------------------------------------------------
@@ -332,17 +338,25 @@ class Replicator:
         if self._hold(peer, removals):
             return
         bodies = [body for message in messages for body in message.bodies]
-        self._store_bodies(bodies)
+        _check_bodies(bodies)
+        early = False
         if len(txs) <= IN_PLACE_TXS:
             try:
                 self._applying.acquire_nowait()
             except trio.WouldBlock:
                 await self._applying.acquire()
-            try:
+            try:  # nothing else runs from the acknowledgement to the commit
+                early = self._acknowledge_early(peer, txs)
+                self._store_bodies(bodies)
                 applied = self._namespace.apply(txs)
+            except BaseException:
+                if early and self._fence is not None:
+                    self._fence.take_back()
+                raise
             finally:
                 self._applying.release()
         else:
+            self._store_bodies(bodies)
             async with self._applying:
                 applied = await self._environment.offload(
                     lambda: self._namespace.apply(txs)
@@ -355,7 +369,11 @@ class Replicator:
         done = [tx for tx in txs if self.vector.get(tx.node, 0) >= tx.seq]
         dots = tuple(_highest(tx.dot for tx in done))
         peer.outgoing.knows(dots)
-        self._settle(peer, dots, applied.effects)
+        if early:  # whoever waits at the fence hears of it, whatever the effects
+            shown = applied.effects or Effects(inodes=[ROOT_INO])
+            self._settling.add(shown, None)
+        else:
+            self._settle(peer, dots, applied.effects)
         if len(self._peers) > 1:
             self._broadcast(done, bodies, peer)
         self._interest.received(done)
@@ -370,13 +388,51 @@ class Replicator:
             ]
         )
 
+    def _acknowledge_early(self, peer: Peer, txs: Sequence[Tx]) -> bool:
+        """Acknowledge before applying, if the kernel here may hold nothing that these
+        make wrong (docs/adr/0002). The fence is up then."""
+        fence = self._fence
+        if fence is None or not fence.usable or not self._follow_ours(txs):
+            return False
+        touches = touched(txs)
+        if touches is None:
+            return False
+        fence.put_up()
+        if self._may_be_known(fence, touches):
+            fence.take_back()
+            return False
+        self.early_count += 1
+        dots = tuple(_highest(tx.dot for tx in txs))
+        self._settling.add(Effects(), lambda: self._acknowledge(peer, dots))
+        return True
+
+    def _follow_ours(self, txs: Sequence[Tx]) -> bool:
+        """Whether applying them finds no gap."""
+        ours: dict[NodeId, Seq] = {}
+        for tx in txs:
+            have = ours.get(tx.node, self.vector.get(tx.node, Seq(0)))
+            if tx.prev > have:
+                return False
+            ours[tx.node] = max(have, tx.seq)
+        return True
+
+    def _may_be_known(self, fence: NodeFence, touches: Touched) -> bool:
+        if fence.may_know(touches.inos):
+            return True
+        if any(fence.may_have_listed(d) for d in touches.directories):
+            return True
+        for parent, name in touches.names:
+            if fence.may_know_absent(parent, name):
+                return True
+            shown = self._namespace.shown(parent, name)
+            if shown and fence.may_know((shown,)):
+                return True
+        return False
+
     def _store_bodies(self, bodies: Sequence[Body]) -> None:
         """Before the transactions are applied: what they name is here then."""
         if not bodies:
             return
-        for body in bodies:
-            if chunk_id(body.data) != body.id:
-                raise ProtocolError("an attached chunk is not the one it claims to be")
         try:
             self._store.put_many([(b.id, b.data) for b in bodies], pushed=False)
         except FsError as error:
@@ -433,13 +489,13 @@ class Replicator:
 
     def _settle(self, peer: Peer, dots: tuple[Dot, ...], effects: Effects) -> None:
         """Acknowledge once no cache of ours shows the old."""
+        release = (lambda: self._acknowledge(peer, dots)) if dots else None
+        self._settling.add(effects, release)
 
-        def acknowledge() -> None:
-            if self._peers.get(peer.id) is peer:
-                peer.send(Ack(dots))
-                self.sent_messages += 1
-
-        self._settling.add(effects, acknowledge if dots else None)
+    def _acknowledge(self, peer: Peer, dots: tuple[Dot, ...]) -> None:
+        if self._peers.get(peer.id) is peer:
+            peer.send(Ack(dots))
+            self.sent_messages += 1
 
     # -- messages ------------------------------------------------------------------
 
@@ -552,6 +608,13 @@ class Replicator:
         if self.incoming.catching_up():
             return "catching up"
         return "in sync" if self._peers else "alone"
+
+
+def _check_bodies(bodies: Sequence[Body]) -> None:
+    """Raises ProtocolError."""
+    for body in bodies:
+        if chunk_id(body.data) != body.id:
+            raise ProtocolError("an attached chunk is not the one it claims to be")
 
 
 def _highest(dots: Iterable[Dot]) -> Iterable[Dot]:

@@ -19,6 +19,7 @@ from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Body, Tx
 from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
@@ -94,8 +95,12 @@ class Node:
         store: Store,
         network: Network,
         environment: Environment,
+        fence: NodeFence | None = None,
     ) -> None:
+        """`fence`: shared with the worker of a mount; without it every change is
+        applied before it is acknowledged."""
         self.settings = settings
+        self.fence = fence
         self.namespace = namespace
         self.store = store
         self.environment = environment
@@ -116,6 +121,7 @@ class Node:
             environment,
             self,
             Guard(settings.mass_delete),
+            fence,
         )
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas

@@ -301,6 +301,13 @@ class Namespace:
         rows = self._read("SELECT * FROM entry WHERE ino = ?", (ino,))
         return [Entry(*row) for row in rows]  # type: ignore[arg-type]
 
+    def shown(self, parent: Ino, name: bytes) -> Ino:
+        """The inode under a name, 0 for none; as the database says, not the cache."""
+        row = self._row(
+            "SELECT ino FROM entry WHERE parent = ? AND name = ?", (parent, name)
+        )
+        return Ino(row[0] if row else 0)  # type: ignore[arg-type]
+
     def has_children(self, ino: Ino) -> bool:
         return bool(self._read("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)))
 

@@ -104,6 +104,8 @@ class Changed(Message, frozen=True, tag=11):
     effects: Effects
     everything: bool = False
     """Changes may have been missed: forget all caches."""
+    fence: int = 0
+    """Applied is all that was fenced up to this (nodelink/fence.py)."""
 
 
 class Invalidated(Message, frozen=True, tag=12):

@@ -40,6 +40,8 @@ def prepare(config: Config) -> tuple[Config, int]:
     descriptor = lock.acquire(Path(config.store), config.mountpoint)
     try:
         rotate_logs(config.run_dir)
+        # What the kernel held of a mount that is no more.
+        (config.run_dir / "fence").unlink(missing_ok=True)
         write_settings(config)
         if config.join or not (Path(config.store) / "format").exists():
             create(config)

@@ -77,6 +77,9 @@ class Coherence:
         self._snapshots = snapshots
         self._pages: dict[Ino, int] = {}
         self.invalidator: Invalidator = NoInvalidator()
+        self.on_forgotten: Callable[[], None] = lambda: None
+        """Called when our own caches have forgotten a peer's change, before the kernel
+        is told: that may wait for requests which wait for this."""
         self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()  # starting the thread once
@@ -88,6 +91,7 @@ class Coherence:
         """Forget what these changes touched, here and in the kernel."""
         self._namespace.forget(effects)
         self.forget(effects)
+        self.on_forgotten()
         with self.invalidator.together():
             self._tell(effects)
 
@@ -123,6 +127,7 @@ class Coherence:
             self._files.refresh(file.ino)
             _told_at_publish(file)
         self._pages.clear()
+        self.on_forgotten()
         self.invalidator.everything()
 
     def _tell_entries(self, entries: Iterable[EntryChange]) -> None:

@@ -167,6 +167,11 @@ class Vfs:
         """Who tells the kernel what changed. Call before serving."""
         self._coherence.invalidator = invalidator
 
+    def set_on_forgotten(self, on_forgotten: Callable[[], None]) -> None:
+        """Who waits for a peer's change to be forgotten here, before the kernel is
+        told. Call before serving."""
+        self._coherence.on_forgotten = on_forgotten
+
     # -- inodes ----------------------------------------------------------------
 
     def setattr(

@@ -26,6 +26,10 @@ notification can overtake it, and the old state would stay for ever. Why it cann
   If a comes before 4, the reply is valid for 0 s. If a comes after 4, then 3 came
   before b: the inode is counted, so ENOENT means "on its way" (or just forgotten)
   and c is repeated until the kernel has the inode or has forgotten it.
+* **Changes acknowledged before they are applied** (nodelink/fence.py) concern only
+  what the kernel does not hold. 3 marks the inode there, too; a fence raised before 4
+  changes `epoch`, and after 3 the node finds the mark. A name that is absent is marked
+  likewise between 2 and 4. While the fence is up no name is resolved.
 * **Pages.** The kernel locks a page while it is being read or written;
   NOTIFY_INVAL_INODE waits for that lock and then drops the page.
 * **Listings** (cached pages of the directory) are filled under the directory's
@@ -52,6 +56,7 @@ from fusefs.bindings.kernel.lookups import Lookups
 from fusefs.bindings.kernel.ports import FileSystem
 from fusefs.bindings.kernel.session import Session
 from fusefs.model.ids import Ino
+from fusefs.nodelink.fence import Gate
 
 if TYPE_CHECKING:
     from fusefs.bindings.kernel.channel import Channel
@@ -87,21 +92,29 @@ class Connection:
     """State of one mount; every field may be touched by any thread."""
 
     def __init__(
-        self, fs: FileSystem, fd: int, settings: Settings, session: Session | None
+        self,
+        fs: FileSystem,
+        fd: int,
+        settings: Settings,
+        session: Session | None,
+        gate: Gate | None = None,
     ) -> None:
         """`session`: the agreement of an earlier worker, when taking over."""
+        self.gate = gate or Gate()
         self.fs = fs
         self.fd = fd
         self.settings = settings
         self.session = session
         self.adopted = session is not None
-        self.lookups = Lookups(exact=session is None)
+        self.lookups = Lookups(exact=session is None, marks=self.gate.inodes)
         self.negative_valid_s = FOREVER_S
         self.setattr_valid_s = 0
-        self.unflushed_reads = not settings.locks
-        """close(2) of a descriptor that only reads sends no FLUSH. Only where locks
-        stay local: a FLUSH is also how POSIX locks of a process are released."""
-        self.epoch = 0
+        self.locked: set[Ino] = set()
+        """Inodes on which a POSIX lock was asked for while the kernel held them. A
+        close(2) there sends a FLUSH, which is how it releases the locks of a process;
+        elsewhere one that only reads does not (FOPEN_NOFLUSH)."""
+        self.raised = 0
+        """Changes with each notification."""
         self._epochs = itertools.count(1)
         self.listed: set[Ino] = set()
         """Directories of which the kernel may keep a listing."""
@@ -139,9 +152,15 @@ class Connection:
         self.failure = reason
         self.agreed.set()
 
+    @property
+    def epoch(self) -> tuple[int, int]:
+        """Changes with each notification, and with each change of a peer that is
+        acknowledged without one."""
+        return self.raised, self.gate.received
+
     def raise_epoch(self) -> None:
         """Replies that were computed before do not become valid for ever."""
-        self.epoch = next(self._epochs)
+        self.raised = next(self._epochs)
 
     def tick(self) -> None:
         """Called every few ten milliseconds; ages `recent`."""

@@ -28,7 +28,7 @@ def open_(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     kill_suid = bool(open_flags & p.OPEN_KILL_SUIDGID)
     opened = ch.fs.open(nodeid, flags, ch.caller(), kill_suid)
     shown = p.FOPEN_KEEP_CACHE if opened.keep_cache else 0
-    if ch.connection.unflushed_reads and flags & os.O_ACCMODE == os.O_RDONLY:
+    if flags & os.O_ACCMODE == os.O_RDONLY and nodeid not in ch.connection.locked:
         shown |= p.FOPEN_NOFLUSH
     return encode.opened(unique, opened.handle, shown)
 
@@ -142,7 +142,7 @@ def getlk(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.lock(unique, found)
 
 
-def _setlk(ch: Channel, unique: int, wait: bool) -> bytes:
+def _setlk(ch: Channel, unique: int, nodeid: Ino, wait: bool) -> bytes:
     handle, owner, start, end, kind, pid, flags, _ = p.LK_IN.unpack_from(
         ch.buffer, REQUEST
     )
@@ -150,16 +150,18 @@ def _setlk(ch: Channel, unique: int, wait: bool) -> bytes:
         ch.about_to_wait()
     wanted = FileLock(kind, start, end, pid)
     flock = bool(flags & p.LK_FLOCK)
+    if not flock:
+        ch.connection.locked.add(nodeid)
     ch.fs.setlk(handle, owner, wanted, wait, flock, ch.caller())
     return encode.ok(unique)
 
 
 def setlk(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    return _setlk(ch, unique, False)
+    return _setlk(ch, unique, nodeid, False)
 
 
 def setlkw(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    return _setlk(ch, unique, True)
+    return _setlk(ch, unique, nodeid, True)
 
 
 def access(ch: Channel, unique: int, nodeid: Ino) -> Reply:

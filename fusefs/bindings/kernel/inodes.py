@@ -112,21 +112,25 @@ def removexattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     (count,) = p.FORGET_IN.unpack_from(ch.buffer, REQUEST)
     if ch.connection.lookups.forget(nodeid, count):
-        ch.connection.listed.discard(nodeid)
-        ch.fs.forget(nodeid)
+        _forgotten(ch, nodeid)
     return None
 
 
 def batch_forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     count, _ = p.BATCH_FORGET_IN.unpack_from(ch.buffer, REQUEST)
     start = REQUEST + p.BATCH_FORGET_IN.size
-    lookups, listed = ch.connection.lookups, ch.connection.listed
+    lookups = ch.connection.lookups
     lines = ch.view[start : start + count * p.FORGET_ONE.size]
     for ino, times in p.FORGET_ONE.iter_unpack(lines):
         if lookups.forget(ino, times):
-            listed.discard(ino)
-            ch.fs.forget(ino)
+            _forgotten(ch, ino)
     return None
+
+
+def _forgotten(ch: Channel, ino: Ino) -> None:
+    ch.connection.listed.discard(ino)
+    ch.connection.locked.discard(ino)
+    ch.fs.forget(ino)
 
 
 HANDLERS: Final[dict[Op, Handler]] = {

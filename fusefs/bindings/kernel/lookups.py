@@ -14,26 +14,33 @@ from collections.abc import Iterable
 
 from fusefs.bindings.kernel.protocol import ROOT_ID
 from fusefs.model.ids import Ino
+from fusefs.nodelink.fence import INO_MASK, SLOTS
 
 
 class Lookups:
     """Thread-safe. `table` and `lock` are used directly by the lookup handler."""
 
-    def __init__(self, *, exact: bool = True) -> None:
+    def __init__(
+        self, *, exact: bool = True, marks: memoryview | bytearray | None = None
+    ) -> None:
+        """`marks`: where the node looks for what the kernel may hold (Gate.inodes)."""
         self.exact = exact
+        self.marks = marks if marks is not None else bytearray(SLOTS)
         self.table: dict[Ino, int] = {}
         self.lock = threading.Lock()
         """Protects `table`; nothing is called under it."""
 
     def add(self, ino: Ino) -> None:
         """One more reply with this entry. Call before the reply is written."""
+        self.marks[ino & INO_MASK] = 1
         with self.lock:
             self.table[ino] = self.table.get(ino, 0) + 1
 
     def add_all(self, inos: Iterable[Ino]) -> None:
-        table = self.table
+        table, marks = self.table, self.marks
         with self.lock:
             for ino in inos:
+                marks[ino & INO_MASK] = 1
                 table[ino] = table.get(ino, 0) + 1
 
     def forget(self, ino: Ino, count: int) -> bool:

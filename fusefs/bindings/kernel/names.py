@@ -16,26 +16,49 @@ from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.nodelink.fence import INO_MASK
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
 
 
+def behind_fence(handler: Handler) -> Handler:
+    """The handler, of names as they are once what peers were promised is applied
+    (`lookup` sees to that itself)."""
+
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        gate = ch.connection.gate
+        if gate.closed:
+            ch.about_to_wait()
+            gate.wait()
+        return handler(ch, unique, nodeid)
+
+    return served
+
+
 def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     connection = ch.connection
-    epoch = connection.epoch
+    gate = connection.gate
+    numbers = gate.numbers
+    if numbers[0] > gate.settled:
+        ch.about_to_wait()
+        gate.wait()
+    received, raised = numbers[0], connection.raised  # the epoch, spelt out: hot
     name = ch.buffer[REQUEST : ch.length - 1]
     try:
         dots = name in _DOTS  # of file handles (NFS, open_by_handle_at)
         attr = _dot(ch, nodeid, name) if dots else ch.fs.lookup(nodeid, name)
     except NotFound:
-        valid = connection.negative_valid_s if connection.epoch == epoch else 0
-        return encode.no_entry(unique, valid)
+        gate.tells_absent(nodeid, name)
+        same = numbers[0] == received and connection.raised == raised
+        return encode.no_entry(unique, connection.negative_valid_s if same else 0)
     lookups = connection.lookups
     ino = attr[0]
+    lookups.marks[ino & INO_MASK] = 1
     with lookups.lock:
         lookups.table[ino] = lookups.table.get(ino, 0) + 1
-    valid = FOREVER_S if connection.epoch == epoch else 0
+    same = numbers[0] == received and connection.raised == raised
+    valid = FOREVER_S if same else 0
     return encode.entry(unique, attr, valid, valid)
 
 
@@ -49,7 +72,9 @@ def _dot(ch: Channel, nodeid: Ino, name: bytes) -> Attr:
     return ch.fs.getattr(nodeid) if name == b"." else ch.fs.lookup(nodeid, name)
 
 
-def entry_reply(ch: Channel, unique: int, attr: Attr, epoch: int) -> bytes:
+def entry_reply(
+    ch: Channel, unique: int, attr: Attr, epoch: tuple[int, int]
+) -> bytes:
     """The reply for what a request made, its lookup counted.
 
     The kernel takes attributes of these replies unseen (no attr_version), so those
@@ -159,25 +184,47 @@ def opendir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def readdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     _, cookie, size = p.READ_START.unpack_from(ch.buffer, REQUEST)
+    gate = ch.connection.gate
     ch.connection.listed.add(nodeid)
-    left = size
-    parts: list[bytes] = []
-    for line in ch.fs.readdir_ino(nodeid, cookie):
-        packed = encode.dirent(line)
-        left -= len(packed)
-        if left < 0:
-            break
-        parts.append(packed)
-    return _listing(unique, parts)
+    gate.tells_listing(nodeid)
+    while True:
+        received = gate.received
+        left = size
+        parts: list[bytes] = []
+        for line in ch.fs.readdir_ino(nodeid, cookie):
+            packed = encode.dirent(line)
+            left -= len(packed)
+            if left < 0:
+                break
+            parts.append(packed)
+        if gate.received == received:
+            return _listing(unique, parts)
+        gate.wait()
 
 
 def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     """A listing with attributes; each line but "." and ".." counts as a lookup."""
     _, cookie, size = p.READ_START.unpack_from(ch.buffer, REQUEST)
     connection = ch.connection
-    epoch = connection.epoch
     connection.listed.add(nodeid)
+    connection.gate.tells_listing(nodeid)
     connection.recent[0].add(nodeid)
+    while True:
+        epoch = connection.epoch
+        parts, seen = _lines_plus(ch, nodeid, cookie, size)
+        if connection.gate.received == epoch[1]:
+            break
+        connection.gate.wait()
+    connection.lookups.add_all(seen)
+    if connection.epoch != epoch:
+        parts = [_valid_for_now(part) for part in parts]
+    return _listing(unique, parts)
+
+
+def _lines_plus(
+    ch: Channel, nodeid: Ino, cookie: int, size: int
+) -> tuple[list[bytes], list[Ino]]:
+    """The lines that fit, and the inodes in them."""
     left = size
     parts: list[bytes] = []
     seen: list[Ino] = []
@@ -193,10 +240,7 @@ def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         parts.append(packed)
         if name not in _DOTS:
             seen.append(attr[0])
-    connection.lookups.add_all(seen)
-    if connection.epoch != epoch:
-        parts = [_valid_for_now(part) for part in parts]
-    return _listing(unique, parts)
+    return parts, seen
 
 
 def _listing(unique: int, parts: list[bytes]) -> bytes:
@@ -214,17 +258,17 @@ def _valid_for_now(part: bytes) -> bytes:
 
 HANDLERS: Final[dict[Op, Handler]] = {
     Op.LOOKUP: lookup,
-    Op.CREATE: create,
+    Op.CREATE: behind_fence(create),
     Op.TMPFILE: tmpfile,
-    Op.MKNOD: mknod,
-    Op.MKDIR: mkdir,
-    Op.SYMLINK: symlink,
-    Op.LINK: link,
-    Op.UNLINK: unlink,
-    Op.RMDIR: rmdir,
-    Op.RENAME: rename,
-    Op.RENAME2: rename2,
+    Op.MKNOD: behind_fence(mknod),
+    Op.MKDIR: behind_fence(mkdir),
+    Op.SYMLINK: behind_fence(symlink),
+    Op.LINK: behind_fence(link),
+    Op.UNLINK: behind_fence(unlink),
+    Op.RMDIR: behind_fence(rmdir),
+    Op.RENAME: behind_fence(rename),
+    Op.RENAME2: behind_fence(rename2),
     Op.OPENDIR: opendir,
-    Op.READDIR: readdir,
-    Op.READDIRPLUS: readdirplus,
+    Op.READDIR: behind_fence(readdir),
+    Op.READDIRPLUS: behind_fence(readdirplus),
 }

@@ -30,6 +30,7 @@ from fusefs.bindings.kernel.notify import Notifier
 from fusefs.bindings.kernel.ports import FileSystem
 from fusefs.bindings.kernel.protocol import Op
 from fusefs.bindings.kernel.session import Session
+from fusefs.nodelink.fence import Gate
 from fusefs.vfs.types import Invalidator
 
 log = logging.getLogger("dfs.kernel")
@@ -64,9 +65,10 @@ class Server:
         fd: int,
         settings: Settings | None = None,
         adopted: Session | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """`adopted`: the agreement of the worker that served this mount before."""
-        self.connection = Connection(fs, fd, settings or Settings(), adopted)
+        self.connection = Connection(fs, fd, settings or Settings(), adopted, gate)
         self.notifier = Notifier(self.connection)
         self._handlers = handlers(
             noted_lookups=not self.connection.settings.directory_lock_fences,
@@ -213,6 +215,7 @@ class Server:
         shown["notifications"] = self.notifier.sent
         shown["notifications_queued"] = self.notifier.queued_behind
         shown["notifications_repeated"] = self.notifier.repeated
+        shown["fence_waits"] = self.connection.gate.waits
         return shown
 
 
@@ -225,6 +228,7 @@ def run(
     set_invalidator: Callable[[Invalidator], None] | None = None,
     settings: Settings | None = None,
     state: Path | None = None,
+    gate: Gate | None = None,
 ) -> None:
     """Serves the mount behind `fd` until it is gone or SIGTERM asks to make way.
 
@@ -235,11 +239,13 @@ def run(
         state: file of the agreement with the kernel (STORE/run/fuse.json), written
             after INIT; if it is there, a live mount is taken over. Who mounts anew
             removes it.
+        gate: what the node acknowledges early waits there (nodelink/fence.py).
 
     Raises:
         session.Incompatible: the kernel is too old.
     """
-    server = Server(fs, fd, settings, _kept(state))
+    server = Server(fs, fd, settings, _kept(state), gate)
+    server.connection.gate.tell()
     if set_invalidator is not None:
         set_invalidator(server.notifier)
     if on_server is not None:
