@@ -28,6 +28,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.extents import Extents
 from fusefs.vfs.missing import ZEROS, Objects
 from fusefs.vfs.patch import Patch
+from fusefs.vfs.types import UNCHANGED
 
 if TYPE_CHECKING:
     from fusefs.vfs.journal import Log
@@ -58,6 +59,7 @@ class Draft:
         "mask",
         "mtime_ns",
         "patches",
+        "permissions",
         "since_s",
         "size",
         "streaming",
@@ -81,6 +83,9 @@ class Draft:
         self.mtime_ns = self.ctime_ns = mtime_ns
         self.atime_ns: int | None = None
         """Set explicitly while unpublished."""
+        self.permissions = UNCHANGED
+        """Changed while unpublished: one transaction with the data, which no peer
+        shows without them."""
         self.since_s = since_s
         self.streaming = False
         """Whole chunks were written: the next ones get large buffers at once."""

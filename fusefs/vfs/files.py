@@ -27,6 +27,7 @@ from fusefs.vfs.draft import Draft
 from fusefs.vfs.journal import Journal
 from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
+from fusefs.vfs.types import Permissions
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -102,6 +103,15 @@ class Handle:
         self.ahead = 0
         self.owners: set[int] = set()
         """Lock owners that locked through this handle."""
+
+
+def permitted(row: Inode, given: Permissions) -> Inode:
+    """The row with the mode and owner that a draft was given."""
+    return row._replace(
+        mode=row.mode if given.mode is None else given.mode,
+        uid=row.uid if given.uid is None else given.uid,
+        gid=row.gid if given.gid is None else given.gid,
+    )
 
 
 class Orphan(msgspec.Struct):

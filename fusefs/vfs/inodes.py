@@ -15,9 +15,9 @@ from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Inode
 from fusefs.vfs.attributes import Attributes
 from fusefs.vfs.commits import Commits
-from fusefs.vfs.files import Files
+from fusefs.vfs.files import Files, permitted
 from fusefs.vfs.killpriv import CAPABILITY, without_set_id
-from fusefs.vfs.types import NOW, Attr, Caller, SetAttr
+from fusefs.vfs.types import NOW, Attr, Caller, Permissions, SetAttr
 from fusefs.vfs.writing import Writer
 
 LOOKS, LOOK_AGAIN_S = 20, 0.0005
@@ -141,21 +141,26 @@ class Inodes:
 
     def _drop_set_id(self, ino: Ino) -> None:
         """An empty change: chown(-1, -1), or a write that must drop privileges."""
-        mode = self._files.need_row(ino).mode
+        mode = self.attr(ino).mode
         if without_set_id(mode) != mode:
             self._change(ino, SetAttr(mode=without_set_id(mode)))
 
     def _change(self, ino: Ino, change: SetAttr) -> None:
         mtime, atime = self._times(change)
+        if self._defer_permissions(ino, change):
+            change = SetAttr()
         if self._change_orphan(ino, change, mtime, atime):
             return
         if mtime is not None and self._defer_times(ino, mtime, atime):
             mtime = atime = None
+        changes_row = change.mode is not None or _owner(change)
+        if mtime is None and atime is None and not changes_row:
+            return
         with self._commits.begin() as tx:
             row = tx.inode(ino)
             if row is None:
                 raise Stale(f"inode {ino} is gone")
-            if change.mode is not None or _owner(change):
+            if changes_row:
                 self._set_attrs(tx, row, change, atime)
                 atime = None
             if mtime is not None:
@@ -176,6 +181,35 @@ class Inodes:
         mtime = now if change.mtime_ns == NOW else change.mtime_ns
         atime = now if change.atime_ns == NOW else change.atime_ns
         return mtime, atime
+
+    def _defer_permissions(self, ino: Ino, change: SetAttr) -> bool:
+        """While writes are unpublished, mode and owner wait with them: tar, rsync and
+        cp set them between the last write and close. Not with sync=all, whose peers
+        show each change when it returns."""
+        file = self._files.get(ino)
+        if file is None or file.draft is None or self._commits.options.sync == "all":
+            return False
+        if change.mode is None and not _owner(change):
+            return False
+        if _owner(change) and self._namespace.xattr(ino, CAPABILITY) is not None:
+            self._writer.publish(file)  # it goes with the capability, in one
+            return False
+        with file.lock:
+            draft = file.draft
+            if draft is None:
+                return False
+            row, given = self._files.need_row(ino), draft.permissions
+            shown = permitted(row, given)
+            mode = _new_mode(shown, change)
+            draft.permissions = Permissions(
+                _unless_same(shown.mode if mode is None else mode, row.mode),
+                _unless_same(shown.uid if change.uid is None else change.uid, row.uid),
+                _unless_same(shown.gid if change.gid is None else change.gid, row.gid),
+            )
+            draft.ctime_ns = self._clock()
+            if draft.log is not None:
+                draft.log.permitted(draft)
+        return True
 
     def _defer_times(self, ino: Ino, mtime: int, atime: int | None) -> bool:
         """While writes are unpublished, times given explicitly wait with them."""
@@ -216,6 +250,10 @@ class Inodes:
 
 
 _NOTHING, _KILL = SetAttr(), SetAttr(kill_suid=True)
+
+
+def _unless_same(value: int, before: int) -> int | None:
+    return value if value != before else None
 
 
 def _owner(change: SetAttr) -> bool:

@@ -26,6 +26,7 @@ import msgspec
 
 from fusefs.model.ids import ChunkId, Ino, Seq
 from fusefs.vfs.regions import (
+    ATTRIBUTES,
     REGIONS,
     SHARE,
     START,
@@ -38,6 +39,7 @@ from fusefs.vfs.regions import (
     Region,
     Start,
     decode_start,
+    encode_permissions,
     generation_of,
     records,
     start_of,
@@ -118,6 +120,10 @@ class Log:
     def timed(self, draft: Draft) -> None:
         """Only its times were set."""
         self._append(TIMES, draft, 0)
+
+    def permitted(self, draft: Draft) -> None:
+        """Its mode or owner was set."""
+        self._append(ATTRIBUTES, draft, 0, encode_permissions(draft.permissions))
 
     def publishing(self, seq: Seq) -> None:
         """It is about to be committed as this transaction: if it was, the draft must

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import stat
 
+from msgspec.structs import replace
+
 from fusefs.namespace.namespace import Namespace
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.files import File, Files
@@ -39,8 +41,22 @@ class Privileges:
         """Data changed. Costs nothing after the first write of an open file."""
         if file.capability:
             self._drop_capability(file)
-        if kill_suid and file.row.mode & (stat.S_ISUID | stat.S_ISGID):
-            self.drop_set_id(file)
+        if kill_suid:
+            self._drop_given_set_id(file)
+            if file.row.mode & (stat.S_ISUID | stat.S_ISGID):
+                self.drop_set_id(file)
+
+    def _drop_given_set_id(self, file: File) -> None:
+        """Bits that were set since the last publication (`Draft.permissions`)."""
+        with file.lock:
+            draft = file.draft
+            if draft is None or draft.permissions.mode is None:
+                return
+            mode = without_set_id(draft.permissions.mode)
+            if mode != draft.permissions.mode:
+                draft.permissions = replace(draft.permissions, mode=mode)
+                if draft.log is not None:
+                    draft.log.permitted(draft)
 
     def _drop_capability(self, file: File) -> None:
         file.capability = False

@@ -25,9 +25,10 @@ from fusefs.vfs.buffers import Pool
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
-from fusefs.vfs.files import File, Files
+from fusefs.vfs.files import File, Files, permitted
 from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
 from fusefs.vfs.patch import Patch
+from fusefs.vfs.types import UNCHANGED
 
 log = logging.getLogger(__name__)
 
@@ -324,8 +325,16 @@ class Publisher:
             data_changed=not view.shows(row),
             appended=draft.appended,
         )
-        if draft.atime_ns is not None:
-            tx.set_attrs(file.ino, atime_ns=draft.atime_ns, ctime_ns=draft.ctime_ns)
+        given = draft.permissions
+        if draft.atime_ns is not None or given != UNCHANGED:
+            tx.set_attrs(
+                file.ino,
+                mode=given.mode,
+                uid=given.uid,
+                gid=given.gid,
+                atime_ns=draft.atime_ns,
+                ctime_ns=draft.ctime_ns,
+            )
         if draft.log is not None:
             draft.log.publishing(tx.seq)
 
@@ -335,7 +344,7 @@ class Publisher:
             orphan = self._files.orphans.get(file.ino)
             if orphan is None:
                 raise _Moved
-            orphan.row = orphan.row._replace(
+            orphan.row = permitted(orphan.row, draft.permissions)._replace(
                 size=view.size,
                 root=view.root,
                 chunk_log2=view.log2,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from fusefs.model.ids import Ino
+from fusefs.vfs.types import UNCHANGED, Permissions
 
 if TYPE_CHECKING:
     from fusefs.vfs.draft import Draft
@@ -37,7 +38,7 @@ _RECORD = struct.Struct("<8sBBxxIQQQqqq")
 """generation, kind, appends, bytes that follow, argument, size, lowest, mtime_ns,
 ctime_ns, atime_ns (-1: not set)."""
 _END_BYTES = 8
-START, WRITE, TRUNCATE, ZERO, SHARE, TIMES = range(1, 7)
+START, WRITE, TRUNCATE, ZERO, SHARE, TIMES, ATTRIBUTES = range(1, 8)
 _PUNCH_HOLE_KEEP_SIZE = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,6 +62,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     chunk_log2: int
     cut: int
     patches: list[PatchStart] = []
+    permissions: Permissions = UNCHANGED
 
 
 class Record(NamedTuple):
@@ -80,7 +82,9 @@ class Record(NamedTuple):
 Parts = Sequence[bytes | memoryview]
 
 _encode = msgspec.msgpack.Encoder().encode
+encode_permissions = _encode
 decode_start = msgspec.msgpack.Decoder(Start).decode
+decode_permissions = msgspec.msgpack.Decoder(Permissions).decode
 
 
 class Region:
@@ -156,7 +160,11 @@ def start_of(ino: Ino, draft: Draft) -> bytes:
         PatchStart(i, p.source or b"", p.limit, p.based, p.written.ranges)
         for i, p in draft.patches.items()
     ]
-    return _encode(Start(ino, base.size, base.root, base.log2, draft.cut, patches))
+    return _encode(
+        Start(
+            ino, base.size, base.root, base.log2, draft.cut, patches, draft.permissions
+        )
+    )
 
 
 def generation_of(fd: int, slot: int) -> bytes:

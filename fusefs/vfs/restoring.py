@@ -73,6 +73,7 @@ def _begin(start: Start, objects: Objects, pool: Pool) -> Draft:
     base = View(start.base_size, start.base_root, start.chunk_log2, objects.node)
     draft = Draft(base, 0, time.monotonic(), objects, pool)
     draft.cut = start.cut
+    draft.permissions = start.permissions
     for was in start.patches:
         patch = draft.patches[was.index] = Patch()
         patch.source = ChunkId(was.source) if was.source else None
@@ -96,6 +97,8 @@ def _apply(draft: Draft, record: Record) -> None:
                 for i in range(0, len(record.data), CHUNK_ID_BYTES)
             ]
             draft.share(record.argument, [ChunkId(cid) for cid in ids])
+        case regions.ATTRIBUTES:
+            draft.permissions = regions.decode_permissions(record.data)
     draft.appends = record.appends
     draft.size, draft.lowest = record.size, record.lowest
     draft.mtime_ns, draft.ctime_ns = record.mtime_ns, record.ctime_ns

@@ -57,6 +57,18 @@ class SetAttr(msgspec.Struct, frozen=True):
     """The kernel asks to drop set-id bits, too (FUSE_HANDLE_KILLPRIV_V2)."""
 
 
+class Permissions(msgspec.Struct, frozen=True, array_like=True):
+    """Mode and owner given to a file that has unpublished writes; None: as its inode
+    has it."""
+
+    mode: int | None = None
+    """The whole st_mode."""
+    uid: int | None = None
+    gid: int | None = None
+
+
+UNCHANGED = Permissions()
+
 NOW = -1
 """In SetAttr.atime_ns / mtime_ns: the current time (UTIME_NOW)."""
 

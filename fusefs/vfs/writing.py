@@ -174,6 +174,10 @@ class Writer:
         if handle.lost:
             _say_lost(handle)
 
+    def publish(self, file: File) -> None:
+        """What was written so far, without waiting for peers."""
+        self._publisher.publish(file)
+
     def publish_older(self, age_s: float) -> list[FsError]:
         """Publish files whose writes have waited that long; what went wrong."""
         problems: list[FsError] = []
