@@ -90,6 +90,7 @@ class Housekeeping:
     def _sync(self) -> None:
         self._store.sync_all()
         self._namespace.sync()
+        self._namespace.checkpoint()
 
     def _evict(self) -> None:
         if freed := self._store.evict():

@@ -61,6 +61,7 @@ from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 from fusefs.namespace.warm import Warm
+from fusefs.store.checkpoint import Checkpoint
 
 CACHED_ROWS = 32_768
 """Of each kind; an inode takes ~0.7 KiB."""
@@ -106,6 +107,11 @@ class Namespace:
         """Where the last missing entry was, the name after what was read then, and
         how many were read."""
         self._wal_fd: int | None = None
+        self._checkpoint = Checkpoint(
+            lambda wait_s: schema.connect(path, timeout_s=wait_s),
+            path.with_name("meta.db-wal"),
+            self._write_lock,
+        )
 
     @classmethod
     def create(
@@ -197,7 +203,12 @@ class Namespace:
                 return
         os.fdatasync(self._wal_fd)
 
+    def checkpoint(self) -> None:
+        """Now and then: keeps the WAL short, so that no commit has to."""
+        self._checkpoint.run()
+
     def close(self) -> None:
+        self._checkpoint.close()
         self._reader.close()
         self._writer.close()
         self._write_lock.close()

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from fusefs.errors import Corrupt
+from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES
 
 APPLICATION_ID = 0x64667331
 VERSION = 1
@@ -52,15 +53,18 @@ CREATE TABLE cut(ino INTEGER PRIMARY KEY);
 DERIVED_TABLES = ("inode", "entry", "odd", "revived", "cut")
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, read_only: bool = False, timeout_s: float = 30
+) -> sqlite3.Connection:
     """A connection in autocommit mode, usable from any thread (callers lock)."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     db = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=timeout_s
     )
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA cache_size = -16384")  # KiB: the upper tree levels stay in
+    db.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
     # Mapped, every commit of another connection takes the whole mapping down (a third
     # of the time of a create), and every page read counts as resident memory.
     db.execute("PRAGMA mmap_size = 0")

@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fusefs.errors import Corrupt, FsError, NoSpace
+from fusefs.store.checkpoint import (
+    AUTOCHECKPOINT_PAGES,
+    CHECKPOINT_BYTES,
+    Checkpoint,
+)
 from fusefs.store.locking import WriteLock
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x64667332  # "dfs2"
 BUSY_TIMEOUT_S = 30.0
 """Only recovery after a crash of the other process ever blocks this long."""
-CHECKPOINT_BYTES = 8 << 20
-"""A WAL this long is moved to the table by the background sync; one that stays
-this short is overwritten in place, which costs a third less than growing it."""
-AUTOCHECKPOINT_PAGES = 16384
-"""64 MiB: a writer checkpoints itself only when the background sync is stuck."""
 READERS_KEPT = 4
-RESTART_WAIT_S = 0.05
-"""Writers wait while the WAL restarts; with a reader in the way, do it next time."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS small(
   n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
@@ -65,9 +62,7 @@ class Database:
         except sqlite3.Error as error:
             raise translated(error) from error
         self._readers: list[sqlite3.Connection] = []
-        # One checkpoint at a time; nothing else is taken under it but the WriteLock.
-        self._checkpointing = threading.Lock()
-        self._keeper: sqlite3.Connection | None = None
+        self._checkpoint = Checkpoint(self._connect, Path(f"{path}-wal"), lock)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         _sync_directory(path.parent)
 
@@ -182,22 +177,11 @@ class Database:
             raise Corrupt(f"syncing small.db failed: {error.strerror}") from error
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
-        """Move a long WAL into the table so that it starts again at its beginning.
-
-        The bulk is moved beside running writers; only the rest, and the restart,
-        hold them up.
-        """
-        if os.fstat(self._wal_fd).st_size < at_least_bytes:
-            return
-        with self._checkpointing:
-            try:
-                if self._keeper is None:
-                    self._keeper = self._connect(RESTART_WAIT_S)
-                if _moved(self._keeper, "PASSIVE") * 4096 >= at_least_bytes:
-                    with self._lock:
-                        _moved(self._keeper, "RESTART")
-            except sqlite3.Error as error:
-                raise translated(error) from error
+        """Move a long WAL into the table so that it starts again at its beginning."""
+        try:
+            self._checkpoint.run(at_least_bytes)
+        except sqlite3.Error as error:
+            raise translated(error) from error
 
     def size_bytes(self) -> int:
         """Space of the tables, without free pages."""
@@ -211,16 +195,9 @@ class Database:
         for reader in self._readers:
             reader.close()
         self._readers.clear()
-        if self._keeper is not None:
-            self._keeper.close()
+        self._checkpoint.close()
         self._writer.close()
         os.close(self._wal_fd)
-
-
-def _moved(connection: sqlite3.Connection, mode: str) -> int:
-    """Checkpoint; the number of pages the WAL held."""
-    row = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-    return max(0, int(row[1]))
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId, chunk_id
-from fusefs.store import Store, database, files
+from fusefs.store import Store, checkpoint, files
 from fusefs.store import objects as objects_module
 from fusefs.store.files import path_of
 from fusefs.store.suspects import window_start
@@ -286,13 +286,13 @@ def test_checkpoint_restarts_the_wal_that_a_writer_kept_ahead_of(tmp_path, monke
     with checked_store(tmp_path) as store:
         for i in range(300):
             store.put(bytes_of(20_000, i))
-        real = database._moved
+        real = checkpoint.moved
 
         def moved(connection, mode):
             return 5000 if mode == "PASSIVE" else real(connection, mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr(database, "_moved", moved)
+            patch.setattr(checkpoint, "moved", moved)
             store.database.checkpoint(at_least_bytes=1 << 20)
         store.put(b"the first of the new beginning")
         pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
