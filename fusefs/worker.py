@@ -68,23 +68,21 @@ class Parts:
         self.gate = Gate(map_file(config.run_dir / "fence") if kernel else None)
         self.link = NodeLink(
             config.run_dir / "node.sock",
-            on_effects=self._on_effects,
-            on_reconnect=self._on_reconnect,
+            forget=self._forget,
+            tell=self._tell,
             statistics=self.statistics,
             gate=self.gate,
         )
         _forget_unsynced(config)
         self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
-        self.vfs.set_on_forgotten(self.gate.reached)
         self._built.set()
 
-    def _on_effects(self, effects: Effects) -> None:
+    def _forget(self, effects: Effects | None) -> None:
         self._built.wait()  # the link's thread may be faster than this constructor
-        self.vfs.on_effects(effects)
+        self.vfs.forget_effects(effects)
 
-    def _on_reconnect(self) -> None:
-        self._built.wait()
-        self.vfs.drop_everything()
+    def _tell(self, effects: Effects | None) -> None:
+        self.vfs.tell_kernel(effects)
 
     def serve_with(self, server: Server) -> None:
         """The binding's server, once there is one: its counts are shown too."""

@@ -1,15 +1,16 @@
 """The worker's side of the link to the node process.
 
-Owns two threads: a reader that (re)connects, hears what peers changed and lets
-the worker forget it, and a writer that sends what was published within about a
-millisecond. Every method may be called from any thread, and nothing but `fetch`
-ever fails or blocks because the node is away.
+Owns three threads: a reader that (re)connects, hears what peers changed and lets
+the worker's caches forget it, a teller that lets the kernel forget it, and a writer
+that sends what was published within milliseconds. Every method may be called from any
+thread, and nothing but `fetch` ever fails or blocks because the node is away.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import queue
 import socket
 import threading
 import time
@@ -86,6 +87,10 @@ OWNER_BACK_S = 5.0
 LOOK_AGAIN_S = 0.05
 
 
+ToTell = tuple[socket.socket | None, Changed]
+"""And the connection that it came by."""
+
+
 class LinkStatistics(msgspec.Struct, frozen=True):
     """What the link has done, for `dfs status`."""
 
@@ -103,23 +108,24 @@ class LinkStatistics(msgspec.Struct, frozen=True):
 
 
 class NodeLink:
-    """See the module. `on_effects` and `on_reconnect` run in the reader thread
-    with no lock held; the node hears that they are done when they return."""
+    """See the module. `forget` runs in the reader thread and waits for nothing, then
+    `tell` in the teller's, with no lock held; the node hears that it is done when it
+    returns. None, to either, is everything: changes may have been missed."""
 
     def __init__(
         self,
         socket_path: Path,
-        on_effects: Callable[[Effects], None],
-        on_reconnect: Callable[[], None],
+        forget: Callable[[Effects | None], None],
+        tell: Callable[[Effects | None], None],
         statistics: Callable[[], object] | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """`gate`: opened when what a Changed tells is forgotten; who forgets may open
-        it earlier (`Gate.reached`)."""
+        """`gate`: opened when what a Changed tells is forgotten."""
         self._path = socket_path
         self._gate = gate or Gate()
-        self._on_effects = on_effects
-        self._on_reconnect = on_reconnect
+        self._forget = forget
+        self._tell = tell
+        self._to_tell: queue.SimpleQueue[ToTell | None] = queue.SimpleQueue()
         self._worker_statistics = statistics
         self._outbox = Outbox()
         self._calls = Calls(socket_path)
@@ -138,6 +144,7 @@ class NodeLink:
         self._barrier_ms: deque[float] = deque(maxlen=1000)
         self._threads = [
             threading.Thread(target=self._read_for_ever, name="link-reader"),
+            threading.Thread(target=self._tell_for_ever, name="link-teller"),
             threading.Thread(target=self._write_for_ever, name="link-writer"),
         ]
         for thread in self._threads:
@@ -420,6 +427,7 @@ class NodeLink:
         self._flush(SEND_TIMEOUT_S)
         self._closing.set()
         self._wake.set()
+        self._to_tell.put(None)
         self._drop()
         self._calls.close()
         for thread in self._threads:
@@ -534,20 +542,32 @@ class NodeLink:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
     def _changed(self, message: Changed) -> None:
-        self._gate.announce(message.fence)
         try:
-            if message.everything:
-                self._on_reconnect()
-            else:
-                self._on_effects(message.effects)
+            self._forget(None if message.everything else message.effects)
         except Exception:
             log.exception("forgetting what peers changed failed; forgetting all")
+            message = msgspec.structs.replace(message, everything=True)
             try:
-                self._on_reconnect()
+                self._forget(None)
             except Exception:
                 log.exception("forgetting all failed, too")
-        self._gate.reached()
-        self._send(encode(Invalidated(message.id)))
+        self._gate.reached(message.fence)
+        self._to_tell.put((self._sock, message))
+
+    def _tell_for_ever(self) -> None:
+        """In the order they came: an answer stands for all before it, too."""
+        while (item := self._to_tell.get()) is not None:
+            sock, message = item
+            try:
+                self._tell(None if message.everything else message.effects)
+            except Exception:
+                log.exception("telling the kernel failed; telling it to forget all")
+                try:
+                    self._tell(None)
+                except Exception:
+                    log.exception("telling it all failed, too")
+            if sock is self._sock:  # another node's numbers mean something else
+                self._send(encode(Invalidated(message.id)))
 
     def _tell_statistics(self, number: int) -> None:
         own = self._worker_statistics

@@ -116,7 +116,6 @@ class Gate:
         self._names = self._tables.names
         self.settled = 0
         """Up to here everything is applied and forgotten in our caches."""
-        self._announced = 0
         # Protects `settled`; nothing else is done under it.
         self._condition = threading.Condition()
         self._barrier = threading.Lock()  # as in NodeFence
@@ -165,13 +164,10 @@ class Gate:
 
     # -- the link's thread -----------------------------------------------------------
 
-    def announce(self, fence: int) -> None:
-        """A Changed came: once its effects are forgotten, all up to here is shown."""
-        self._announced = fence
-
-    def reached(self) -> None:
-        """Our own caches show what was announced; the kernel may not yet."""
+    def reached(self, fence: int) -> None:
+        """A Changed told that all up to here is applied, and our own caches have
+        forgotten the old; the kernel may not have yet."""
         with self._condition:
-            if self.settled != self._announced:
-                self.settled = self._announced
+            if self.settled != fence:
+                self.settled = fence
                 self._condition.notify_all()

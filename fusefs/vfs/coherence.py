@@ -1,8 +1,10 @@
 """Keeping every cache true: rows, attributes, open files, and the kernel's.
 
-Changes of peers come in through `Coherence.on_effects`, in the link's thread: our
-caches forget first, then the kernel forgets exactly what changed, and only when
-this returns is the change acknowledged to its origin. Nothing is locked then.
+Changes of peers come in twice: `forget`, in the link's reading thread, for our own
+caches, then `tell`, in another one, for the kernel: that forgets exactly what changed,
+and only when this returns is the change acknowledged to its origin. Nothing is locked
+then. Telling may wait for a request that holds a kernel lock, and that one (at the
+fence) for what the reading thread hears next: hence two threads.
 
 A change made here is known to the kernel that asked for it. What it changed
 besides (a conflict version that vanished, pages that a rebase moved) is told by a
@@ -77,9 +79,6 @@ class Coherence:
         self._snapshots = snapshots
         self._pages: dict[Ino, int] = {}
         self.invalidator: Invalidator = NoInvalidator()
-        self.on_forgotten: Callable[[], None] = lambda: None
-        """Called when our own caches have forgotten a peer's change, before the kernel
-        is told: that may wait for requests which wait for this."""
         self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()  # starting the thread once
@@ -87,11 +86,13 @@ class Coherence:
 
     # -- changes of peers ------------------------------------------------------
 
-    def on_effects(self, effects: Effects) -> None:
-        """Forget what these changes touched, here and in the kernel."""
+    def forget_remote(self, effects: Effects) -> None:
+        """Our own caches: rows, attributes and what open files show."""
         self._namespace.forget(effects)
         self.forget(effects)
-        self.on_forgotten()
+
+    def tell(self, effects: Effects) -> None:
+        """The kernel's, of changes that were forgotten here."""
         with self.invalidator.together():
             self._tell(effects)
 
@@ -118,8 +119,8 @@ class Coherence:
         for ino in inodes:
             self._files.refresh(ino)
 
-    def drop_everything(self) -> None:
-        """Changes were missed: everything cached may be wrong."""
+    def forget_everything(self) -> None:
+        """Changes were missed: everything cached here may be wrong."""
         self._namespace.drop_caches()
         self._attrs.clear()
         self._snapshots.changed()
@@ -127,7 +128,9 @@ class Coherence:
             self._files.refresh(file.ino)
             _told_at_publish(file)
         self._pages.clear()
-        self.on_forgotten()
+
+    def tell_everything(self) -> None:
+        """The same in the kernel."""
         self.invalidator.everything()
 
     def _tell_entries(self, entries: Iterable[EntryChange]) -> None:

@@ -167,11 +167,6 @@ class Vfs:
         """Who tells the kernel what changed. Call before serving."""
         self._coherence.invalidator = invalidator
 
-    def set_on_forgotten(self, on_forgotten: Callable[[], None]) -> None:
-        """Who waits for a peer's change to be forgotten here, before the kernel is
-        told. Call before serving."""
-        self._coherence.on_forgotten = on_forgotten
-
     # -- inodes ----------------------------------------------------------------
 
     def setattr(
@@ -381,15 +376,32 @@ class Vfs:
 
     # -- changes from elsewhere ------------------------------------------------
 
-    def on_effects(self, effects: Effects) -> None:
-        """A peer's change was applied: forget it here, then in the kernel."""
-        self._coherence.on_effects(effects)
+    def forget_effects(self, effects: Effects | None) -> None:
+        """A peer's change was applied: our own caches forget what it touched (None:
+        everything, changes may have been missed). Waits for nothing."""
+        if effects is None:
+            self._coherence.forget_everything()
+        else:
+            self._coherence.forget_remote(effects)
+
+    def tell_kernel(self, effects: Effects | None) -> None:
+        """Then the kernel forgets it. May wait for requests under way."""
+        if effects is None:
+            self._coherence.tell_everything()
+            return
+        self._coherence.tell(effects)
         if effects.appends:
             self._appends.merge_soon(effects.appends)
 
+    def on_effects(self, effects: Effects) -> None:
+        """Both."""
+        self.forget_effects(effects)
+        self.tell_kernel(effects)
+
     def drop_everything(self) -> None:
-        """Changes may have been missed: forget all, here and in the kernel."""
-        self._coherence.drop_everything()
+        """Both, of everything."""
+        self.forget_effects(None)
+        self.tell_kernel(None)
 
     # -- life ------------------------------------------------------------------
 

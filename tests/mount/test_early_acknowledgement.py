@@ -97,6 +97,31 @@ def test_an_exclusive_creation_on_the_peer_loses_against_what_was_closed(
         assert lost.value.errno == errno.EEXIST
 
 
+def test_two_nodes_that_fill_one_directory_do_not_hold_each_other_up(
+    nodes: tuple[Node, Node],
+) -> None:
+    """A request at the fence holds the directory's lock in the kernel; telling the
+    kernel of the change before waits for that lock."""
+    here, there = directory(nodes, "both")
+
+    def fill(where: Path, name: str) -> None:
+        for n in range(ROUNDS):
+            (where / f"{name}{n}").write_bytes(b"data")
+            if n % 3 == 0:
+                os.rename(where / f"{name}{n}", where / f"{name}-last")
+
+    threads = [
+        threading.Thread(target=fill, args=args)
+        for args in ((here, "a"), (there, "b"), (here, "c"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for node in nodes:
+        assert "does not say what it acknowledged" not in node.logs()
+
+
 def test_looking_all_the_time_never_finds_the_old_after_the_new(
     nodes: tuple[Node, Node],
 ) -> None:

@@ -252,3 +252,34 @@ def test_one_that_waits_in_the_kernel_holds_up_none_of_those_with_it() -> None:
     assert notifier.queued_behind == 1
     gate.set()
     wait_until(lambda: notifier.settled and len(told) == 2)
+
+
+def test_a_request_that_turns_out_to_hold_the_lock_is_not_waited_for() -> None:
+    """It was in the kernel before the notification, and is read only now."""
+    notifier = make(wait_s=30)
+    unlocked, blocked = threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def answer(message: bytes) -> None:
+        code = p.OUT_HEADER.unpack_from(message)[1]
+        if code == p.NOTIFY_INVAL_ENTRY:
+            blocked.set()
+            unlocked.wait(10)
+        told.append(code)
+
+    notifier.answer = answer
+
+    def tell() -> None:
+        with notifier.together():
+            notifier.entry(Ino(5), b"a")
+            notifier.data(Ino(6), 0, 0)
+
+    caller = threading.Thread(target=tell)
+    caller.start()
+    assert blocked.wait(10)
+    with notifier._connection.holding(Ino(5)):
+        caller.join(10)
+        assert not caller.is_alive()
+        assert told == [p.NOTIFY_INVAL_INODE]  # the rest was told, and waited for
+    unlocked.set()
+    wait_until(lambda: notifier.settled and len(told) == 2)

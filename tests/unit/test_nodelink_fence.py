@@ -65,24 +65,22 @@ def test_the_gate_is_closed_until_what_was_fenced_is_told(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    gate.announce(node.received)
     assert not passed.is_set()
-    gate.reached()
+    gate.reached(node.received)
     asking.join(10)
     assert passed.is_set() and not gate.closed
 
 
-def test_who_waits_does_not_wait_for_what_is_fenced_later(
+def test_each_fence_is_told_of_its_own(
     sides: tuple[NodeFence, Gate],
 ) -> None:
     node, gate = sides
     node.put_up()
-    gate.announce(node.received)
-    gate.reached()
+    first = node.received
     node.put_up()
-    gate.announce(node.received)  # not reached yet
+    gate.reached(first)
     assert gate.closed
-    gate.reached()
+    gate.reached(node.received)
     gate.wait()
 
 

@@ -44,7 +44,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -127,6 +127,8 @@ class Connection:
         self.agreed = threading.Event()
         """Set when requests can be answered, or never will (`failure`)."""
         self.failure: Exception | None = None
+        self.on_held: Callable[[tuple[Ino, ...]], None] = lambda inodes: None
+        """Told when a request begins to hold the kernel's locks of these."""
         self._held: dict[Ino, int] = {}
         self._held_lock = threading.Lock()
         """Protects `_held`; nothing is called under it."""
@@ -174,6 +176,7 @@ class Connection:
         with self._held_lock:
             for ino in inodes:
                 self._held[ino] = self._held.get(ino, 0) + 1
+        self.on_held(inodes)
         try:
             yield
         finally:

@@ -72,9 +72,7 @@ def _dot(ch: Channel, nodeid: Ino, name: bytes) -> Attr:
     return ch.fs.getattr(nodeid) if name == b"." else ch.fs.lookup(nodeid, name)
 
 
-def entry_reply(
-    ch: Channel, unique: int, attr: Attr, epoch: tuple[int, int]
-) -> bytes:
+def entry_reply(ch: Channel, unique: int, attr: Attr, epoch: tuple[int, int]) -> bytes:
     """The reply for what a request made, its lookup counted.
 
     The kernel takes attributes of these replies unseen (no attr_version), so those

@@ -9,9 +9,10 @@ connection.py says why this suffices for answers on their way. Two more rules:
   started as needed. Attributes alone take no lock and are sent at once.
 * The caller waits until the kernel has forgotten (once for all it tells `together`),
   because then the change is acknowledged to its origin; but where a request in flight
-  holds the lock (`Connection.is_held`) not at all, and never longer than
-  `notify_wait_s`: the notification is then queued behind that request, and two nodes
-  that change one directory at once do not wait for each other.
+  holds the lock (`Connection.is_held`), or turns out to (`let_go`: it held the lock
+  before we heard of it), no longer, and never longer than `notify_wait_s`: the
+  notification is then queued behind that request, and two nodes that change one
+  directory at once do not wait for each other.
 """
 
 from __future__ import annotations
@@ -46,7 +47,40 @@ _EVERYTHING_S: Final = 5.0
 """Longest `everything` holds up its caller."""
 
 Work: TypeAlias = Callable[[], None]
-Job: TypeAlias = "tuple[Work, threading.Lock | None]"
+Job: TypeAlias = "tuple[Work, threading.Event | None]"
+
+
+class Told:
+    """What one caller waits for."""
+
+    __slots__ = ("done", "finished", "locks", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[tuple[Work, tuple[Ino, ...]]] = deque()
+        """And which locks each may meet in the kernel. Another thread may do some."""
+        self.locks: set[Ino] = set()
+        self.done = threading.Event()
+        """The caller need not wait any longer; `finished`: all is done."""
+        self.finished = False
+
+    def add(self, work: Work, locks: tuple[Ino, ...]) -> None:
+        self.works.append((work, locks))
+        self.locks.update(locks)
+
+    def do(self) -> None:
+        """In a notifying thread."""
+        while (item := self.take()) is not None:
+            try:
+                item[0]()
+            except Exception:
+                log.exception("bug while notifying the kernel")
+        self.finished = True
+
+    def take(self) -> tuple[Work, tuple[Ino, ...]] | None:
+        try:
+            return self.works.popleft()
+        except IndexError:
+            return None
 
 
 class Notifier:
@@ -54,13 +88,15 @@ class Notifier:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        connection.on_held = self.let_go
+        self._waiting: set[Told] = set()
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = threading.Lock()
         """Protects the counts of threads; nothing waits under it."""
         self._threads = 0
         self._idle = 0
         self._gathering = threading.local()
-        """`works`: what this thread tells together."""
+        """`told`: what this thread tells together."""
         self._later: deque[tuple[Ino, bytes, float]] = deque()
         self.sent = 0
         self.queued_behind = 0
@@ -114,14 +150,24 @@ class Notifier:
     @contextmanager
     def together(self) -> Iterator[None]:
         """One thread is woken for all that is told within it, and waited for once."""
-        works: deque[Work] = deque()
-        self._gathering.works = works
+        told = self._gathering.told = Told()
         try:
             yield
         finally:
-            self._gathering.works = None
-            if works:
-                self._hand_over(works, self._connection.settings.notify_wait_s)
+            self._gathering.told = None
+            if told.works:
+                self._hand_over(told, self._connection.settings.notify_wait_s)
+
+    def let_go(self, inodes: tuple[Ino, ...]) -> None:
+        """A request was read that holds the kernel's locks of these: whoever waits for
+        a notification about them waits for it, and need not."""
+        if not self._waiting:
+            return
+        with self._lock:
+            waiting = list(self._waiting)
+        for told in waiting:
+            if not told.locks.isdisjoint(inodes):
+                told.done.set()
 
     # -- in a notifying thread -------------------------------------------------------
 
@@ -232,24 +278,44 @@ class Notifier:
             self._put(work, None)
             self.queued_behind += 1
             return
-        works = getattr(self._gathering, "works", None)
-        if works is not None:
-            works.append(work)
+        gathered = getattr(self._gathering, "told", None)
+        told = Told() if gathered is None else gathered
+        told.add(work, locks)
+        if gathered is not None:
             return
         if wait_s < 0:
             wait_s = self._connection.settings.notify_wait_s
-        self._hand_over(deque((work,)), wait_s)
+        self._hand_over(told, wait_s)
 
-    def _hand_over(self, works: deque[Work], wait_s: float) -> None:
-        done = threading.Lock()
-        done.acquire()
-        self._put(lambda: _all(works), done)
-        if not done.acquire(timeout=wait_s):
+    def _hand_over(self, told: Told, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        with self._lock:
+            self._waiting.add(told)
+        if any(self._connection.is_held(ino) for ino in told.locks):
+            told.done.set()
+        self._put(told.do, told.done)
+        told.done.wait(wait_s)
+        with self._lock:
+            self._waiting.discard(told)
+        if not told.finished:
             self.queued_behind += 1
-            if works:  # one of them waits in the kernel: the rest need not
-                self._put(lambda: _all(works), None)
+            self._without(told, deadline - time.monotonic())
 
-    def _put(self, work: Work, done: threading.Lock | None) -> None:
+    def _without(self, told: Told, wait_s: float) -> None:
+        """One of them waits in the kernel: the rest need not, and is waited for but
+        where it would wait, too."""
+        rest = Told()
+        while (item := told.take()) is not None:
+            if any(self._connection.is_held(ino) for ino in item[1]):
+                self._put(item[0], None)
+            else:
+                rest.add(*item)
+        if rest.works and wait_s > 0:
+            self._hand_over(rest, wait_s)
+        elif rest.works:
+            self._put(rest.do, None)
+
+    def _put(self, work: Work, done: threading.Event | None) -> None:
         self._jobs.put((work, done))
         with self._lock:
             if self._idle >= self._jobs.qsize() or self._threads >= _MOST_THREADS:
@@ -277,20 +343,7 @@ class Notifier:
             except Exception:
                 log.exception("bug while notifying the kernel")
             if done is not None:
-                done.release()
-
-
-def _all(works: deque[Work]) -> None:
-    """Does what is there; another thread may do some of it."""
-    while True:
-        try:
-            work = works.popleft()
-        except IndexError:
-            return
-        try:
-            work()
-        except Exception:
-            log.exception("bug while notifying the kernel")
+                done.set()
 
 
 # -- messages ------------------------------------------------------------------------
