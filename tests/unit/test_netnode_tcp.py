@@ -140,15 +140,15 @@ class Mount:
         self.reconnects = 0
         self.hold = threading.Event()
         self.hold.set()
-        self.link = NodeLink(running.socket, self._changed, self._reconnected)
+        self.link = NodeLink(running.socket, lambda effects: None, self._told)
         until(self.link.connected)
 
-    def _changed(self, effects: Effects) -> None:
+    def _told(self, effects: Effects | None) -> None:
         assert self.hold.wait(LIMIT_S)
-        self.effects.append(effects)
-
-    def _reconnected(self) -> None:
-        self.reconnects += 1
+        if effects is None:
+            self.reconnects += 1
+        else:
+            self.effects.append(effects)
 
 
 # -- members -------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_fetch_over_tls_and_its_errors(pair: tuple[Running, Running]) -> None:
 
 
 def test_link_without_a_node_fails_only_fetches(tmp_path: Path) -> None:
-    link = NodeLink(tmp_path / "none", lambda e: None, lambda: None)
+    link = NodeLink(tmp_path / "none", lambda e: None, lambda e: None)
     assert link.barrier(5, 1)
     link.prefetch([chunk_id(b"x")])
     with pytest.raises(Unreachable):
@@ -216,7 +216,7 @@ def test_what_is_published_while_the_node_is_away_arrives(
     pair: tuple[Running, Running],
 ) -> None:
     a, b = pair
-    link = NodeLink(a.directory / "later.sock", lambda e: None, lambda: None)
+    link = NodeLink(a.directory / "later.sock", lambda e: None, lambda e: None)
     for n in range(100):
         a.create(link, b"f%d" % n)
     (a.directory / "later.sock").symlink_to(a.socket)
