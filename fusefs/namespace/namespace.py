@@ -448,9 +448,7 @@ class Namespace:
         """Another node may create this name, unless it is there. Until then, or until
         `nothing_reserved`, `reserved_until_ns` says so to both processes."""
         with self._write_lock:
-            if self._read(
-                "SELECT 1 FROM entry WHERE parent = ? AND name = ?", (parent, name)
-            ):
+            if self.shown(parent, name):
                 return False
             lock = self._write_lock
             lock.reserved_until_ns = max(lock.reserved_until_ns, until_ns)

@@ -8,6 +8,7 @@ from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.types import Inode
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
+from fusefs.vfs.files import permitted
 from fusefs.vfs.missing import Missing, Objects
 from fusefs.vfs.types import UNCHANGED, Attr
 
@@ -83,13 +84,8 @@ class Attributes:
         if atime is None:  # one that was never set shows as mtime
             unset = attr.atime_ns == attr.mtime_ns
             atime = draft.mtime_ns if unset else attr.atime_ns
-        given = draft.permissions
-        if given is not UNCHANGED:
-            attr = attr._replace(
-                mode=attr.mode if given.mode is None else given.mode,
-                uid=attr.uid if given.uid is None else given.uid,
-                gid=attr.gid if given.gid is None else given.gid,
-            )
+        if draft.permissions is not UNCHANGED:
+            attr = permitted(attr, draft.permissions)
         return attr._replace(
             size=draft.size,
             blocks=self._draft_blocks(attr, draft),

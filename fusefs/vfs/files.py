@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -27,7 +28,7 @@ from fusefs.vfs.draft import Draft
 from fusefs.vfs.journal import Journal
 from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
-from fusefs.vfs.types import Permissions
+from fusefs.vfs.types import Attr, Permissions
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -105,8 +106,11 @@ class Handle:
         """Lock owners that locked through this handle."""
 
 
-def permitted(row: Inode, given: Permissions) -> Inode:
-    """The row with the mode and owner that a draft was given."""
+Shown = TypeVar("Shown", Inode, Attr)
+
+
+def permitted(row: Shown, given: Permissions) -> Shown:
+    """The row, or what stat shows of it, with the mode and owner that were given."""
     return row._replace(
         mode=row.mode if given.mode is None else given.mode,
         uid=row.uid if given.uid is None else given.uid,

@@ -200,11 +200,12 @@ class Inodes:
                 return False
             row, given = self._files.need_row(ino), draft.permissions
             shown = permitted(row, given)
-            mode = _new_mode(shown, change)
+            wanted = Permissions(_new_mode(shown, change), change.uid, change.gid)
+            after = permitted(shown, wanted)
             draft.permissions = Permissions(
-                _unless_same(shown.mode if mode is None else mode, row.mode),
-                _unless_same(shown.uid if change.uid is None else change.uid, row.uid),
-                _unless_same(shown.gid if change.gid is None else change.gid, row.gid),
+                _unless_same(after.mode, row.mode),
+                _unless_same(after.uid, row.uid),
+                _unless_same(after.gid, row.gid),
             )
             draft.ctime_ns = self._clock()
             if draft.log is not None:
@@ -235,11 +236,8 @@ class Inodes:
             if orphan is None:
                 return False
             row = orphan.row
-            mode = _new_mode(row, change)
-            orphan.row = row._replace(
-                mode=row.mode if mode is None else mode,
-                uid=row.uid if change.uid is None else change.uid,
-                gid=row.gid if change.gid is None else change.gid,
+            given = Permissions(_new_mode(row, change), change.uid, change.gid)
+            orphan.row = permitted(row, given)._replace(
                 mtime_ns=row.mtime_ns if mtime is None else mtime,
                 atime_ns=row.atime_ns if atime is None else atime,
                 ctime_ns=max(row.ctime_ns, self._clock()),
