@@ -105,9 +105,7 @@ class TwoStores(RuleBasedStateMachine):
 def test_two_stores_agree_with_a_model(tmp_path):
     TwoStores.directory = tmp_path
     machine = type("Machine", (TwoStores,), {}).TestCase
-    machine.settings = settings(
-        max_examples=25, stateful_step_count=25, deadline=None, database=None
-    )
+    machine.settings = settings(max_examples=25, stateful_step_count=25, database=None)
     machine().runTest()
 
 

@@ -225,7 +225,5 @@ class PushedMachine(RuleBasedStateMachine):
 def test_pushed_agrees_with_a_model(tmp_path):
     PushedMachine.directory = tmp_path
     machine = type("Machine", (PushedMachine,), {}).TestCase
-    machine.settings = settings(
-        max_examples=25, stateful_step_count=30, deadline=None, database=None
-    )
+    machine.settings = settings(max_examples=25, stateful_step_count=30, database=None)
     machine().runTest()

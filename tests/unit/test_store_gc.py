@@ -60,7 +60,7 @@ contents = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     files=st.lists(st.tuples(contents, st.booleans()), max_size=5),
     run=st.integers(0, 5),
