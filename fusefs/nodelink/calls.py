@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusefs.errors import Interrupted
 from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
 from fusefs.nodelink.messages import (
     Attach,
@@ -36,6 +37,9 @@ SLICE_S = 0.02
 FOREVER_S = 86_400.0
 UNDO_S = 2.0
 """For the node to take notice; it answers without asking anybody."""
+NODE_BACK_S = 4.0
+"""A request waits this long (and never past its deadline) for a restarting node."""
+LOOK_AGAIN_S = 0.05
 KEEP_IDLE = 16
 """Idle connections kept: more threads than this seldom wait at once."""
 
@@ -113,6 +117,7 @@ class Calls:
         self._lock = threading.Lock()  # protects _idle, _next; nothing waits inside
         self._idle: list[CallConnection] = []
         self._next = 0
+        self._closed = threading.Event()
 
     def barrier(self, seq: int, timeout_s: float) -> bool | None:
         """What the node answered, or None after the timeout. Raises NodeDown."""
@@ -152,7 +157,48 @@ class Calls:
                 if getattr(answer, "id", None) == number:
                     return answer
 
+    def call_twice(self, message: Request, deadline: float) -> FromNode | None:
+        """The connections kept may be those of a node that is no more. Raises
+        NodeDown when there is none."""
+        try:
+            return self.call(message, deadline, None)
+        except NodeDown:
+            return self.call(message, deadline, None)
+
+    def call_patiently(
+        self,
+        message: Request,
+        deadline: float | None,
+        cancelled: Callable[[], bool] | None,
+        undo: Callable[[], Iterable[Request]] = tuple,
+    ) -> FromNode | None:
+        """Asks again while the node is restarting. None at the deadline; raises
+        Interrupted, NodeDown."""
+        give_up = time.monotonic() + NODE_BACK_S
+        while True:
+            try:
+                answer = self.call(message, deadline, cancelled, undo)
+                break
+            except NodeDown:
+                check(cancelled)
+                now = time.monotonic()
+                if now >= give_up or (deadline is not None and now >= deadline):
+                    raise
+                self.pause(LOOK_AGAIN_S)
+        if answer is None:
+            check(cancelled)
+        return answer
+
+    def pause(self, seconds: float) -> None:
+        """Ends early when the link does."""
+        self._closed.wait(seconds)
+
     def close(self) -> None:
+        """Ends pauses for good."""
+        self._closed.set()
+        self._forget_idle()
+
+    def _forget_idle(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -186,6 +232,12 @@ def _say(connection: CallConnection, message: Request) -> None:
             return
 
 
+def check(cancelled: Callable[[], bool] | None) -> None:
+    """Raises Interrupted when the program does not wait any more."""
+    if cancelled is not None and cancelled():
+        raise Interrupted("interrupted while waiting for the node")
+
+
 class _Lease:
     """A connection for one request; thrown away when the request failed on it."""
 
@@ -204,4 +256,4 @@ class _Lease:
         else:
             self._connection.close()
             if kind is NodeDown:
-                self._calls.close()
+                self._calls._forget_idle()

@@ -22,18 +22,16 @@ import msgspec
 
 from fusefs.errors import (
     FsError,
-    Interrupted,
-    NoLocks,
     NoSpace,
     TimedOut,
     Unreachable,
-    WouldBlock,
 )
 from fusefs.model.ids import ChunkId, Ino, NodeId, Seq
 from fusefs.model.tx import Body, Effects, Tx
-from fusefs.nodelink.calls import Calls, NodeDown, Request, connect
+from fusefs.nodelink.calls import Calls, NodeDown, connect
 from fusefs.nodelink.fence import Gate
 from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
+from fusefs.nodelink.locking import LinkLocks
 from fusefs.nodelink.messages import (
     AskWorker,
     Attached,
@@ -41,27 +39,16 @@ from fusefs.nodelink.messages import (
     Fetch,
     Fetched,
     FromNode,
-    HeldLocks,
     Invalidated,
-    Lock,
-    LockDone,
-    LockTest,
     Peers,
     Prefetch,
-    Reserve,
-    Reserved,
     WorkerAnswer,
     decode_from_node,
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
 from fusefs.nodelink.ranges import (
-    UNLOCK,
-    HeldLock,
-    LockKey,
     Range,
-    changed,
-    within,
 )
 
 log = logging.getLogger(__name__)
@@ -77,15 +64,6 @@ SEND_BUFFER_BYTES = 4 << 20
 RECONNECT_S = (*(0.01,) * 20, 0.05, 0.1, 0.2)
 """Pauses between attempts, the last for ever: a restarted node is soon back, and
 until then nobody tells us what changed."""
-LOCK_LIMIT_S = 20.0
-"""For an answer about a lock: longer than the grace period of a new owner."""
-RESERVE_LIMIT_S = 1.0
-NODE_BACK_S = 4.0
-"""A request waits this long (and never past its deadline) for a restarting node."""
-OWNER_BACK_S = 5.0
-"""So long a waiting lock bears with an owner that is away: it may be restarting."""
-LOOK_AGAIN_S = 0.05
-
 
 ToTell = tuple[socket.socket | None, Changed]
 """And the connection that it came by."""
@@ -133,10 +111,7 @@ class NodeLink:
         self._sock: socket.socket | None = None
         self._attached = False
         self._near = self._connected_peers = 0
-        self._members = -1  # not known yet: as if there were some
-        self._told = threading.Event()  # the node knows the locks we hold
-        self._locks_lock = threading.Lock()  # protects _locks; nothing waits inside
-        self._locks: dict[LockKey, list[Range]] = {}
+        self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S))
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._published = self._fetches = self._fetch_failures = 0
@@ -201,7 +176,7 @@ class NodeLink:
         deadline = time.monotonic() + timeout_s
         message = Fetch(0, tuple(cids), int(timeout_s * 1000), tuple(hint))
         try:
-            answer = self._call(message, deadline, cancelled)
+            answer = self._calls.call_patiently(message, deadline, cancelled)
             if answer is None:
                 raise TimedOut("no peer sent the data in time")
             if isinstance(answer, Fetched) and answer.error:
@@ -213,34 +188,12 @@ class NodeLink:
             self._fetch_failures += 1
             raise
 
-    def _call(
-        self,
-        message: Request,
-        deadline: float | None,
-        cancelled: Callable[[], bool] | None,
-        undo: Callable[[], Iterable[Request]] = tuple,
-    ) -> FromNode | None:
-        """Asks again while the node is restarting. None at the deadline; raises
-        Interrupted, NodeDown."""
-        give_up = time.monotonic() + NODE_BACK_S
-        while True:
-            try:
-                answer = self._calls.call(message, deadline, cancelled, undo)
-                break
-            except NodeDown:
-                _check(cancelled)
-                now = time.monotonic()
-                if now >= give_up or (deadline is not None and now >= deadline):
-                    raise
-                self._closing.wait(0.05)
-        if answer is None:
-            _check(cancelled)
-        return answer
-
     def prefetch(self, cids: Iterable[ChunkId], hint: Sequence[NodeId] = ()) -> None:
         """Ask for chunks that will be wanted soon; no answer, no error."""
         if self._attached:
             self._send(encode(Prefetch(tuple(cids), tuple(hint))))
+
+    # -- locks and exclusive creation ------------------------------------------------
 
     # -- locks and exclusive creation ------------------------------------------------
 
@@ -253,82 +206,22 @@ class NodeLink:
         wait: bool,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Take, change or (kind UNLOCK) drop a lock that excludes other nodes.
-
-        Between processes of this node the caller decides, before it asks here.
-        Raises WouldBlock (another node holds it, not waiting), NoLocks (the node that
-        decides cannot be reached), Interrupted. Dropping never fails.
-        """
-        key = LockKey(ino, is_flock)
-        if want.kind == UNLOCK:
-            if self._note_lock(key, want) and self._members:
-                self._flush(SEND_TIMEOUT_S)  # the next holder waits for what we wrote
-                self._drop_lock(key, want)
-            return
-        with self._locks_lock:
-            if not self._members:  # a first one will be told of it
-                self._note_locked(key, want)
-                return
-        self._ask_lock(key, want, wait, cancelled)
-        self._note_lock(key, want)
-
-    def _ask_lock(
-        self,
-        key: LockKey,
-        want: Range,
-        wait: bool,
-        cancelled: Callable[[], bool] | None,
-    ) -> None:
-        """Returns when it is ours. Raises WouldBlock, NoLocks, Interrupted."""
-        began = time.monotonic()
-        deadline = None if wait else began + LOCK_LIMIT_S
-        while True:
-            self._wait_until_told(cancelled)
-            try:
-                answer = self._call(
-                    Lock(0, key, want, wait),
-                    deadline,
-                    cancelled,
-                    lambda: self._undo(key, want),
-                )
-            except NodeDown as error:
-                raise NoLocks("the node process is not running") from error
-            if isinstance(answer, LockDone) and answer.error != errno.ENOLCK:
-                break
-            if not wait or time.monotonic() - began > OWNER_BACK_S:
-                raise NoLocks("the node that decides about this lock is away")
-            self._closing.wait(LOOK_AGAIN_S)
-            _check(cancelled)
-        if answer.error:
-            raise WouldBlock("another node holds the lock")
-
-    def _wait_until_told(self, cancelled: Callable[[], bool] | None) -> None:
-        """A node that has just started must first hear what we hold."""
-        give_up = time.monotonic() + NODE_BACK_S
-        while not self._told.is_set():
-            if time.monotonic() > give_up:
-                raise NoLocks("the node process is not running")
-            self._told.wait(LOOK_AGAIN_S)
-            _check(cancelled)
-
-    def _undo(self, key: LockKey, want: Range) -> list[Request]:
-        """What the node should think after a lock that nobody waits for any more."""
-        with self._locks_lock:
-            parts = within(self._locks.get(key, ()), want)
-        return [Lock(0, key, part, False) for part in parts]
+        """See LinkLocks."""
+        self._locks.lock(ino, want, is_flock=is_flock, wait=wait, cancelled=cancelled)
 
     def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
-        """A lock of another node that stands in the way. Raises NoLocks."""
-        if not self._members:
-            return None
-        message = LockTest(0, LockKey(ino, is_flock), want)
-        try:
-            answer = self._call(message, time.monotonic() + LOCK_LIMIT_S, None)
-        except NodeDown as error:
-            raise NoLocks("the node process is not running") from error
-        if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
-            raise NoLocks("the node that decides about this lock is away")
-        return answer.conflict
+        """See LinkLocks."""
+        return self._locks.test(ino, want, is_flock=is_flock)
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        """See LinkLocks. True at once without a node."""
+        return not self._attached or self._locks.reserve(parent, name)
+
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        """See LinkLocks."""
+        self._locks.give_back(parent, name)
+
+    # -- state -----------------------------------------------------------------------
 
     def near(self) -> bool:
         """Whether any near peer is connected."""
@@ -338,73 +231,12 @@ class NodeLink:
         """Whether any peer is connected, near or far."""
         return self._connected_peers > 0
 
-    def reserve(self, parent: Ino, name: bytes) -> bool:
-        """Before an exclusive creation: False when a near node has the name or is
-        creating it. True without a node, and when nobody answers in time."""
-        if not self._attached:
-            return True
-        deadline = time.monotonic() + RESERVE_LIMIT_S
-        try:
-            answer = self._call_twice(Reserve(0, parent, name), deadline)
-        except NodeDown:
-            return True
-        return not isinstance(answer, Reserved) or answer.granted
-
-    def give_back(self, parent: Ino, name: bytes) -> None:
-        """What `reserve` granted is not made after all. Never fails."""
-        deadline = time.monotonic() + RESERVE_LIMIT_S
-        try:
-            self._call_twice(Reserve(0, parent, name, True), deadline)
-        except NodeDown:
-            pass
-
-    def _call_twice(self, message: Request, deadline: float) -> FromNode | None:
-        """The connections kept may be those of a node that is no more. Raises
-        NodeDown when there is none."""
-        try:
-            return self._calls.call(message, deadline, None)
-        except NodeDown:
-            return self._calls.call(message, deadline, None)
-
-    def _drop_lock(self, key: LockKey, want: Range) -> None:
-        try:
-            deadline = time.monotonic() + LOCK_LIMIT_S
-            self._call_twice(Lock(0, key, want, False), deadline)
-        except NodeDown:
-            pass  # a new node hears from us what we hold, and this is not among it
-
-    def _note_lock(self, key: LockKey, want: Range) -> bool:
-        """False when nothing changed."""
-        with self._locks_lock:
-            return self._note_locked(key, want)
-
-    def _note_locked(self, key: LockKey, want: Range) -> bool:
-        before = self._locks.get(key, [])
-        after = changed(before, want)
-        if after:
-            self._locks[key] = after
-        else:
-            self._locks.pop(key, None)
-        return before != after
-
-    def _tell_locks(self) -> None:
-        with self._locks_lock:
-            held = tuple(
-                HeldLock(key, range_)
-                for key, ranges in self._locks.items()
-                for range_ in ranges
-            )
-        self._send(encode(HeldLocks(held)))
-        self._told.set()
-
-    # -- state -----------------------------------------------------------------------
-
     def connected(self) -> bool:
         return self._attached
 
     def wait_connected(self, limit_s: float) -> bool:
         """Whether the node knows of us, within the time."""
-        return self._told.wait(limit_s)
+        return self._locks.told.wait(limit_s)
 
     def statistics(self) -> LinkStatistics:
         times = sorted(self._barrier_ms)
@@ -475,7 +307,7 @@ class NodeLink:
     def _drop(self) -> None:
         """Break the connection; the reader notices and connects anew."""
         self._attached = False
-        self._told.clear()
+        self._locks.told.clear()
         self._near = self._connected_peers = 0
         sock = self._sock
         if sock is not None:
@@ -528,9 +360,8 @@ class NodeLink:
             case Changed():
                 self._changed(message)
             case Peers():
-                alone, self._members = not self._members, message.members
                 self._near, self._connected_peers = message.near, message.connected
-                if alone and self._members:
+                if self._locks.members(message.members):
                     self._tell_locks()
             case Attached():
                 self._attached = True
@@ -569,16 +400,15 @@ class NodeLink:
             if sock is self._sock:  # another node's numbers mean something else
                 self._send(encode(Invalidated(message.id)))
 
+    def _tell_locks(self) -> None:
+        self._send(encode(self._locks.held()))
+        self._locks.told.set()
+
     def _tell_statistics(self, number: int) -> None:
         own = self._worker_statistics
         value = {"link": self.statistics(), "worker": own() if own else None}
         data = msgspec.json.encode(value, enc_hook=str)
         self._send(encode(WorkerAnswer(number, data)))
-
-
-def _check(cancelled: Callable[[], bool] | None) -> None:
-    if cancelled is not None and cancelled():
-        raise Interrupted("interrupted while waiting for data")
 
 
 def _error(number: int, reason: str) -> FsError:

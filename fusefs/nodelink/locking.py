@@ -1,0 +1,203 @@
+"""What the worker asks the node about locks and names that exclude other nodes.
+
+Keeps what this worker holds: a node that starts anew is told. Thread-safe; nothing
+waits for the node under a lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+
+from fusefs.errors import NoLocks, WouldBlock
+from fusefs.model.ids import Ino
+from fusefs.nodelink.calls import (
+    LOOK_AGAIN_S,
+    NODE_BACK_S,
+    Calls,
+    NodeDown,
+    Request,
+    check,
+)
+from fusefs.nodelink.messages import (
+    HeldLocks,
+    Lock,
+    LockDone,
+    LockTest,
+    Reserve,
+    Reserved,
+)
+from fusefs.nodelink.ranges import (
+    UNLOCK,
+    HeldLock,
+    LockKey,
+    Range,
+    changed,
+    within,
+)
+
+LOCK_LIMIT_S = 20.0
+"""For an answer about a lock: longer than the grace period of a new owner."""
+RESERVE_LIMIT_S = 1.0
+OWNER_BACK_S = 5.0
+"""So long a waiting lock bears with an owner that is away: it may be restarting."""
+
+
+class LinkLocks:
+    """See the module. `flush`: sends what was published, before a lock is dropped."""
+
+    def __init__(self, calls: Calls, flush: Callable[[], None]) -> None:
+        self._calls = calls
+        self._flush = flush
+        self.told = threading.Event()
+        """The node knows the locks we hold."""
+        self._members = -1  # not known yet: as if there were some
+        self._lock = threading.Lock()  # protects _held; nothing waits inside
+        self._held: dict[LockKey, list[Range]] = {}
+
+    def members(self, count: int) -> bool:
+        """How many other members there are; True: the first one, to be told of what
+        we hold."""
+        alone, self._members = not self._members, count
+        return alone and count > 0
+
+    def held(self) -> HeldLocks:
+        with self._lock:
+            return HeldLocks(
+                tuple(
+                    HeldLock(key, range_)
+                    for key, ranges in self._held.items()
+                    for range_ in ranges
+                )
+            )
+
+    # -- locks -------------------------------------------------------------------------
+
+    def lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        wait: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Take, change or (kind UNLOCK) drop a lock that excludes other nodes.
+
+        Between processes of this node the caller decides, before it asks here.
+        Raises WouldBlock (another node holds it, not waiting), NoLocks (the node that
+        decides cannot be reached), Interrupted. Dropping never fails.
+        """
+        key = LockKey(ino, is_flock)
+        if want.kind == UNLOCK:
+            if self._note(key, want) and self._members:
+                self._flush()  # the next holder waits for what we wrote
+                self._drop(key, want)
+            return
+        with self._lock:
+            if not self._members:  # a first one will be told of it
+                self._note_locked(key, want)
+                return
+        self._ask(key, want, wait, cancelled)
+        self._note(key, want)
+
+    def test(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+        """A lock of another node that stands in the way. Raises NoLocks."""
+        if not self._members:
+            return None
+        message = LockTest(0, LockKey(ino, is_flock), want)
+        try:
+            answer = self._calls.call(message, time.monotonic() + LOCK_LIMIT_S, None)
+        except NodeDown as error:
+            raise NoLocks("the node process is not running") from error
+        if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
+            raise NoLocks("the node that decides about this lock is away")
+        return answer.conflict
+
+    def _ask(
+        self,
+        key: LockKey,
+        want: Range,
+        wait: bool,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        """Returns when it is ours. Raises WouldBlock, NoLocks, Interrupted."""
+        began = time.monotonic()
+        deadline = None if wait else began + LOCK_LIMIT_S
+        while True:
+            self._wait_until_told(cancelled)
+            try:
+                answer = self._calls.call_patiently(
+                    Lock(0, key, want, wait),
+                    deadline,
+                    cancelled,
+                    lambda: self._undo(key, want),
+                )
+            except NodeDown as error:
+                raise NoLocks("the node process is not running") from error
+            if isinstance(answer, LockDone) and answer.error != errno.ENOLCK:
+                break
+            if not wait or time.monotonic() - began > OWNER_BACK_S:
+                raise NoLocks("the node that decides about this lock is away")
+            self._calls.pause(LOOK_AGAIN_S)
+            check(cancelled)
+        if answer.error:
+            raise WouldBlock("another node holds the lock")
+
+    def _wait_until_told(self, cancelled: Callable[[], bool] | None) -> None:
+        """A node that has just started must first hear what we hold."""
+        give_up = time.monotonic() + NODE_BACK_S
+        while not self.told.is_set():
+            if time.monotonic() > give_up:
+                raise NoLocks("the node process is not running")
+            self.told.wait(LOOK_AGAIN_S)
+            check(cancelled)
+
+    def _undo(self, key: LockKey, want: Range) -> list[Request]:
+        """What the node should think after a lock that nobody waits for any more."""
+        with self._lock:
+            parts = within(self._held.get(key, ()), want)
+        return [Lock(0, key, part, False) for part in parts]
+
+    def _drop(self, key: LockKey, want: Range) -> None:
+        try:
+            deadline = time.monotonic() + LOCK_LIMIT_S
+            self._calls.call_twice(Lock(0, key, want, False), deadline)
+        except NodeDown:
+            pass  # a new node hears from us what we hold, and this is not among it
+
+    def _note(self, key: LockKey, want: Range) -> bool:
+        """False when nothing changed."""
+        with self._lock:
+            return self._note_locked(key, want)
+
+    def _note_locked(self, key: LockKey, want: Range) -> bool:
+        before = self._held.get(key, [])
+        after = changed(before, want)
+        if after:
+            self._held[key] = after
+        else:
+            self._held.pop(key, None)
+        return before != after
+
+    # -- exclusive creation --------------------------------------------------------
+
+    def reserve(self, parent: Ino, name: bytes) -> bool:
+        """Before an exclusive creation: False when a near node has the name or is
+        creating it. True without a node, and when nobody answers in time."""
+        deadline = time.monotonic() + RESERVE_LIMIT_S
+        try:
+            answer = self._calls.call_twice(Reserve(0, parent, name), deadline)
+        except NodeDown:
+            return True
+        return not isinstance(answer, Reserved) or answer.granted
+
+    def give_back(self, parent: Ino, name: bytes) -> None:
+        """What `reserve` granted is not made after all. Never fails."""
+        deadline = time.monotonic() + RESERVE_LIMIT_S
+        try:
+            self._calls.call_twice(Reserve(0, parent, name, True), deadline)
+        except NodeDown:
+            pass
