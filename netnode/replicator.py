@@ -9,32 +9,35 @@ done in place when it is short and in a thread when it is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from fusefs.errors import FsError
-from fusefs.model.ids import ROOT_INO, Dot, Ino, NodeId, Seq, chunk_id
+from fusefs.model.ids import ROOT_INO, Dot, Ino, NodeId, Seq
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx
 from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.namespace import Namespace
-from fusefs.namespace.replicate import Applied, DeltaBatch
+from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
-from netnode.comparing import Comparing, pieces
+from netnode.bodies import check, keep
+from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
-from netnode.core.early import Touched, touched
 from netnode.core.guard import Guard
 from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
+from netnode.deltas import Deltas
+from netnode.digest import Digest
 from netnode.environment import Environment
+from netnode.fencing import Fencing
 from netnode.holding import Holding
+from netnode.interest import Interest
+from netnode.losses import Losses
 from netnode.peers import Peer, Peers
 from netnode.settling import Settling
-from netnode.wire.frames import ProtocolError, pack
+from netnode.wire.frames import pack
 from netnode.wire.messages import (
     Ack,
     AnyMessage,
@@ -49,36 +52,10 @@ from netnode.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-DELTA_BYTES = 64 << 10
-"""Registers in one part: applied in some 10 ms, while which nobody else writes."""
-DELTA_AHEAD_BYTES = 512 << 10
-"""Parts that may wait in the connection: enough to keep the peer busy."""
 IN_PLACE_TXS = 64
 """So many transactions are applied without a thread: up to some 5 ms."""
 
 BarrierDone = Callable[[bool], None]
-
-
-class Interest(Protocol):
-    """Who else wants to know what was committed or applied."""
-
-    def committed(self, txs: Sequence[Tx]) -> None:
-        """Local transactions."""
-
-    def received(self, txs: Sequence[Tx]) -> None:
-        """Transactions of peers that came live and are applied."""
-
-    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
-        """(writer, key, value) of content registers that came by a delta."""
-
-    def membership_changed(self) -> None:
-        """Member or setting registers changed."""
-
-    def ping(self, peer: Peer) -> None:
-        """Send it a heartbeat now."""
-
-    def barriers_changed(self) -> None:
-        """Which peers a barrier waits for may have changed."""
 
 
 class Replicator:
@@ -101,22 +78,27 @@ class Replicator:
         self._settling = settling
         self._environment = environment
         self._interest = interest
-        self._fence = fence
+        self._fencing = Fencing(namespace, fence)
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
-        self._lost_after = namespace.lost_after()
-        self._asked_back: set[NodeId] = set()
+        self._losses = Losses(namespace)
         self._comparing = Comparing(namespace, environment)
         self.holding = Holding(namespace, guard, environment, self._publish_own)
         self.incoming = Incoming()
         self.barriers: Barriers[BarrierDone] = Barriers()
         self._applying = trio.Lock()  # one batch at a time; held over a thread
-        self._changes = 0
-        self._digest: tuple[tuple[object, int], bytes] | None = None
+        self._digest = Digest(namespace)
+        self.deltas = Deltas(
+            namespace, environment, lambda: self.vector, interest.barriers_changed
+        )
         self.applied_count = 0
         self.early_count = 0
         """Batches acknowledged before they were applied."""
-        self.sent_messages = 0
+        self._sent_messages = 0
+
+    @property
+    def sent_messages(self) -> int:
+        return self._sent_messages + self.deltas.sent_messages
 
     # -- local transactions --------------------------------------------------------
 
@@ -125,7 +107,7 @@ class Replicator:
         for tx in txs:
             if self.vector.get(tx.node, 0) < tx.seq:
                 self.vector[tx.node] = tx.seq
-        self._changes += 1
+        self._digest.changed()
         self._broadcast(txs, bodies, None)
         if any(w.key[:1] in (MEMBER, SETTING) for tx in txs for w in tx.writes):
             self._interest.membership_changed()
@@ -139,7 +121,7 @@ class Replicator:
     def reread_vector(self) -> None:
         """Transactions were committed that were not published here: deltas."""
         self.vector = merged(self.vector, self._namespace.vector())
-        self._changes += 1
+        self._digest.changed()
         self._send_deltas()
 
     def _broadcast(
@@ -172,7 +154,7 @@ class Replicator:
                 frames[dots] = frame
             peer.connection.send_frame(frame)
             peer.nearness.owes(now)
-            self.sent_messages += 1
+            self._sent_messages += 1
 
     def _send_deltas(self) -> None:
         for peer in self._peers:
@@ -221,10 +203,10 @@ class Replicator:
         hello = peer.hello
         peer.outgoing.greeted(hello.vector, our_vector, hello.links)
         now = self._environment.now()
-        ours = self._wanting(peer.id, our_vector)
+        ours = self._losses.wanting(peer.id, our_vector)
         self.incoming.joined(peer.id, hello.vector, ours, now)
         if dominates(ours, hello.vector):
-            self._got_back(peer.id)
+            self._losses.got_back(peer.id)
         if peer.outgoing.subscribed and peer.outgoing.lacks(self.vector):
             peer.outgoing.behind = True
             peer.wake()
@@ -245,27 +227,7 @@ class Replicator:
             return
         peer = self._peers.get(found[0])
         if peer is not None:
-            peer.send(Want(found[1], self._wanting(peer.id, self.vector)))
-
-    def _wanting(self, peer: NodeId, vector: Vector) -> dict[NodeId, Seq]:
-        """From where a peer shall send. What a power cut took from us it may have."""
-        wanting = dict(vector)
-        if self._lost_after is not None and peer not in self._asked_back:
-            wanting[self.me] = min(wanting.get(self.me, Seq(0)), self._lost_after)
-        return wanting
-
-    def _got_back(self, peer: NodeId) -> None:
-        """All that the peer has of what was lost here is here again."""
-        if self._lost_after is None:
-            return
-        self._asked_back.add(peer)
-        members = self._namespace.members()
-        if all(
-            n in self._asked_back or members[n].forgotten or n == self.me
-            for n in members
-        ):
-            self._lost_after = None
-            self._namespace.found_again()
+            peer.send(Want(found[1], self._losses.wanting(peer.id, self.vector)))
 
     def decide(self, apply: bool) -> bool:
         """What was held is applied from now on, and brought back afterwards unless
@@ -282,50 +244,6 @@ class Replicator:
         self.incoming.put_off(peer.id)
         return True
 
-    async def send_deltas(self, peer: Peer) -> None:
-        """The task of one peer: a delta whenever it is behind."""
-        while True:
-            await peer.until_behind()
-            while peer.outgoing.behind:
-                await self._send_delta(peer)
-
-    async def _send_delta(self, peer: Peer) -> None:
-        outgoing = peer.outgoing
-        base: Vector | None = outgoing.delta_begins()
-        round_ = outgoing.round
-        parts = self._namespace.delta(base or {}, DELTA_BYTES)
-        try:
-            while True:
-                part = await self._environment.offload(lambda: next(parts, None))
-                if part is None or outgoing.round != round_:
-                    break
-                await peer.connection.stream.drained(DELTA_AHEAD_BYTES)
-                if outgoing.round != round_:
-                    break
-                self._send_part(peer, round_, base, part)
-                base = None
-                outgoing.delta_part(part.advance)
-        finally:
-            if isinstance(parts, Generator):
-                parts.close()
-        if outgoing.round == round_:
-            outgoing.delta_ends(self.vector)
-            self._interest.barriers_changed()
-        else:
-            outgoing.streaming = False
-
-    def _send_part(
-        self, peer: Peer, round_: int, base: Vector | None, part: DeltaBatch
-    ) -> None:
-        first = dict(base) if base is not None else None
-        parts = list(pieces(part.states))
-        for piece in parts[:-1]:
-            peer.send(Delta(round_, first, piece, {}, False, part.target))
-            first = None
-        peer.send(Delta(round_, first, parts[-1], part.advance, part.done, part.target))
-        peer.nearness.owes(self._environment.now())
-        self.sent_messages += len(parts)
-
     # -- what peers send -----------------------------------------------------------
 
     async def live(self, peer: Peer, messages: Sequence[Live]) -> None:
@@ -338,7 +256,7 @@ class Replicator:
         if self._hold(peer, removals):
             return
         bodies = [body for message in messages for body in message.bodies]
-        _check_bodies(bodies)
+        check(bodies)
         early = False
         if len(txs) <= IN_PLACE_TXS:
             try:
@@ -347,16 +265,16 @@ class Replicator:
                 await self._applying.acquire()
             try:  # nothing else runs from the acknowledgement to the commit
                 early = self._acknowledge_early(peer, txs)
-                self._store_bodies(bodies)
+                keep(self._store, bodies)
                 applied = self._namespace.apply(txs)
             except BaseException:
-                if early and self._fence is not None:
-                    self._fence.take_back()
+                if early:
+                    self._fencing.take_back()
                 raise
             finally:
                 self._applying.release()
         else:
-            self._store_bodies(bodies)
+            keep(self._store, bodies)
             async with self._applying:
                 applied = await self._environment.offload(
                     lambda: self._namespace.apply(txs)
@@ -389,55 +307,13 @@ class Replicator:
         )
 
     def _acknowledge_early(self, peer: Peer, txs: Sequence[Tx]) -> bool:
-        """Acknowledge before applying, if the kernel here may hold nothing that these
-        make wrong (docs/adr/0002). The fence is up then."""
-        fence = self._fence
-        if fence is None or not fence.usable or not self._follow_ours(txs):
-            return False
-        touches = touched(txs)
-        if touches is None:
-            return False
-        fence.put_up()
-        if self._may_be_known(fence, touches):
-            fence.take_back()
+        """If so, the fence is up."""
+        if not self._fencing.put_up(txs, self.vector):
             return False
         self.early_count += 1
         dots = tuple(_highest(tx.dot for tx in txs))
         self._settling.add(Effects(), lambda: self._acknowledge(peer, dots))
         return True
-
-    def _follow_ours(self, txs: Sequence[Tx]) -> bool:
-        """Whether applying them finds no gap."""
-        ours: dict[NodeId, Seq] = {}
-        for tx in txs:
-            have = ours.get(tx.node, self.vector.get(tx.node, Seq(0)))
-            if tx.prev > have:
-                return False
-            ours[tx.node] = max(have, tx.seq)
-        return True
-
-    def _may_be_known(self, fence: NodeFence, touches: Touched) -> bool:
-        if fence.may_know(touches.inos):
-            return True
-        if any(fence.may_have_listed(d) for d in touches.directories):
-            return True
-        for parent, name in touches.names:
-            if fence.may_know_absent(parent, name):
-                return True
-            shown = self._namespace.shown(parent, name)
-            if shown and fence.may_know((shown,)):
-                return True
-        return False
-
-    def _store_bodies(self, bodies: Sequence[Body]) -> None:
-        """Before the transactions are applied: what they name is here then."""
-        if not bodies:
-            return
-        try:
-            self._store.put_many([(b.id, b.data) for b in bodies], pushed=False)
-        except FsError as error:
-            # They can be fetched when they are read; the transactions still count.
-            log.warning("attached chunks were not stored: %s", error)
 
     async def delta(self, peer: Peer, message: Delta) -> None:
         """One part of what we lack, applied in a thread."""
@@ -463,7 +339,7 @@ class Replicator:
         peer.outgoing.knows(dots)
         self._settle(peer, dots, applied.effects)
         if message.done:
-            self._got_back(peer.id)
+            self._losses.got_back(peer.id)
             self._offer_relay(peer)
         self._look_at_keys(s.key for s in states)
         self._interest.applied(_contents(states))
@@ -479,7 +355,7 @@ class Replicator:
         own = self.vector.get(self.me, Seq(0))
         self.vector = merged(self.vector, applied.vector)
         self.applied_count += applied.count
-        self._changes += 1
+        self._digest.changed()
         # Ours counts once it is published; the database may know it earlier.
         self.vector[self.me] = own
 
@@ -495,7 +371,7 @@ class Replicator:
     def _acknowledge(self, peer: Peer, dots: tuple[Dot, ...]) -> None:
         if self._peers.get(peer.id) is peer:
             peer.send(Ack(dots))
-            self.sent_messages += 1
+            self._sent_messages += 1
 
     # -- messages ------------------------------------------------------------------
 
@@ -519,7 +395,7 @@ class Replicator:
     def ping(self, number: int) -> Ping:
         """What a heartbeat tells of the namespace."""
         vector = self._namespace.vector()
-        digest = self._digest_of(vector)
+        digest = self._digest.of(vector)
         return Ping(
             number,
             vector,
@@ -527,19 +403,9 @@ class Replicator:
             settled=not self._settling.pending,
         )
 
-    def _digest_of(self, vector: Vector) -> bytes:
-        """Of exactly this vector; empty when something came in between."""
-        key = (tuple(sorted(vector.items())), self._changes)
-        if self._digest is None or self._digest[0] != key:
-            digest = self._namespace.digest()
-            if self._namespace.vector() != vector:
-                return b""
-            self._digest = (key, digest)
-        return self._digest[1]
-
     def digest_corrected(self) -> None:
         """Damage was found: what is remembered of the digest is not true any more."""
-        self._changes += 1
+        self._digest.changed()
 
     def digest(self) -> bytes:
         return self._namespace.digest()
@@ -555,7 +421,7 @@ class Replicator:
             self._acknowledged(peer, ping.vector.items())
         ours = self._namespace.vector()
         if ping.digest and _same(ours, ping.vector):
-            mine = self._digest_of(ours)
+            mine = self._digest.of(ours)
             if mine and peer.repair.compared(mine == ping.digest):
                 log.warning("this node and %s differ; comparing registers", peer.name)
                 peer.send(AskBuckets())
@@ -608,13 +474,6 @@ class Replicator:
         if self.incoming.catching_up():
             return "catching up"
         return "in sync" if self._peers else "alone"
-
-
-def _check_bodies(bodies: Sequence[Body]) -> None:
-    """Raises ProtocolError."""
-    for body in bodies:
-        if chunk_id(body.data) != body.id:
-            raise ProtocolError("an attached chunk is not the one it claims to be")
 
 
 def _highest(dots: Iterable[Dot]) -> Iterable[Dot]:

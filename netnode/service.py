@@ -21,9 +21,9 @@ from fusefs.model.tx import Body, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
+from netnode.chores import keep_horizon, sync_disk, verify_registers
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
-from netnode.core import horizon as horizons
 from netnode.core.fetch import Priority
 from netnode.core.guard import Guard
 from netnode.core.membership import Link, Membership, keep_new
@@ -31,10 +31,12 @@ from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
 from netnode.environment import Environment
 from netnode.greeting import REJOIN, Greeter, Unwanted
+from netnode.heartbeat import Heartbeat
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
+from netnode.serving import Serving
 from netnode.settling import Settling
 from netnode.transport import BrokenStream, Network, Stream
 from netnode.upkeep import Upkeep
@@ -45,21 +47,13 @@ from netnode.wire.messages import (
     Bye,
     Hello,
     Links,
-    Live,
-    Ping,
-    Pong,
 )
-from netnode.wire.session import Received, Session, hello_frame
+from netnode.wire.session import Session, hello_frame
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
-DEAD_S = 6.0
-"""A peer that sent no byte for so long is gone."""
-BULK_RETRY_S = 0.5
 SETTLE_S = 3.0
 """After the start, a fetch waits this long for the first connections."""
-SYNC_S = 5.0
 AFTER_BUG_S = 1.0
 PREFETCH_LIMIT_S = 60.0
 
@@ -123,6 +117,9 @@ class Node:
             Guard(settings.mass_delete),
             fence,
         )
+        self._heartbeat = Heartbeat(
+            self.peers, environment, self.replicator.ping, self._dismiss
+        )
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas
         )
@@ -143,6 +140,18 @@ class Node:
         self.dialler = Dialler(
             self.membership, environment, self._connected, self._dial
         )
+        self._serving = Serving(
+            settings.cluster,
+            network,
+            environment,
+            self.replicator,
+            self.chunks,
+            self.keeper,
+            self.locking,
+            self._heartbeat,
+            self.hello,
+            self.barriers_changed,
+        )
         self.refused = ""
         """Why peers want this node to join anew."""
         self.last_seen: dict[NodeId, int] = {}
@@ -152,7 +161,6 @@ class Node:
         self._near = (-1, -1, -1)
         self._on_near: NearChanged = lambda near, connected, members: None
         self._stopped = trio.Event()
-        self._pings = 0
 
     # -- for the link, the console and tests -------------------------------------------
 
@@ -219,7 +227,7 @@ class Node:
             self._announce()
             nursery.start_soon(self.dialler.run)
             for task in (
-                self._heartbeat,
+                lambda: self._heartbeat.run(self._beat),
                 self.chunks.keep_time,
                 self.keeper.run,
                 self.upkeep.run,
@@ -239,6 +247,36 @@ class Node:
 
     async def _listen(self, *, task_status: trio.TaskStatus[int]) -> None:
         await self._network.listen(self._accept, task_status=task_status)
+
+    def _sync_disk(self) -> Awaitable[None]:
+        return sync_disk(
+            self.namespace,
+            self.store,
+            self.environment,
+            lambda: self.replicator.applied_count + self.chunks.received_bytes,
+        )
+
+    def _verify_registers(self) -> Awaitable[None]:
+        return verify_registers(
+            self.namespace, self.environment, self.replicator.digest_corrected
+        )
+
+    def _keep_horizon(self) -> Awaitable[None]:
+        return keep_horizon(
+            self.namespace,
+            self.membership,
+            self.peers,
+            self.boot,
+            self.environment,
+            lambda tx: self.publish((tx,)),
+        )
+
+    def _beat(self) -> None:
+        """After each round of heartbeats."""
+        self.replicator.expire_barriers()
+        self.settling.tick()
+        self.barriers_changed()
+        self.dialler.look()
 
     async def _for_ever(self, task: Callable[[], Awaitable[None]]) -> None:
         """A background task that goes on after a bug."""
@@ -262,55 +300,10 @@ class Node:
         if tx is not None:
             self.publish((tx,))
 
-    async def _sync_disk(self) -> None:
-        """What this process stored is on disk after a while."""
-        done = -1
-        while True:
-            await trio.sleep(SYNC_S)
-            state = self.replicator.applied_count + self.chunks.received_bytes
-            if state != done:
-                await self.environment.offload(self.store.sync_all)
-                await self.environment.offload(self.namespace.sync)
-                done = state
-
-    async def _verify_registers(self) -> None:
-        """Damage on this disk shows in the digest, so that a heartbeat finds it. Takes
-        at most a hundredth of the time, however many registers there are."""
-        while True:
-            began = self.environment.now()
-            damaged = await self.environment.offload(self.namespace.verify)
-            if damaged:
-                log.error("registers in %d of 256 buckets are damaged", damaged)
-                self.replicator.digest_corrected()
-            spent = self.environment.now() - began
-            await trio.sleep(max(HEARTBEAT_S, 100 * spent))
-
-    async def _keep_horizon(self) -> None:
-        """The member with the lowest id says when deletes may be forgotten."""
-        last: dict[NodeId, Seq] = {}
-        before: dict[NodeId, horizons.Told] = {}
-        written = self.environment.now()
-        while True:
-            await trio.sleep(horizons.EVERY_S)
-            members = self.membership.members()
-            if self.me != members[0]:
-                continue
-            told = {
-                p.id: horizons.Told(p.hello.boot, p.told)
-                for p in self.peers
-                if p.told is not None
-            }
-            told[self.me] = horizons.Told(self.boot, self.namespace.vector())
-            found = horizons.horizon(members, horizons.durable(before, told))
-            before = told
-            since_s = self.environment.now() - written
-            if found and horizons.worth_writing(last, found.upto, since_s):
-                tx = self.namespace.put_horizon(found.upto, found.after)
-                last, written = found.upto, self.environment.now()
-                if tx is not None:
-                    self.publish((tx,))
-
     # -- Interest (told by the replicator) --------------------------------------------
+
+    def ping(self, peer: Peer) -> None:
+        self._heartbeat.ping(peer)
 
     def committed(self, txs: Sequence[Tx]) -> None:
         self.keeper.committed(txs)
@@ -447,7 +440,7 @@ class Node:
             await connection.say_bye("another connection with this node is kept")
             return
         try:
-            await self._serve_peer(peer)
+            await self._serving.serve(peer)
         finally:
             self._dismiss(peer)
 
@@ -496,124 +489,3 @@ class Node:
         nodes = self.peers.ids()
         for peer in self.peers:
             peer.send(Links(nodes))
-
-    async def _serve_peer(self, peer: Peer) -> None:
-        """All tasks of a peer, until its control connection ends."""
-        with peer.scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(peer.connection.stream.run)
-                nursery.start_soon(self._guard, peer, self.replicator.send_deltas)
-                nursery.start_soon(self._guard, peer, self.keeper.push)
-                if peer.dialled:
-                    nursery.start_soon(self._guard, peer, self._keep_bulk)
-                await self._guard(peer, self._receive)
-                nursery.cancel_scope.cancel()
-
-    async def _guard(self, peer: Peer, task: Callable[[Peer], Awaitable[None]]) -> None:
-        """One task of a peer: whatever goes wrong in it ends this peer only."""
-        try:
-            await task(peer)
-        except (BrokenStream, Refused) as error:
-            peer.close(str(error))
-        except ProtocolError as error:
-            log.warning("dropped %s: %s", peer.name, error)
-            await peer.connection.say_bye(str(error))
-            peer.close(str(error))
-        except Exception:
-            self.environment.bug(f"serving {peer.name}")
-            peer.close("an error here")
-
-    async def _receive(self, peer: Peer) -> None:
-        while received := await peer.connection.receive():
-            if len(received) == 1:
-                await self._handle(peer, received[0])
-            else:
-                await self._handle_many(peer, received)
-
-    async def _handle_many(self, peer: Peer, received: list[Received]) -> None:
-        """Transactions that arrived together are applied together."""
-        live: list[Live] = []
-        for item in received:
-            if isinstance(item.message, Live):
-                live.append(item.message)
-                continue
-            if live:
-                await self.replicator.live(peer, live)
-                live = []
-            await self._handle(peer, item)
-        if live:
-            await self.replicator.live(peer, live)
-
-    async def _handle(self, peer: Peer, item: Received) -> None:
-        message = item.message
-        match message:
-            case Live():
-                await self.replicator.live(peer, (message,))
-            case Ping():
-                peer.send(Pong(message.number))
-                peer.told = message.vector
-                self.replicator.heard(peer, message)
-            case Pong():
-                self._measured(peer, message.number)
-            case Links():
-                peer.outgoing.linked(message.nodes)
-                if peer.outgoing.lacks(self.replicator.vector):
-                    self.ping(peer)
-            case _:
-                if not self.locking.handle(peer, message):
-                    await self.replicator.handle(peer, message)
-
-    # -- bulk ------------------------------------------------------------------------
-
-    async def _keep_bulk(self, peer: Peer) -> None:
-        """The side that dialled the control connection dials the bulk one, too."""
-        while True:
-            try:
-                await self._serve_bulk(peer)
-            except (OSError, BrokenStream, ProtocolError, Refused) as error:
-                log.info("bulk connection with %s: %s", peer.name, error)
-            await trio.sleep(BULK_RETRY_S)
-
-    async def _serve_bulk(self, peer: Peer) -> None:
-        stream = await self._network.dial(peer.address)
-        try:
-            if stream.node != peer.id:
-                raise BrokenStream("another node answers there")
-            connection = Connection(stream, Session(self.settings.cluster, "bulk"))
-            stream.send_nowait(hello_frame(self.hello("bulk")))
-            await connection.receive_hello()
-            await self.chunks.serve(peer.id, connection)
-        finally:
-            stream.close()
-
-    # -- heartbeat ---------------------------------------------------------------------
-
-    def ping(self, peer: Peer) -> None:
-        """A heartbeat: measures the distance, tells what we have."""
-        self._pings += 1
-        ping = self.replicator.ping(self._pings)
-        peer.pings[self._pings] = self.environment.now()
-        while len(peer.pings) > 4:
-            del peer.pings[next(iter(peer.pings))]
-        peer.send(ping)
-
-    def _measured(self, peer: Peer, number: int) -> None:
-        sent = peer.pings.pop(number, None)
-        if sent is not None:
-            peer.nearness.measured(self.environment.now() - sent)
-            self.barriers_changed()
-
-    async def _heartbeat(self) -> None:
-        while True:
-            await trio.sleep(HEARTBEAT_S)
-            now = self.environment.now()
-            for peer in self.peers:
-                if now - peer.connection.heard > DEAD_S:
-                    peer.close(f"silent for {DEAD_S:.0f} s")
-                    self._dismiss(peer)
-                else:
-                    self.ping(peer)
-            self.replicator.expire_barriers()
-            self.settling.tick()
-            self.barriers_changed()
-            self.dialler.look()

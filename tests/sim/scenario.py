@@ -234,7 +234,7 @@ def damage_context(node: SimNode) -> bytes | None:
                 registers.flush_digest()
                 node.namespace._warm.clear()
                 if node.node is not None:
-                    node.node.replicator._changes += 1
+                    node.node.replicator.digest_corrected()
                 return bytes(key)
     return None
 
