@@ -152,6 +152,12 @@ OPTIONS: tuple[Option, ...] = (
         "removals by others that wait for `dfs apply`, in % of the tree; 0: none (30)",
         "PERCENT",
     ),
+    Option(
+        "mass_delete_age_s",
+        _seconds,
+        "age from which a removed entry counts for that (600)",
+        "S",
+    ),
     Option("cache_size", _size, "bytes of cached chunks; 0 is no quota (0)", "BYTES"),
     Option("min_free", _size, "bytes to leave free on the disk (1G)", "BYTES"),
     Option("fetch_timeout_s", _seconds, "longest wait for remote bytes (30)", "S"),

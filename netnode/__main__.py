@@ -177,6 +177,7 @@ async def serve(
         mounted=bool(config.mountpoint),
         on_refused=lambda reason: rejoining.note_refused(store_dir, reason),
         mass_delete=config.mass_delete / 100,
+        mass_delete_age_s=config.mass_delete_age_s,
     )
     fence = None
     if config.mountpoint and config.binding == "kernel":

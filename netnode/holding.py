@@ -80,9 +80,8 @@ class Holding:
         )
 
     def _shown(self, inos: Iterable[Ino]) -> list[Ino]:
-        """Those that are there and older than the window: what is made and removed
-        again within it (builds, temporary files, locks) is no loss of the tree."""
-        young_ms = self._environment.wall_ms() - self.guard.window_s * 1000
+        """Those that are there and old enough to be missed."""
+        young_ms = self._environment.wall_ms() - self.guard.young_s * 1000
         found = []
         for ino in dict.fromkeys(inos):
             row = self._namespace.inode(ino)

@@ -25,7 +25,7 @@ from netnode.chores import keep_horizon, sync_disk, verify_registers
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
 from netnode.core.fetch import Priority
-from netnode.core.guard import Guard
+from netnode.core.guard import YOUNG_S, Guard
 from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
@@ -77,6 +77,8 @@ class Settings(NamedTuple):
     """A peer says that this node has to join anew, and why."""
     mass_delete: float = 0.0
     """The share of the tree whose removal by others is held back; 0: never."""
+    mass_delete_age_s: float = YOUNG_S
+    """Younger entries may be removed."""
 
 
 class Node:
@@ -114,7 +116,7 @@ class Node:
             self.settling,
             environment,
             self,
-            Guard(settings.mass_delete),
+            Guard(settings.mass_delete, young_s=settings.mass_delete_age_s),
             fence,
         )
         self._heartbeat = Heartbeat(

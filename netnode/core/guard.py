@@ -1,9 +1,9 @@
 """The mass-delete guard: when changes of other nodes are held for a person to decide.
 
-One emptied disk must not empty all. Counted are the inodes older than a window that
-changes of others would take away within it; more than a share of the tree, and not
-just a few, are held: nothing of others is applied, nothing acknowledged, until
-somebody decides.
+One emptied disk must not empty all. Counted are the inodes of some age that changes of
+others would take away within a window; more than a share of the tree, and not just a
+few, are held: nothing of others is applied, nothing acknowledged, until somebody
+decides.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ LEAST = 100
 """Removed entries; what is below is looked through by hand."""
 WINDOW_S = 60.0
 """Long enough for a slow `rm -rf`, short enough that a day's work is no alarm."""
+YOUNG_S = 600.0
+"""What is made and removed again within this time (builds, checkouts, archives that
+were looked into, temporary files) is no loss of the tree."""
 
 
 class State(Enum):
@@ -32,11 +35,16 @@ class Guard:
     """`share` 0: never holds anything. `tree` is the number of inodes now."""
 
     def __init__(
-        self, share: float = SHARE, least: int = LEAST, window_s: float = WINDOW_S
+        self,
+        share: float = SHARE,
+        least: int = LEAST,
+        window_s: float = WINDOW_S,
+        young_s: float = YOUNG_S,
     ) -> None:
         self.share = share
         self.least = least
         self.window_s = window_s
+        self.young_s = young_s
         self.state = State.OPEN
         self.held = 0
         """How many would go: what the changes at hand say, at least."""

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fusefs.model.records import S_DIR
-from netnode.core.guard import WINDOW_S
+from netnode.core.guard import YOUNG_S
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -26,7 +26,7 @@ async def filled(cluster: SimCluster, count: int) -> list[SimNode]:
         a.create(b"f%d" % number, directory, data=b"data %d" % number)
     await cluster.until_connected()
     await cluster.until_equal()
-    await trio.sleep(WINDOW_S + 1)  # what is younger is nobody's loss
+    await trio.sleep(YOUNG_S + 1)  # what is younger is nobody's loss
     return cluster.nodes
 
 
