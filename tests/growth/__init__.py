@@ -1,0 +1,1 @@
+"""The figures of `dfs bench` in a large cluster, beside those of a small one."""

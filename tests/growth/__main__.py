@@ -1,0 +1,148 @@
+"""Growth: python -m tests.growth [--files N] [--nodes N] [--rounds N]
+
+Two clusters of two nodes run side by side, one of them with N files in its tree. `dfs
+bench` measures both by turns, first so, then with the nodes of the full one brought to
+N. Medians and ratios are printed, and what a directory of N entries costs to list, a
+full node to start, and its processes in memory. Nothing is asserted: the figures depend
+on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fusefs.bench import MIB, Figures, measure
+from tests.lib.cluster import Cluster, Node, cluster
+
+PER_DIRECTORY = 1_000
+CONTENT = b"x" * 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.growth", description=__doc__)
+    parser.add_argument("--files", type=int, default=200_000)
+    parser.add_argument("--nodes", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="dfs-growth-") as base,
+        cluster(Path(base, "full")) as full,
+        cluster(Path(base, "small")) as small,
+    ):
+        first = full.add().mount()
+        timed(f"{chosen.files} files made", lambda: fill(first.mnt, chosen.files))
+        large_directory(first, chosen.files)
+        timed("mounted again", lambda: again(first))
+        token = first.token()
+        second = full.add().mount(token=token)
+        timed("the second node level", lambda: full.wait_equal(3600))
+        full.wait_near()
+        small.start(2)
+        small.wait_near()
+        compare(small, full, chosen.rounds)
+        if chosen.nodes > 2:
+            for _ in range(chosen.nodes - 2):
+                full.add().mount(token=token)
+            timed("all nodes level", lambda: full.wait_equal(3600))
+            full.wait_connected()
+            full.wait_near()
+            compare(small, full, chosen.rounds)
+        for node in (first, second):
+            print(f"{node.name}: {memory(node)}")
+        idle(full)
+    return 0
+
+
+def timed(what: str, work: Callable[[], object]) -> None:
+    began_s = time.monotonic()
+    work()
+    print(f"{what}: {time.monotonic() - began_s:.2f} s", flush=True)
+
+
+def fill(top: Path, files: int) -> None:
+    for number in range(files):
+        directory = top / f"tree/{number // PER_DIRECTORY}"
+        if number % PER_DIRECTORY == 0:
+            directory.mkdir(parents=True)
+        (directory / f"file-{number}").write_bytes(CONTENT)
+
+
+def large_directory(node: Node, entries: int) -> None:
+    top = node.mnt / "large"
+    top.mkdir()
+    source = node.mnt / "tree/0"
+
+    def make() -> None:
+        for number in range(entries):
+            linked = source / f"file-{number % 100}"
+            os.link(linked, top / f"entry-{number:06}")
+
+    def listed() -> None:
+        assert len(os.listdir(top)) == entries
+
+    timed(f"{entries} entries made in one directory", make)
+    again(node)
+    timed("listed cold", listed)
+    timed("listed warm", listed)
+
+
+def again(node: Node) -> None:
+    node.umount()
+    node.mount()
+
+
+def compare(small: Cluster, full: Cluster, rounds: int) -> None:
+    """By turns, so that both meet the same machine."""
+    figures: tuple[list[Figures], list[Figures]] = ([], [])
+    clusters = (small, full)
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 else (1, 0):
+            a, b = clusters[which].nodes[:2]
+            found = measure(a.mnt, b.mnt, 64 * MIB, 200, lambda step: None)
+            figures[which].append(found)
+    print(f"{'':28} {'2 nodes, empty':>15} {f'{len(full.nodes)} nodes, full':>15} ratio")
+    for name in figures[0][0]:
+        before, after = ([found[name] for found in one] for one in figures)
+        ratio = statistics.median(b / a for a, b in zip(before, after, strict=True))
+        print(
+            f"{name:28} {statistics.median(before):15.2f}"
+            f" {statistics.median(after):15.2f} {ratio:.2f}",
+            flush=True,
+        )
+
+
+def memory(node: Node) -> str:
+    worker, network = (_peak_mib(pid) for pid in (node.worker_pid(), node.node_pid()))
+    return f"worker {worker:.0f} MiB, node {network:.0f} MiB at most"
+
+
+def _peak_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"{pid} has no VmHWM")
+
+
+def idle(full: Cluster, seconds: float = 20.0) -> None:
+    """What processes cost that nobody asks for anything."""
+    pids = [pid for node in full.nodes for pid in (node.worker_pid(), node.node_pid())]
+    before = [_cpu_s(pid) for pid in pids]
+    time.sleep(seconds)
+    spent = [100 * (_cpu_s(pid) - was) / seconds for pid, was in zip(pids, before)]
+    print("idle, percent of a core:", ", ".join(f"{one:.1f}" for one in spent))
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
