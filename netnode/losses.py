@@ -13,7 +13,7 @@ class Losses:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._me = namespace.node_id
-        self._lost_after = namespace.lost_after()
+        self._lost_after = namespace.life.lost_after()
         self._asked: set[NodeId] = set()
 
     def wanting(self, peer: NodeId, vector: Vector) -> dict[NodeId, Seq]:
@@ -33,4 +33,4 @@ class Losses:
             n in self._asked or members[n].forgotten or n == self._me for n in members
         ):
             self._lost_after = None
-            self._namespace.found_again()
+            self._namespace.life.found_again()

@@ -1,6 +1,7 @@
 """SQLite: registers, the derived tree, transactions, change feed (docs/formats.md)."""
 
-from fusefs.namespace.namespace import Namespace, Totals
+from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.reads import Totals
 from fusefs.namespace.replicate import Applied, DeltaBatch
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode

@@ -8,7 +8,6 @@ shows without a register of its own is materialised before it is changed.
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from collections.abc import Sequence
 
@@ -17,18 +16,14 @@ import msgspec
 from fusefs.errors import Busy, NotFound
 from fusefs.model.appends import Merge, extended
 from fusefs.model.conflict import merged_seen, split_versions
-from fusefs.model.context import after_power_cut
-from fusefs.model.hlc import Hlc, physical_ms, tick
+from fusefs.model.hlc import Hlc
 from fusefs.model.ids import (
-    FIRST_FREE_INO,
     LOST_FOUND,
     LOST_FOUND_INO,
     ROOT_INO,
     Dot,
     Ino,
     NodeId,
-    Seq,
-    derive_ino,
     derive_version_ino,
 )
 from fusefs.model.records import (
@@ -42,7 +37,6 @@ from fusefs.model.records import (
     Unlinked,
     attrs_key,
     content_key,
-    decode_dirent,
     dirent_key,
     encode_value,
     member_key,
@@ -51,27 +45,10 @@ from fusefs.model.records import (
     unlinked_key,
     xattr_key,
 )
-from fusefs.model.register import GONE, Sibling
-from fusefs.model.tx import Effects, Tx, Write
-from fusefs.namespace.derive import Derivation
-from fusefs.namespace.registers import Registers
-from fusefs.namespace.tombstones import HORIZON_KEY, collect
+from fusefs.model.register import GONE
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
-from fusefs.namespace.warm import Position, Warm
+from fusefs.namespace.writing import Writing
 
-STAMPS_PER_POWER_CUT = 1 << 20
-"""More than were given to lost transactions while the clock stood behind them."""
-_VECTOR = "SELECT node, seq FROM vector"
-_POSITION = (
-    "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
-    " (SELECT value FROM meta WHERE key = 'skip') FROM vector"
-)
-_TRACES = (
-    "SELECT EXISTS(SELECT 1 FROM retired WHERE ino = ?1),"
-    " EXISTS(SELECT 1 FROM register WHERE key = ?2),"
-    " EXISTS(SELECT 1 FROM entry WHERE ino = ?1)"
-    " OR EXISTS(SELECT 1 FROM entry WHERE parent = ?1)"
-)
 _TWINS = (
     "SELECT e.parent, e.name, e.ino, e.kind FROM odd o"
     " JOIN entry e ON e.parent = o.parent AND e.name = o.name"
@@ -80,112 +57,10 @@ _TWINS = (
 )
 
 
-class Transaction:
-    """Use through `Namespace.transaction()`; `tx` and `effects` are set after it."""
-
-    tx: Tx | None = None
-    effects: Effects
-
-    def __init__(
-        self, db: sqlite3.Connection, node: NodeId, clock_ns: int, warm: Warm
-    ) -> None:
-        self._db = db
-        self._warm = warm
-        self._registers = Registers(db, warm.registers)
-        self._rows = warm.rows
-        self._derivation = Derivation(db, self._registers, warm)
-        self._writes: dict[bytes, Write] = {}
-        self.effects = Effects([], [], [], [])
-        self.bare: set[Ino] = set()
-        """Inodes made here that have no extended attribute."""
-        self._node = node
-        if warm.position is None:
-            prev, last_hlc, cuts = db.execute(_POSITION, (node,)).fetchone()
-            warm.position = Position(Seq(prev or 0), Hlc(last_hlc or 0), cuts or 0)
-        self._prev, last, skip = warm.position
-        self.seq = Seq(self._prev + 1)
-        if skip:
-            self.seq = after_power_cut(self._prev, skip)
-            last = Hlc(last + STAMPS_PER_POWER_CUT)
-        self._hlc: Hlc = tick(last, clock_ns // 1_000_000)
-        self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
-
-    # -- reads ------------------------------------------------------------------
-
-    def inode(self, ino: Ino) -> Inode | None:
-        self._settle()
-        if ino in self._rows:
-            return self._rows[ino]
-        found = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
-        row = Inode(*found) if found else None
-        self._rows[ino] = row
-        return row
-
-    def entry(self, parent: Ino, name: bytes) -> Entry | None:
-        self._settle()
-        if self._derivation.plain():
-            live = self._registers.load(dirent_key(parent, name)).live
-            if not live:
-                return None
-            dirent = decode_dirent(live[0].value)
-            if len(live) == 1 and dirent.kind != S_DIR:
-                return Entry(parent, name, dirent.ino, dirent.kind, 0)
-        row = self._db.execute(
-            "SELECT * FROM entry WHERE parent = ? AND name = ?", (parent, name)
-        ).fetchone()
-        return Entry(*row) if row else None
-
-    def has_children(self, ino: Ino) -> bool:
-        self._settle()
-        row = self._db.execute(
-            "SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)
-        ).fetchone()
-        return row is not None
-
-    def links(self, ino: Ino) -> list[Entry]:
-        self._settle()
-        rows = self._db.execute("SELECT * FROM entry WHERE ino = ?", (ino,))
-        return [Entry(*row) for row in rows]
-
-    def xattr(self, ino: Ino, name: bytes) -> bytes | None:
-        latest = self._registers.load(xattr_key(ino, name)).latest
-        return latest.value[1:] if latest and latest.value else None
-
-    def placed_by(self, ino: Ino) -> NodeId | None:
-        """The node that made the directory, or moved it last."""
-        latest = self._registers.load(place_key(ino)).latest
-        return latest.dot[0] if latest is not None else None
-
-    def versions(self, ino: Ino) -> list[tuple[Sibling, Content]]:
-        """Every concurrent version of the inode's content."""
-        return self._derivation.versions(ino)
+class Transaction(Writing):
+    """Use through `Namespace.transaction()`."""
 
     # -- names ------------------------------------------------------------------
-
-    def new_ino(self, parent: Ino, name: bytes, kind: int) -> Ino:
-        """The number for a new inode here; never one that was used before."""
-        latest = self._registers.load(dirent_key(parent, name)).latest
-        dot: Dot = latest.dot if latest else (NodeId(0), Seq(0))
-        bump = 0
-        while True:
-            ino = derive_ino(parent, name, kind, dot, bump)
-            if ino >= FIRST_FREE_INO and not self._used(ino, kind):
-                return ino
-            bump += 1
-
-    def _used(self, ino: Ino, kind: int) -> bool:
-        """Whether the number was given, or holds data that nobody here has seen: a
-        peer made it, too, and its name did not come yet. What is absent is noted."""
-        attrs, content = attrs_key(ino), content_key(ino)
-        if self._registers.load(attrs).siblings:
-            return True
-        retired, data, placed = self._db.execute(_TRACES, (ino, content)).fetchone()
-        if placed:  # a peer made it, too, and its attributes did not come yet
-            self._derivation.go_the_general_way()
-        if not data:
-            self._registers.absent(content)
-            self._rows.setdefault(ino, None)
-        return bool(retired or (data and kind != S_DIR))
 
     def create(
         self,
@@ -332,13 +207,6 @@ class Transaction:
         """A directory's listing changed: mtime and ctime are now."""
         ctime = self._ctime(ino)
         self._write(content_key(ino), encode_value(Content(self.now_ns, ctime)))
-
-    def _ctime(self, ino: Ino) -> int:
-        """Now, but never before the ctime shown (it must not go back)."""
-        row = self._rows.get(ino)
-        if row is None:
-            row = self.inode(ino)
-        return max(self.now_ns, row.ctime_ns) if row else self.now_ns
 
     def set_attrs(
         self,
@@ -590,37 +458,3 @@ class Transaction:
         if self._registers.load(unlinked_key(vino)).live:
             return True
         return any(not entry.flags & FLAG_DERIVED for entry in self.links(vino))
-
-    # -- the end ----------------------------------------------------------------
-
-    def _write(self, key: bytes, value: bytes) -> None:
-        sibling = Sibling(self._node, self.seq, self._hlc, value)
-        write = self._registers.write(key, sibling)
-        first = self._writes.get(key)
-        if first is not None:  # written twice: broadcast what was seen before both
-            write = Write(key, first.context, value)
-        self._writes[key] = write
-
-    def _settle(self) -> None:
-        if self._registers.changed:
-            self.effects.extend(self._derivation.run())
-
-    def finish(self) -> None:
-        """Write the vector and the digests; sets `tx`. Called before COMMIT."""
-        if not self._writes:
-            return
-        self._settle()
-        if HORIZON_KEY in self._writes:
-            vector = {NodeId(n): Seq(s) for n, s in self._db.execute(_VECTOR)}
-            collect(self._db, self._registers, vector | {self._node: self.seq})
-        self._registers.flush_digest()
-        self._db.execute(
-            "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",
-            (self._node, self.seq, self._hlc),
-        )
-        self._warm.position = Position(self.seq, self._hlc, 0)
-        if self.seq != self._prev + 1:
-            self._db.execute("DELETE FROM meta WHERE key = 'skip'")
-        self.tx = Tx(
-            self._node, self.seq, self._prev, self._hlc, tuple(self._writes.values())
-        )

@@ -118,7 +118,7 @@ def mark_running(config: Config) -> Config:
     """Notes in the store that it is in use; finds out how the last use ended."""
     namespace = Namespace.open(Path(config.store))
     try:
-        power_cut = namespace.mark_running()
+        power_cut = namespace.life.mark_running()
     finally:
         namespace.close()
     if power_cut:
@@ -130,7 +130,7 @@ def mark_clean(config: Config) -> None:
     """Notes that everything is on disk; only after all children ended well."""
     namespace = Namespace.open(Path(config.store))
     try:
-        namespace.mark_clean()
+        namespace.life.mark_clean()
     finally:
         namespace.close()
 

@@ -107,7 +107,8 @@ def compare(small: Cluster, full: Cluster, rounds: int) -> None:
             a, b = clusters[which].nodes[:2]
             found = measure(a.mnt, b.mnt, 64 * MIB, 200, lambda step: None)
             figures[which].append(found)
-    print(f"{'':28} {'2 nodes, empty':>15} {f'{len(full.nodes)} nodes, full':>15} ratio")
+    titles = "2 nodes, empty", f"{len(full.nodes)} nodes, full"
+    print(f"{'':28} {titles[0]:>15} {titles[1]:>15} ratio")
     for name in figures[0][0]:
         before, after = ([found[name] for found in one] for one in figures)
         ratio = statistics.median(b / a for a, b in zip(before, after, strict=True))
@@ -135,7 +136,10 @@ def idle(full: Cluster, seconds: float = 20.0) -> None:
     pids = [pid for node in full.nodes for pid in (node.worker_pid(), node.node_pid())]
     before = [_cpu_s(pid) for pid in pids]
     time.sleep(seconds)
-    spent = [100 * (_cpu_s(pid) - was) / seconds for pid, was in zip(pids, before)]
+    spent = [
+        100 * (_cpu_s(pid) - was) / seconds
+        for pid, was in zip(pids, before, strict=True)
+    ]
     print("idle, percent of a core:", ", ".join(f"{one:.1f}" for one in spent))
 
 

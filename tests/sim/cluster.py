@@ -108,7 +108,7 @@ class SimNode:
     async def start(self) -> Node:
         cluster = self._cluster
         self.namespace = Namespace.open(self.directory, clock=self.wall_ns)
-        power_cut = self.namespace.mark_running()
+        power_cut = self.namespace.life.mark_running()
         self.store = Store.open(
             self.directory,
             min_free_bytes=0,

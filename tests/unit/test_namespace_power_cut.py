@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.model.ids import ROOT_INO, NodeId, Seq
-from fusefs.namespace import namespace as module
+from fusefs.namespace import life as module
 from fusefs.namespace.namespace import Namespace
 
 FILES = ("meta.db", "meta.db-wal")
@@ -27,7 +27,7 @@ class Machine:
 
     def start(self) -> Namespace:
         node = Namespace.open(self._directory)
-        node.mark_running()
+        node.life.mark_running()
         return node
 
     def sync(self) -> None:

@@ -153,7 +153,7 @@ def test_appended_and_published_is_not_appended_again(
 ) -> None:
     """Killed between the commit and taking the mark away, after a power cut: the
     numbers of transactions are those of another epoch."""
-    workers.now.namespace._set_meta("skip", 1)
+    workers.now.namespace.life._set_meta("skip", 1)
     workers.now.put("/f", b"one\n")
     handle = workers.now.open("/f", os.O_WRONLY | os.O_APPEND)
     workers.now.vfs.write(handle, 4, b"two\n", workers.now.caller)

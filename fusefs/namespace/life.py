@@ -1,0 +1,80 @@
+"""Starts and ends of a store: whether it was closed cleanly, and what a power cut took.
+
+Notes in the table `meta` (docs/formats.md, section 3).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from fusefs.model.ids import NodeId, Seq
+from fusefs.namespace.lock import WriteLock
+
+
+def boot_id() -> str:
+    """Changes with every boot of the kernel (proc(5))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Life:
+    """Of one namespace; `sync` makes what was noted durable."""
+
+    def __init__(
+        self, writer: sqlite3.Connection, lock: WriteLock, sync: Callable[[], None]
+    ) -> None:
+        self._writer = writer
+        self._write_lock = lock
+        self._sync = sync
+        self.node_id = NodeId(int(self._meta("node_id")))
+
+    def mark_running(self) -> bool:
+        """Called once by the owner of the store at start; what it notes is on disk
+        when it returns. True: the machine went down without a clean stop, so the
+        local seq jumps and objects are suspect."""
+        with self._write_lock:
+            self._write_lock.raise_counter()
+            before, clean = self._meta("boot_id"), self._meta("clean")
+            power_cut = bool(before) and not int(clean or 0) and before != boot_id()
+            if power_cut:
+                # those noted before are still there: what came after was lost, too
+                self._set_meta("skip", int(self._meta("skip") or 0) + 1)
+                if not self._meta("lost_after"):
+                    self._set_meta("lost_after", self._own_seq())
+            self._set_meta("boot_id", boot_id())
+            self._set_meta("clean", 0)
+        self._sync()
+        return power_cut
+
+    def lost_after(self) -> Seq | None:
+        """After a power cut: own transactions above this may be lost here and known
+        to peers, until `found_again`. None: nothing is missing."""
+        text = self._meta("lost_after")
+        return Seq(int(text)) if text else None
+
+    def found_again(self) -> None:
+        """Every member was asked for what was lost here."""
+        with self._write_lock:
+            self._writer.execute("DELETE FROM meta WHERE key = 'lost_after'")
+
+    def mark_clean(self) -> None:
+        """Called by the owner after everything is synced and closed by others."""
+        with self._write_lock:
+            self._set_meta("clean", 1)
+        self._sync()
+
+    def _meta(self, key: str) -> str:
+        row = self._writer.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
+        return str(row[0]) if row else ""
+
+    def _set_meta(self, key: str, value: object) -> None:
+        self._writer.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def _own_seq(self) -> Seq:
+        row = self._writer.execute(
+            "SELECT seq FROM vector WHERE node = ?", (self.node_id,)
+        ).fetchone()
+        return Seq(row[0] if row else 0)

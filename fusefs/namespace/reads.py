@@ -1,0 +1,284 @@
+"""Reads of the namespace: from any thread, from a cache of rows or one indexed query
+on a connection of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from fusefs.model.ids import Ino, NodeId
+from fusefs.model.records import (
+    CONTENT,
+    MEMBER,
+    SETTING,
+    XATTR,
+    Member,
+    attrs_key,
+    decode_content,
+    decode_member,
+    key_ino,
+    key_name,
+    place_key,
+    unlinked_key,
+    xattr_key,
+)
+from fusefs.model.register import Register, decode_register
+from fusefs.model.tx import Effects
+from fusefs.namespace import schema
+from fusefs.namespace.cache import RowCache
+from fusefs.namespace.lock import WriteLock
+from fusefs.namespace.rows import unnamed_row
+from fusefs.namespace.types import Entry, Inode
+
+CACHED_ROWS = 32_768
+"""Of each kind; an inode takes ~0.7 KiB."""
+MOST_AHEAD = 128
+"""Names read for one that is looked up: ~0.5 ms."""
+
+Row = tuple[object, ...]
+_ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
+
+
+class Totals(msgspec.Struct, frozen=True):
+    inodes: int
+    bytes: int
+
+
+class Reads:
+    """`Namespace` is this and the writes."""
+
+    def __init__(self, path: Path, write_lock: WriteLock) -> None:
+        self.path = path
+        self._writer = schema.connect(path)
+        schema.check_version(self._writer, path)
+        self._reader = schema.connect(path)
+        self._reader.execute("PRAGMA query_only = 1")
+        self._reader_lock = threading.Lock()  # one statement at a time; SQLite only
+        self._write_lock = write_lock
+        self._inodes: RowCache[Ino, Inode] = RowCache(CACHED_ROWS)
+        self._entries: RowCache[tuple[Ino, bytes], Entry] = RowCache(CACHED_ROWS)
+        self._bare: RowCache[Ino, bool] = RowCache(CACHED_ROWS)
+        """Inodes without extended attributes: the kernel asks before a first write."""
+        self._ahead: tuple[Ino, bytes, int] = (Ino(0), b"", 1)
+        """Where the last missing entry was, the name after what was read then, and
+        how many were read."""
+
+    # -- statements -----------------------------------------------------------
+
+    def _read(
+        self, sql: str, args: tuple[object, ...] = ()
+    ) -> list[tuple[object, ...]]:
+        with self._reader_lock:
+            return self._reader.execute(sql, args).fetchall()
+
+    def _rows(self, sql: str, args: tuple[object, ...]) -> list[Row]:
+        """A few rows. Read through the writer's connection where it is free: our own
+        commits void all that the reader's has in memory."""
+        lock = self._write_lock
+        if lock.try_here():
+            try:
+                return self._writer.execute(sql, args).fetchall()
+            finally:
+                lock.leave_here()
+        return self._read(sql, args)
+
+    def _row(self, sql: str, args: tuple[object, ...]) -> Row | None:
+        rows = self._rows(sql, args)
+        return rows[0] if rows else None
+
+    def _register(self, key: bytes) -> Register | None:
+        row = self._row("SELECT state FROM register WHERE key = ?", (key,))
+        return decode_register(row[0]) if row else None  # type: ignore[arg-type]
+
+    # -- names and inodes -----------------------------------------------------
+
+    def inode(self, ino: Ino) -> Inode | None:
+        row = self._inodes.get(ino)
+        if row is not None:
+            return row
+        generation = self._inodes.generation
+        found = self._row("SELECT * FROM inode WHERE ino = ?", (ino,))
+        if found is None:
+            return None
+        row = Inode(*found)  # type: ignore[arg-type]
+        self._inodes.offer(ino, row, generation)
+        return row
+
+    def entry(self, parent: Ino, name: bytes) -> Entry | None:
+        """What the name shows, or None; absence is cached too. Who looks up one name
+        after the other, in their order, finds the next ones (and their inodes)
+        cached."""
+        row = self._entries.get((parent, name))
+        if row is None:
+            row = self._look_ahead(parent, name)
+        return row if row.ino else None
+
+    def _look_ahead(self, parent: Ino, name: bytes) -> Entry:
+        at, expected, window = self._ahead
+        in_order = at == parent and expected == name
+        window = min(window * 2, MOST_AHEAD) if in_order else 1
+        entries, inodes = self._entries, self._inodes
+        of_entries, of_inodes = entries.generation, inodes.generation
+        rows = self._rows(
+            "SELECT e.*, i.* FROM entry e LEFT JOIN inode i ON i.ino = e.ino"
+            " WHERE e.parent = ? AND e.name >= ? ORDER BY e.name LIMIT ?",
+            (parent, name, window + 1),
+        )
+        found = _ABSENT
+        for row in rows[:window]:
+            entry = Entry(*row[:5])  # type: ignore[arg-type]
+            if entry.name == name:
+                found = entry
+            entries.offer((parent, entry.name), entry, of_entries)
+            if row[5] is not None:
+                inodes.offer(entry.ino, Inode(*row[5:]), of_inodes)  # type: ignore[arg-type]
+        if found is _ABSENT:
+            entries.offer((parent, name), _ABSENT, of_entries)
+        last = rows[-1][1] if len(rows) > window else b""
+        self._ahead = (parent, last, window)  # type: ignore[assignment]
+        return found
+
+    def children(
+        self, parent: Ino, after: bytes = b"", limit: int = 1000
+    ) -> list[Entry]:
+        """Entries in byte order of their names, those after `after`."""
+        rows = self._read(
+            "SELECT e.* FROM entry e JOIN inode i ON i.ino = e.ino"
+            " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
+            (parent, after, limit),
+        )
+        return [Entry(*row) for row in rows]  # type: ignore[arg-type]
+
+    def children_full(
+        self, parent: Ino, after: bytes = b"", limit: int = 1000
+    ) -> list[tuple[Entry, Inode]]:
+        """The same with their inodes, in one query."""
+        rows = self._read(
+            "SELECT e.*, i.* FROM entry e JOIN inode i ON i.ino = e.ino"
+            " WHERE e.parent = ? AND e.name > ? ORDER BY e.name LIMIT ?",
+            (parent, after, limit),
+        )
+        return [(Entry(*row[:5]), Inode(*row[5:])) for row in rows]  # type: ignore[arg-type]
+
+    def parents(self, ino: Ino) -> list[Entry]:
+        """Every name of the inode."""
+        rows = self._read("SELECT * FROM entry WHERE ino = ?", (ino,))
+        return [Entry(*row) for row in rows]  # type: ignore[arg-type]
+
+    def shown(self, parent: Ino, name: bytes) -> Ino:
+        """The inode under a name, 0 for none; as the database says, not the cache."""
+        row = self._row(
+            "SELECT ino FROM entry WHERE parent = ? AND name = ?", (parent, name)
+        )
+        return Ino(row[0] if row else 0)  # type: ignore[arg-type]
+
+    def has_children(self, ino: Ino) -> bool:
+        return bool(self._read("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)))
+
+    def placed_by(self, ino: Ino) -> NodeId | None:
+        """The node that made the directory, or moved it last."""
+        register = self._register(place_key(ino))
+        latest = register.latest if register else None
+        return latest.dot[0] if latest is not None else None
+
+    # -- attributes and contents ----------------------------------------------
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes | None:
+        return self._xattrs(ino).get(name) if not self._bare.get(ino) else None
+
+    def xattrs(self, ino: Ino) -> list[bytes]:
+        """Names of the inode's extended attributes."""
+        return list(self._xattrs(ino)) if not self._bare.get(ino) else []
+
+    def _xattrs(self, ino: Ino) -> dict[bytes, bytes]:
+        generation = self._bare.generation
+        rows = self._read(
+            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            (xattr_key(ino, b""), XATTR + (ino + 1).to_bytes(8, "big")),
+        )
+        if not rows:
+            self._bare.offer(ino, True, generation)
+        out: dict[bytes, bytes] = {}
+        for key, state in rows:
+            latest = decode_register(state).latest  # type: ignore[arg-type]
+            if latest and latest.value:
+                out[key_name(key)] = latest.value[1:]  # type: ignore[arg-type]
+        return out
+
+    def content_versions(self, ino: Ino) -> Register:
+        """The content register itself (conflicts, append merging)."""
+        register = self._register(CONTENT + ino.to_bytes(8, "big"))
+        return register or Register({}, ())
+
+    def unlinked(self, ino: Ino) -> Inode | None:
+        """A file that lost its last name, for who had it open across a restart: as
+        long as its registers are kept (formats.md, 3.5)."""
+        if self._register(unlinked_key(ino)) is None:
+            return None
+        attrs = self._register(attrs_key(ino))
+        return unnamed_row(ino, attrs, self.content_versions(ino)) if attrs else None
+
+    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
+        """(root, size, chunk_log2) of every content version any register holds,
+        shown or not: what GC must keep. All of one snapshot: data that is cloned
+        while somebody looks must not be missed at both places."""
+        snapshot = schema.connect(self.path, read_only=True)
+        try:
+            snapshot.execute("BEGIN")
+            for (state,) in snapshot.execute(
+                "SELECT state FROM register WHERE key >= ? AND key < ?",
+                (CONTENT, bytes((CONTENT[0] + 1,))),
+            ):
+                for sibling in decode_register(state).live:
+                    content = decode_content(sibling.value)
+                    if content.root:
+                        yield content.root, content.size, content.chunk_log2
+        finally:
+            snapshot.close()
+
+    # -- the whole ------------------------------------------------------------
+
+    def totals(self) -> Totals:
+        rows = self._read("SELECT count(*), coalesce(sum(size), 0) FROM inode")
+        return Totals(rows[0][0], rows[0][1])  # type: ignore[arg-type]
+
+    def registers_count(self) -> int:
+        return self._read("SELECT count(*) FROM register")[0][0]  # type: ignore[return-value]
+
+    def members(self) -> dict[NodeId, Member]:
+        return {
+            NodeId(key_ino(key)): decode_member(value)
+            for key, value in self._latest_of(MEMBER)
+        }
+
+    def settings(self) -> dict[bytes, bytes]:
+        return {key_name(key): value for key, value in self._latest_of(SETTING)}
+
+    def _latest_of(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._read(
+            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            (kind, bytes((kind[0] + 1,))),
+        )
+        for key, state in rows:
+            latest = decode_register(state).latest  # type: ignore[arg-type]
+            if latest is not None and latest.value:
+                yield key, latest.value  # type: ignore[misc]
+
+    # -- caches ---------------------------------------------------------------
+
+    def forget(self, effects: Effects) -> None:
+        """Drop the cached rows that these changes touched."""
+        if effects.entries:
+            self._entries.forget([(e.parent, e.name) for e in effects.entries])
+        if effects.inodes:
+            self._inodes.forget(effects.inodes)
+            self._bare.forget(effects.inodes)
+
+    def drop_caches(self) -> None:
+        self._entries.clear()
+        self._inodes.clear()
+        self._bare.clear()
