@@ -21,7 +21,9 @@ from netnode.peers import Peers
 log = logging.getLogger(__name__)
 
 SYNC_S = 5.0
-VERIFY_S = 2.0
+VERIFY_S = 5.0
+VERIFY_PAUSE = 300
+"""Times as long as it took: of a million registers, once in half an hour."""
 
 
 async def sync_disk(
@@ -45,8 +47,8 @@ async def sync_disk(
 async def verify_registers(
     namespace: Namespace, environment: Environment, corrected: Callable[[], None]
 ) -> None:
-    """Damage on this disk shows in the digest, so that a heartbeat finds it. Takes
-    at most a hundredth of the time, however many registers there are."""
+    """Damage on this disk shows in the digest, so that a heartbeat finds it. Costs
+    little of a core, however many registers there are."""
     while True:
         began = environment.now()
         damaged = await environment.offload(namespace.verify)
@@ -54,7 +56,7 @@ async def verify_registers(
             log.error("registers in %d of 256 buckets are damaged", damaged)
             corrected()
         spent = environment.now() - began
-        await trio.sleep(max(VERIFY_S, 100 * spent))
+        await trio.sleep(max(VERIFY_S, VERIFY_PAUSE * spent))
 
 
 async def keep_horizon(
