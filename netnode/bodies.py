@@ -14,14 +14,14 @@ from netnode.wire.frames import ProtocolError
 log = logging.getLogger(__name__)
 
 
-def check(bodies: Sequence[Body]) -> None:
+def check_bodies(bodies: Sequence[Body]) -> None:
     """Raises ProtocolError when one is not what it claims to be."""
     for body in bodies:
         if chunk_id(body.data) != body.id:
             raise ProtocolError("an attached chunk is not the one it claims to be")
 
 
-def keep(store: Store, bodies: Sequence[Body]) -> None:
+def keep_bodies(store: Store, bodies: Sequence[Body]) -> None:
     """Before the transactions are applied: what they name is here then."""
     if not bodies:
         return

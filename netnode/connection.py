@@ -81,6 +81,12 @@ class Connection:
                         raise Refused(item.message)
                 return received
 
+    async def greet(self, ours: Hello) -> Hello:
+        """The dialling side: says Hello first, then hears theirs. Raises as
+        `receive`."""
+        self.stream.send_nowait(hello_frame(ours))
+        return await self.receive_hello()
+
     async def receive_hello(self) -> Hello:
         """The first message, in time. Raises as `receive`."""
         with trio.move_on_after(GREETING_S):
@@ -98,11 +104,3 @@ class Connection:
         proven: NodeId | None = self.stream.node
         if proven != hello.node:
             raise ProtocolError("it is not the node its certificate names")
-
-
-async def greet(stream: Stream, session: Session, ours: Hello) -> Connection:
-    """The dialling side: say Hello first, then hear theirs (session.hello)."""
-    connection = Connection(stream, session)
-    stream.send_nowait(hello_frame(ours))
-    await connection.receive_hello()
-    return connection

@@ -35,6 +35,13 @@ class Deltas:
         self._level = level
         self.sent_messages = 0
 
+    def look(self, peer: Peer) -> None:
+        """Wake its task if it lacks anything."""
+        outgoing = peer.outgoing
+        if outgoing.subscribed and outgoing.lacks(self._vector()):
+            outgoing.behind = True
+            peer.wake()
+
     async def run(self, peer: Peer) -> None:
         """A delta whenever it is behind."""
         while True:
@@ -62,8 +69,8 @@ class Deltas:
             if isinstance(parts, Generator):
                 parts.close()
         if outgoing.round == round_:
-            outgoing.delta_ends(self._vector())
-            self._level()
+            if outgoing.delta_ends(self._vector()):
+                self._level()
         else:
             outgoing.streaming = False
 

@@ -32,10 +32,13 @@ class Fencing:
         if touches is None:
             return False
         fence.put_up()
-        if self._may_be_known(fence, touches):
-            fence.take_back()
-            return False
-        return True
+        known = True
+        try:
+            known = self._may_be_known(fence, touches)
+        finally:
+            if known:
+                fence.take_back()
+        return not known
 
     def take_back(self) -> None:
         """What it was put up for is not applied after all."""

@@ -11,19 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from fusefs.model.conflict import conflict_name
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Ino
-from fusefs.model.records import (
-    ATTRS,
-    UNLINKED,
-    decode_attrs,
-    decode_unlinked,
-    key_ino,
-)
+from fusefs.model.records import ATTRS, UNLINKED, decode_attrs, decode_unlinked, key_ino
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector, covers
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
-from netnode.core.guard import Guard
+from netnode.core.guard import Guard, Removals
 from netnode.core.guard import State as GuardState
 from netnode.environment import Environment
 
@@ -57,8 +51,8 @@ class Holding:
         """Nothing of others may be applied now."""
         return self.guard.holding
 
-    def removals_of_txs(self, txs: Sequence[Tx], vector: Vector) -> list[Ino]:
-        """The inodes shown here that these transactions would remove."""
+    def removals_of_txs(self, txs: Sequence[Tx], vector: Vector) -> Removals:
+        """What is shown here that these transactions would remove."""
         return self._shown(
             key_ino(write.key)
             for tx in txs
@@ -67,7 +61,7 @@ class Holding:
             if write.key[:1] == UNLINKED
         )
 
-    def removals_of_states(self, states: Sequence[State], vector: Vector) -> list[Ino]:
+    def removals_of_states(self, states: Sequence[State], vector: Vector) -> Removals:
         """The same for registers of a delta."""
         return self._shown(
             key_ino(state.key)
@@ -79,24 +73,26 @@ class Holding:
             )
         )
 
-    def _shown(self, inos: Iterable[Ino]) -> list[Ino]:
-        """Those that are there and old enough to be missed."""
-        young_ms = self._environment.wall_ms() - self.guard.young_s * 1000
-        found = []
+    def _shown(self, inos: Iterable[Ino]) -> Removals:
+        old_ns = self.guard.old_ns(self._environment.wall_ms())
+        found, counted = [], 0
         for ino in dict.fromkeys(inos):
             row = self._namespace.inode(ino)
-            if row is not None and row.btime_ns < young_ms * 1_000_000:
+            if row is not None:
                 found.append(ino)
-        return found
+                counted += row.btime_ns < old_ns
+        return Removals(found, counted)
 
-    def holds(self, removals: list[Ino], source: str) -> bool:
+    def holds(self, removals: Removals, source: str) -> bool:
         """Whether these changes wait for a decision (and all after them)."""
         guard, now = self.guard, self._environment.now()
         if guard.holding:
             return True
-        if not guard.near(len(removals), now):
+        if not guard.near(removals.counted, now):
             return False
-        if not guard.judge(removals, self._namespace.totals().inodes, now):
+        old_ns = guard.old_ns(self._environment.wall_ms())
+        tree = self._namespace.made_before(old_ns)
+        if not guard.judge(removals.counted, tree, now):
             return False
         self.source = source
         log.warning(
@@ -107,8 +103,9 @@ class Holding:
         )
         return True
 
-    def applied(self, removals: list[Ino]) -> None:
-        if removals:
+    def applied(self, removals: Removals) -> None:
+        """The changes were: these are gone."""
+        if removals.inos:
             self.guard.removed(removals, self._environment.now())
 
     @property

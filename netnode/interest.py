@@ -20,7 +20,8 @@ class Interest(Protocol):
         """Transactions of peers that came live and are applied."""
 
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
-        """(writer, key, value) of content registers that came by a delta."""
+        """Something of peers was applied: (writer, key, value) of the content registers
+        whose writer is not connected; often none."""
 
     def membership_changed(self) -> None:
         """Member or setting registers changed."""

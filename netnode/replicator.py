@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from fusefs.model.ids import ROOT_INO, Dot, Ino, NodeId, Seq
+from fusefs.model.ids import ROOT_INO, Dot, NodeId, Seq
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx
@@ -22,10 +22,10 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
-from netnode.bodies import check, keep
+from netnode.bodies import check_bodies, keep_bodies
 from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
-from netnode.core.guard import Guard
+from netnode.core.guard import Guard, Removals
 from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
 from netnode.deltas import Deltas
@@ -98,6 +98,7 @@ class Replicator:
 
     @property
     def sent_messages(self) -> int:
+        """Live, acknowledgements and parts of deltas, to all peers."""
         return self._sent_messages + self.deltas.sent_messages
 
     # -- local transactions --------------------------------------------------------
@@ -122,7 +123,8 @@ class Replicator:
         """Transactions were committed that were not published here: deltas."""
         self.vector = merged(self.vector, self._namespace.vector())
         self._digest.changed()
-        self._send_deltas()
+        for peer in self._peers:
+            self.deltas.look(peer)
 
     def _broadcast(
         self, txs: Sequence[Tx], bodies: Sequence[Body], source: Peer | None
@@ -155,13 +157,6 @@ class Replicator:
             peer.connection.send_frame(frame)
             peer.nearness.owes(now)
             self._sent_messages += 1
-
-    def _send_deltas(self) -> None:
-        for peer in self._peers:
-            outgoing = peer.outgoing
-            if outgoing.subscribed and outgoing.lacks(self.vector):
-                outgoing.behind = True
-                peer.wake()
 
     # -- barriers ------------------------------------------------------------------
 
@@ -207,9 +202,7 @@ class Replicator:
         self.incoming.joined(peer.id, hello.vector, ours, now)
         if dominates(ours, hello.vector):
             self._losses.got_back(peer.id)
-        if peer.outgoing.subscribed and peer.outgoing.lacks(self.vector):
-            peer.outgoing.behind = True
-            peer.wake()
+        self.deltas.look(peer)
         self._catch_up()
 
     def gone(self, peer: Peer) -> None:
@@ -236,7 +229,7 @@ class Replicator:
         self._catch_up()
         return decided
 
-    def _hold(self, peer: Peer, removals: list[Ino]) -> bool:
+    def _hold(self, peer: Peer, removals: Removals) -> bool:
         """Whether the mass-delete guard keeps this from being applied; then the peer
         is asked for it again once somebody has decided."""
         if not self.holding.holds(removals, peer.name):
@@ -256,7 +249,7 @@ class Replicator:
         if self._hold(peer, removals):
             return
         bodies = [body for message in messages for body in message.bodies]
-        check(bodies)
+        check_bodies(bodies)
         early = False
         if len(txs) <= IN_PLACE_TXS:
             try:
@@ -265,7 +258,7 @@ class Replicator:
                 await self._applying.acquire()
             try:  # nothing else runs from the acknowledgement to the commit
                 early = self._acknowledge_early(peer, txs)
-                keep(self._store, bodies)
+                keep_bodies(self._store, bodies)
                 applied = self._namespace.apply(txs)
             except BaseException:
                 if early:
@@ -274,7 +267,7 @@ class Replicator:
             finally:
                 self._applying.release()
         else:
-            keep(self._store, bodies)
+            keep_bodies(self._store, bodies)
             async with self._applying:
                 applied = await self._environment.offload(
                     lambda: self._namespace.apply(txs)
@@ -307,7 +300,8 @@ class Replicator:
         )
 
     def _acknowledge_early(self, peer: Peer, txs: Sequence[Tx]) -> bool:
-        """If so, the fence is up."""
+        """Acknowledge before applying, where that is allowed; True: done, and the
+        fence is up."""
         if not self._fencing.put_up(txs, self.vector):
             return False
         self.early_count += 1
@@ -315,7 +309,7 @@ class Replicator:
         self._settling.add(Effects(), lambda: self._acknowledge(peer, dots))
         return True
 
-    async def delta(self, peer: Peer, message: Delta) -> None:
+    async def _apply_delta(self, peer: Peer, message: Delta) -> None:
         """One part of what we lack, applied in a thread."""
         now = self._environment.now()
         base, vector = message.base, self.vector
@@ -379,7 +373,7 @@ class Replicator:
         """Everything of the control channel that is about the namespace."""
         match message:
             case Delta():
-                await self.delta(peer, message)
+                await self._apply_delta(peer, message)
             case Ack():
                 self._acknowledged(peer, message.dots)
             case Want():

@@ -1,8 +1,8 @@
 """The node: composition root of the network, and the life of its connections.
 
-`Node.run` owns every task. A stream that arrives or was dialled is greeted, checked
-(cluster, identity, clock, membership), and becomes the control connection of a peer
-or its bulk connection.
+`Node.run` owns every task; those of one peer are in `serving`. A stream that arrives or
+was dialled is greeted, checked (cluster, identity, clock, membership), and becomes the
+control connection of a peer or its bulk connection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from fusefs.model.tx import Body, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
-from netnode.chores import keep_horizon, sync_disk, verify_registers
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
 from netnode.core.fetch import Priority
@@ -29,9 +28,11 @@ from netnode.core.guard import YOUNG_S, Guard
 from netnode.core.membership import Link, Membership, keep_new
 from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
+from netnode.digest import verify_registers
 from netnode.environment import Environment
 from netnode.greeting import REJOIN, Greeter, Unwanted
 from netnode.heartbeat import Heartbeat
+from netnode.horizons import keep_horizon
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.replicas import Replicas
@@ -39,15 +40,9 @@ from netnode.replicator import BarrierDone, Replicator
 from netnode.serving import Serving
 from netnode.settling import Settling
 from netnode.transport import BrokenStream, Network, Stream
-from netnode.upkeep import Upkeep
+from netnode.upkeep import Upkeep, sync_disk
 from netnode.wire.frames import ProtocolError
-from netnode.wire.messages import (
-    OLDEST,
-    VERSION,
-    Bye,
-    Hello,
-    Links,
-)
+from netnode.wire.messages import OLDEST, VERSION, Bye, Hello, Links
 from netnode.wire.session import Session, hello_frame
 
 log = logging.getLogger(__name__)
@@ -78,7 +73,7 @@ class Settings(NamedTuple):
     mass_delete: float = 0.0
     """The share of the tree whose removal by others is held back; 0: never."""
     mass_delete_age_s: float = YOUNG_S
-    """Younger entries may be removed."""
+    """Removals of younger entries do not count for it."""
 
 
 class Node:
@@ -159,7 +154,6 @@ class Node:
         self.last_seen: dict[NodeId, int] = {}
         """Wall clock (ms) when a peer that is away was last connected."""
         self._network = network
-        self._nursery: trio.Nursery | None = None
         self._near = (-1, -1, -1)
         self._on_near: NearChanged = lambda near, connected, members: None
         self._stopped = trio.Event()
@@ -167,7 +161,7 @@ class Node:
     # -- for the link, the console and tests -------------------------------------------
 
     def publish(self, txs: Sequence[Tx], bodies: Sequence[Body] = ()) -> None:
-        """Transactions the worker committed."""
+        """Transactions committed here, by the worker or by the node itself."""
         self.last_hlc = max(self.last_hlc, *(tx.hlc for tx in txs))
         self.replicator.publish(txs, bodies)
 
@@ -224,7 +218,6 @@ class Node:
     ) -> None:
         """Serve until `stop`; starts with the port it listens on."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             self.port = await nursery.start(self._listen)
             self._announce()
             nursery.start_soon(self.dialler.run)
@@ -401,9 +394,8 @@ class Node:
             session = Session(self.settings.cluster, "control")
             connection = Connection(stream, session)
             ours = self.hello("control")
-            stream.send_nowait(hello_frame(ours))
             try:
-                theirs = await connection.receive_hello()
+                theirs = await connection.greet(ours)
                 self._greeter.check(theirs)
                 await self._serve(connection, ours, theirs, address)
             except Unwanted as error:

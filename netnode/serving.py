@@ -21,11 +21,12 @@ from netnode.replicator import Replicator
 from netnode.transport import BrokenStream, Network
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import Hello, Links, Live, Ping, Pong
-from netnode.wire.session import Received, Session, hello_frame
+from netnode.wire.session import Received, Session
 
 log = logging.getLogger(__name__)
 
 BULK_RETRY_S = 0.5
+"""Fetches wait meanwhile; the control connection says when the peer is gone."""
 
 
 class Serving:
@@ -44,7 +45,7 @@ class Serving:
         hello: Callable[[str], Hello],
         measured: Callable[[], None],
     ) -> None:
-        """`hello`: ours, for a channel; `measured`: told when a distance was."""
+        """`hello`: ours, for a channel; `measured`: told of a round trip."""
         self._cluster = cluster
         self._network = network
         self._environment = environment
@@ -140,8 +141,7 @@ class Serving:
             if stream.node != peer.id:
                 raise BrokenStream("another node answers there")
             connection = Connection(stream, Session(self._cluster, "bulk"))
-            stream.send_nowait(hello_frame(self._hello("bulk")))
-            await connection.receive_hello()
+            await connection.greet(self._hello("bulk"))
             await self._chunks.serve(peer.id, connection)
         finally:
             stream.close()

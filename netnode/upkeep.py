@@ -1,5 +1,5 @@
-"""What a node does for its store now and then: looking at every object, and seeing
-to it that enough nodes keep what this one keeps.
+"""What a node does for its store now and then: looking at every object, seeing to it
+that enough nodes keep what this one keeps, and syncing.
 
 Eviction and garbage are `fusefs.housekeeping`'s, which the worker runs, or the node
 when there is no worker.
@@ -8,10 +8,12 @@ when there is no worker.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
 from fusefs.model.ids import ChunkId
+from fusefs.namespace.namespace import Namespace
 from fusefs.store.scrub import START
 from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane
@@ -26,6 +28,8 @@ SCRUB_BYTES = 8 << 20
 SCRUB_PAUSE_S = 6 * 3600.0
 """From the end of one pass to the next."""
 FETCH_LIMIT_S = 300.0
+SYNC_S = 5.0
+"""What a node stored for others, a power cut may take so long: they have it, too."""
 
 
 class Upkeep:
@@ -67,3 +71,21 @@ class Upkeep:
             self._plane.fetch(
                 (cid,), FETCH_LIMIT_S, Priority.REPAIR, (), lambda error, reason: None
             )
+
+
+async def sync_disk(
+    namespace: Namespace,
+    store: Store,
+    environment: Environment,
+    progress: Callable[[], int],
+) -> None:
+    """What this process stored is on disk after a while. `progress` differs when
+    something was stored."""
+    done = -1
+    while True:
+        await trio.sleep(SYNC_S)
+        state = progress()
+        if state != done:
+            await environment.offload(store.sync_all)
+            await environment.offload(namespace.sync)
+            done = state

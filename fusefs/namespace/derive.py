@@ -17,17 +17,9 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from fusefs.model.conflict import (
-    all_appends,
-    conflict_name,
-)
+from fusefs.model.conflict import all_appends, conflict_name
 from fusefs.model.hlc import Hlc
-from fusefs.model.ids import (
-    LOST_FOUND_INO,
-    ROOT_INO,
-    Ino,
-    derive_version_ino,
-)
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, derive_version_ino
 from fusefs.model.records import (
     ATTRS,
     CONTENT,
@@ -323,7 +315,7 @@ class Derivation(Facts):
     # -- inodes ---------------------------------------------------------------
 
     def _derive_inode(self, ino: Ino) -> None:
-        before = self._inode_row(ino)
+        before = self.row_of(ino)
         self._inode_before.setdefault(ino, before)
         self._revive(ino)
         if self._names:
@@ -429,14 +421,14 @@ class Derivation(Facts):
         attrs = self.attrs(ino)
         if attrs is None or self._registers.load(attrs_key(vino)).live:
             return
-        before = self._inode_row(vino)
+        before = self.row_of(vino)
         self._inode_before.setdefault(vino, before)
         row = inode_row(vino, attrs, sibling, content, 1, 0, FLAG_DERIVED)
         if row != before:
             write_inode(self._db, row)
 
     def _forget_version(self, vino: Ino) -> None:
-        self._inode_before.setdefault(vino, self._inode_row(vino))
+        self._inode_before.setdefault(vino, self.row_of(vino))
         if self._registers.load(attrs_key(vino)).live:
             self._inodes[vino] = None
         else:
@@ -474,7 +466,7 @@ class Derivation(Facts):
             if new != old:
                 effects.entries.append(EntryChange(parent, name, old, new))
         for ino, before in self._inode_before.items():
-            after = self._inode_row(ino)
+            after = self.row_of(ino)
             if before == after:
                 continue
             effects.inodes.append(ino)

@@ -1,6 +1,6 @@
 """What the registers and the derived rows say, of names, inodes and what comes back.
 
-Reads of one write transaction, by the rules of docs/design.md, section 4; nothing is
+Reads of one write transaction, by the rules of docs/design.md, section 4; no row is
 changed here. `derive` brings the rows to what these give.
 """
 
@@ -17,13 +17,7 @@ from fusefs.model.conflict import (
     unseen_by_deleters,
 )
 from fusefs.model.hlc import Hlc
-from fusefs.model.ids import (
-    LOST_FOUND,
-    LOST_FOUND_INO,
-    ROOT_INO,
-    Ino,
-    NodeId,
-)
+from fusefs.model.ids import LOST_FOUND, LOST_FOUND_INO, ROOT_INO, Ino, NodeId
 from fusefs.model.records import (
     S_DIR,
     Attrs,
@@ -90,6 +84,7 @@ class Facts:
     # -- what registers say ----------------------------------------------------
 
     def place(self, ino: Ino) -> Place | None:
+        """Where a directory was put last."""
         latest = self._registers.load(place_key(ino)).latest
         return decode_place(latest.value) if latest else None
 
@@ -98,6 +93,7 @@ class Facts:
         return latest.rank if latest else (0, 0, 0)
 
     def node_name(self, node: NodeId) -> str:
+        """For names of conflict files."""
         latest = self._registers.load(member_key(node)).latest
         if latest is None or not latest.value:
             return f"{node:016x}"[:8]
@@ -117,7 +113,8 @@ class Facts:
 
     # -- rows ------------------------------------------------------------------
 
-    def _inode_row(self, ino: Ino) -> Inode | None:
+    def row_of(self, ino: Ino) -> Inode | None:
+        """As the table has it now."""
         row = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
         return Inode(*row) if row else None
 
@@ -126,7 +123,8 @@ class Facts:
             "SELECT parent, name, kind, flags FROM entry WHERE ino = ?", (ino,)
         ).fetchall()
 
-    def _has_children(self, ino: Ino) -> bool:
+    def has_children(self, ino: Ino) -> bool:
+        """Whether any entry is in this directory."""
         row = self._db.execute(
             "SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)
         ).fetchone()
@@ -218,6 +216,7 @@ class Facts:
     # -- inodes ----------------------------------------------------------------
 
     def _compute_inode(self, ino: Ino) -> Inode | None:
+        """Its row; None: it has no name, or nothing is known of it."""
         named = self._entries_of(ino)
         if not named and ino != ROOT_INO:
             return None
@@ -296,7 +295,7 @@ class Facts:
         live = self._registers.load(dirent_key(place.parent, place.name)).live
         if any(decode_dirent(s.value).ino == ino for s in live):
             return None
-        if not self._has_children(ino):
+        if not self.has_children(ino):
             return None
         return (place.parent, place.name, S_DIR, *_dot_hlc(latest))
 
@@ -304,7 +303,7 @@ class Facts:
         live = self._registers.load(dirent_key(ROOT_INO, LOST_FOUND)).live
         if any(decode_dirent(s.value).ino == LOST_FOUND_INO for s in live):
             return None
-        if not self._has_children(LOST_FOUND_INO):
+        if not self.has_children(LOST_FOUND_INO):
             return None
         return (ROOT_INO, LOST_FOUND, S_DIR, 0, 0, 0)
 
@@ -330,6 +329,7 @@ def _dot_hlc(sibling: Sibling) -> tuple[int, int, int]:
 def shown_of(
     versions: list[tuple[Sibling, Content]],
 ) -> tuple[Sibling | None, Content | None, list[tuple[Sibling, Content]]]:
+    """The version that shows, and those that lost to it."""
     if not versions:
         return None, None, []
     if len(versions) == 1:

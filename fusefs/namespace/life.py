@@ -18,16 +18,26 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def own_id(db: sqlite3.Connection) -> NodeId:
+    """The id of the node whose store this is."""
+    (value,) = db.execute("SELECT value FROM meta WHERE key = 'node_id'").fetchone()
+    return NodeId(int(value))
+
+
 class Life:
     """Of one namespace; `sync` makes what was noted durable."""
 
     def __init__(
-        self, writer: sqlite3.Connection, lock: WriteLock, sync: Callable[[], None]
+        self,
+        writer: sqlite3.Connection,
+        lock: WriteLock,
+        node_id: NodeId,
+        sync: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._write_lock = lock
+        self._node_id = node_id
         self._sync = sync
-        self.node_id = NodeId(int(self._meta("node_id")))
 
     def mark_running(self) -> bool:
         """Called once by the owner of the store at start; what it notes is on disk
@@ -75,6 +85,6 @@ class Life:
 
     def _own_seq(self) -> Seq:
         row = self._writer.execute(
-            "SELECT seq FROM vector WHERE node = ?", (self.node_id,)
+            "SELECT seq FROM vector WHERE node = ?", (self._node_id,)
         ).fetchone()
         return Seq(row[0] if row else 0)

@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusefs.model.ids import Ino, NodeId, Seq
-from fusefs.model.records import (
-    Member,
-)
+from fusefs.model.ids import Ino, NodeId
+from fusefs.model.records import Member
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, conflicts, schema
-from fusefs.namespace.life import Life
+from fusefs.namespace import check, schema
+from fusefs.namespace.life import Life, own_id
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.reads import Reads
 from fusefs.namespace.registers import (
@@ -30,17 +28,8 @@ from fusefs.namespace.registers import (
     correct_digests,
     fold_digests,
     read_buckets,
-    read_horizon,
 )
-from fusefs.namespace.replicate import (
-    Applied,
-    Apply,
-    DeltaBatch,
-    bucket_hashes,
-    delta,
-    read_vector,
-    tree_digest,
-)
+from fusefs.namespace.replicate import Applied, Apply, tree_digest
 from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry
@@ -55,11 +44,13 @@ class Namespace(Reads):
         self, directory: Path, *, clock: Callable[[], int] = time.time_ns
     ) -> None:
         path = directory / "meta.db"
-        super().__init__(path, WriteLock(directory / "write.lock"))
+        writer = schema.connect(path)
+        schema.check_version(writer, path)
+        super().__init__(path, writer, WriteLock(directory / "write.lock"))
         self._clock = clock
         self._warm = Warm()
-        self.life = Life(self._writer, self._write_lock, self.sync)
-        self.node_id = self.life.node_id
+        self.node_id = own_id(writer)
+        self.life = Life(writer, self._write_lock, self.node_id, self.sync)
         self._wal_fd: int | None = None
         self._checkpoint = Checkpoint(
             lambda wait_s: schema.connect(path, timeout_s=wait_s),
@@ -216,10 +207,6 @@ class Namespace(Reads):
 
     # -- replication ----------------------------------------------------------
 
-    def vector(self) -> dict[NodeId, Seq]:
-        with self._reader_lock:
-            return read_vector(self._reader)
-
     def apply(self, txs: Sequence[Tx]) -> Applied:
         """Apply live transactions of peers in one commit."""
         with self._write() as db:
@@ -239,22 +226,6 @@ class Namespace(Reads):
             applied = batch.finish(False)
         self.forget(applied.effects)
         return applied
-
-    def delta(
-        self, since: Vector, limit_bytes: int = 256 * 1024
-    ) -> Iterator[DeltaBatch]:
-        """What a peer with vector `since` lacks, in batches of about limit_bytes,
-        all of one snapshot. Close the generator when it is not read to its end."""
-        snapshot = schema.connect(self.path, read_only=True)
-        try:
-            snapshot.execute("BEGIN")
-            yield from delta(snapshot, since, limit_bytes)
-        finally:
-            snapshot.close()
-
-    def horizon(self) -> dict[NodeId, Seq]:
-        """The deletes this node has forgotten (tombstones.py)."""
-        return read_horizon(self._read("SELECT value FROM meta WHERE key = 'horizon'"))
 
     def buckets(self) -> list[bytes]:
         """The digest of each of the 256 buckets."""
@@ -282,43 +253,6 @@ class Namespace(Reads):
         """16 bytes: equal on two nodes exactly when their registers are."""
         return tree_digest(self.buckets())
 
-    def bucket_keys(self, bucket: int) -> list[tuple[bytes, bytes]]:
-        """(key, hash) of each register of the bucket."""
-        return bucket_hashes(self._all_states(), bucket)
-
-    def _all_states(self) -> Iterator[tuple[bytes, bytes]]:
-        after = b""
-        while True:
-            rows = self._read(
-                "SELECT key, CAST(state AS BLOB) FROM register WHERE key > ?"
-                " ORDER BY key LIMIT 2000",
-                (after,),
-            )
-            if not rows:
-                return
-            yield from rows  # type: ignore[misc]
-            after = rows[-1][0]  # type: ignore[assignment]
-
-    def states(self, keys: Sequence[bytes]) -> list[State]:
-        """The whole registers of these keys, those that exist."""
-        out = []
-        for key in keys:
-            rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
-            if rows:
-                out.append(State(key, rows[0][0]))  # type: ignore[arg-type]
-        return out
-
-    # -- conflicts --------------------------------------------------------------
-
-    def conflicts(self) -> list[tuple[bytes, conflicts.Conflict]]:
-        """(path below the root, conflict) of every open one."""
-        with self._reader_lock:
-            db = self._reader
-            return [
-                (conflicts.path_of(db, c.directory, c.name), c)
-                for c in conflicts.find(db)
-            ]
-
     # -- checks -----------------------------------------------------------------
 
     def problems(self) -> list[str]:
@@ -337,8 +271,3 @@ class Namespace(Reads):
             check.rebuild(db)
             self._warm.clear()
         self.drop_caches()
-
-    def snapshot(self) -> check.Snapshot:
-        """Every derived row: equal on nodes with equal registers."""
-        with self._reader_lock:
-            return check.snapshot(self._reader)

@@ -1,16 +1,17 @@
-"""Reads of the namespace: from any thread, from a cache of rows or one indexed query
-on a connection of their own.
+"""Reads of the namespace: from any thread, from a cache of rows or one indexed query,
+on the writer's connection where that is free, else on one of their own.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from fusefs.model.ids import Ino, NodeId
+from fusefs.model.ids import Ino, NodeId, Seq
 from fusefs.model.records import (
     CONTENT,
     MEMBER,
@@ -27,10 +28,13 @@ from fusefs.model.records import (
     xattr_key,
 )
 from fusefs.model.register import Register, decode_register
-from fusefs.model.tx import Effects
-from fusefs.namespace import schema
+from fusefs.model.tx import Effects, State
+from fusefs.model.vector import Vector
+from fusefs.namespace import check, conflicts, schema
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
+from fusefs.namespace.registers import read_horizon
+from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_vector
 from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.types import Entry, Inode
 
@@ -51,10 +55,12 @@ class Totals(msgspec.Struct, frozen=True):
 class Reads:
     """`Namespace` is this and the writes."""
 
-    def __init__(self, path: Path, write_lock: WriteLock) -> None:
+    def __init__(
+        self, path: Path, writer: sqlite3.Connection, write_lock: WriteLock
+    ) -> None:
+        """`writer` is read from where it is free; `write_lock` says when it is."""
         self.path = path
-        self._writer = schema.connect(path)
-        schema.check_version(self._writer, path)
+        self._writer = writer
         self._reader = schema.connect(path)
         self._reader.execute("PRAGMA query_only = 1")
         self._reader_lock = threading.Lock()  # one statement at a time; SQLite only
@@ -246,6 +252,11 @@ class Reads:
         rows = self._read("SELECT count(*), coalesce(sum(size), 0) FROM inode")
         return Totals(rows[0][0], rows[0][1])  # type: ignore[arg-type]
 
+    def made_before(self, btime_ns: int) -> int:
+        """How many of the inodes."""
+        rows = self._read("SELECT count(*) FROM inode WHERE btime_ns < ?", (btime_ns,))
+        return int(rows[0][0])  # type: ignore[call-overload, no-any-return]
+
     def registers_count(self) -> int:
         return self._read("SELECT count(*) FROM register")[0][0]  # type: ignore[return-value]
 
@@ -267,6 +278,70 @@ class Reads:
             latest = decode_register(state).latest  # type: ignore[arg-type]
             if latest is not None and latest.value:
                 yield key, latest.value  # type: ignore[misc]
+
+    # -- for peers ------------------------------------------------------------
+
+    def vector(self) -> dict[NodeId, Seq]:
+        with self._reader_lock:
+            return read_vector(self._reader)
+
+    def horizon(self) -> dict[NodeId, Seq]:
+        """The deletes this node has forgotten (tombstones.py)."""
+        return read_horizon(self._read("SELECT value FROM meta WHERE key = 'horizon'"))
+
+    def delta(
+        self, since: Vector, limit_bytes: int = 256 * 1024
+    ) -> Iterator[DeltaBatch]:
+        """What a peer with vector `since` lacks, in batches of about limit_bytes,
+        all of one snapshot. Close the generator when it is not read to its end."""
+        snapshot = schema.connect(self.path, read_only=True)
+        try:
+            snapshot.execute("BEGIN")
+            yield from delta(snapshot, since, limit_bytes)
+        finally:
+            snapshot.close()
+
+    def bucket_keys(self, bucket: int) -> list[tuple[bytes, bytes]]:
+        """(key, hash) of each register of the bucket."""
+        return bucket_hashes(self._all_states(), bucket)
+
+    def _all_states(self) -> Iterator[tuple[bytes, bytes]]:
+        after = b""
+        while True:
+            rows = self._read(
+                "SELECT key, CAST(state AS BLOB) FROM register WHERE key > ?"
+                " ORDER BY key LIMIT 2000",
+                (after,),
+            )
+            if not rows:
+                return
+            yield from rows  # type: ignore[misc]
+            after = rows[-1][0]  # type: ignore[assignment]
+
+    def states(self, keys: Sequence[bytes]) -> list[State]:
+        """The whole registers of these keys, those that exist."""
+        out = []
+        for key in keys:
+            rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
+            if rows:
+                out.append(State(key, rows[0][0]))  # type: ignore[arg-type]
+        return out
+
+    # -- for people -----------------------------------------------------------
+
+    def conflicts(self) -> list[tuple[bytes, conflicts.Conflict]]:
+        """(path below the root, conflict) of every open one."""
+        with self._reader_lock:
+            db = self._reader
+            return [
+                (conflicts.path_of(db, c.directory, c.name), c)
+                for c in conflicts.find(db)
+            ]
+
+    def snapshot(self) -> check.Snapshot:
+        """Every derived row: equal on nodes with equal registers."""
+        with self._reader_lock:
+            return check.snapshot(self._reader)
 
     # -- caches ---------------------------------------------------------------
 

@@ -11,14 +11,7 @@ import sqlite3
 
 from fusefs.model.context import after_power_cut
 from fusefs.model.hlc import Hlc, physical_ms, tick
-from fusefs.model.ids import (
-    FIRST_FREE_INO,
-    Dot,
-    Ino,
-    NodeId,
-    Seq,
-    derive_ino,
-)
+from fusefs.model.ids import FIRST_FREE_INO, Dot, Ino, NodeId, Seq, derive_ino
 from fusefs.model.records import (
     S_DIR,
     Content,
@@ -53,7 +46,7 @@ _TRACES = (
 
 
 class Writing:
-    """`tx` and `effects` are set after it."""
+    """Base of `Transaction`; `tx` and `effects` are set by `finish`."""
 
     tx: Tx | None = None
     effects: Effects
@@ -88,9 +81,7 @@ class Writing:
         self._settle()
         if ino in self._rows:
             return self._rows[ino]
-        found = self._db.execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
-        row = Inode(*found) if found else None
-        self._rows[ino] = row
+        row = self._rows[ino] = self._derivation.row_of(ino)
         return row
 
     def entry(self, parent: Ino, name: bytes) -> Entry | None:
@@ -109,10 +100,7 @@ class Writing:
 
     def has_children(self, ino: Ino) -> bool:
         self._settle()
-        row = self._db.execute(
-            "SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)
-        ).fetchone()
-        return row is not None
+        return self._derivation.has_children(ino)
 
     def links(self, ino: Ino) -> list[Entry]:
         self._settle()

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from fusefs.errors import Interrupted
+from fusefs.model.ids import Seq
 from fusefs.nodelink.frames import FrameReader, ProtocolError, pack
 from fusefs.nodelink.messages import (
     Attach,
@@ -40,6 +41,7 @@ UNDO_S = 2.0
 NODE_BACK_S = 4.0
 """A request waits this long (and never past its deadline) for a restarting node."""
 LOOK_AGAIN_S = 0.05
+"""Between two tries to reach a node: a start takes some 300 ms."""
 KEEP_IDLE = 16
 """Idle connections kept: more threads than this seldom wait at once."""
 
@@ -119,11 +121,18 @@ class Calls:
         self._next = 0
         self._closed = threading.Event()
 
-    def barrier(self, seq: int, timeout_s: float) -> bool | None:
-        """What the node answered, or None after the timeout. Raises NodeDown."""
+    def barrier(self, seq: Seq, deadline: float) -> bool | None:
+        """What the node answered, or None at the deadline. Raises NodeDown; the
+        connections kept may be those of a node that is no more: asked twice."""
+        try:
+            return self._barrier(seq, deadline)
+        except NodeDown:
+            return self._barrier(seq, deadline)
+
+    def _barrier(self, seq: Seq, deadline: float) -> bool | None:
         with _Lease(self) as (connection, number):
-            connection.send(Barrier(number, seq, int(timeout_s * 1000)))  # type: ignore[arg-type]
-            deadline = time.monotonic() + timeout_s
+            timeout_ms = int((deadline - time.monotonic()) * 1000)
+            connection.send(Barrier(number, seq, max(0, timeout_ms)))
             while True:
                 answer = connection.answer(deadline - time.monotonic())
                 if answer is None:
@@ -180,13 +189,14 @@ class Calls:
                 answer = self.call(message, deadline, cancelled, undo)
                 break
             except NodeDown:
-                check(cancelled)
+                check_cancelled(cancelled)
                 now = time.monotonic()
-                if now >= give_up or (deadline is not None and now >= deadline):
+                late = now >= give_up or (deadline is not None and now >= deadline)
+                if late or self._closed.is_set():
                     raise
                 self.pause(LOOK_AGAIN_S)
         if answer is None:
-            check(cancelled)
+            check_cancelled(cancelled)
         return answer
 
     def pause(self, seconds: float) -> None:
@@ -194,7 +204,7 @@ class Calls:
         self._closed.wait(seconds)
 
     def close(self) -> None:
-        """Ends pauses for good."""
+        """Drops the idle connections; nobody waits for a node any more."""
         self._closed.set()
         self._forget_idle()
 
@@ -214,7 +224,7 @@ class Calls:
 
     def _give_back(self, connection: CallConnection) -> None:
         with self._lock:
-            if len(self._idle) < KEEP_IDLE:
+            if len(self._idle) < KEEP_IDLE and not self._closed.is_set():
                 self._idle.append(connection)
                 return
         connection.close()
@@ -232,7 +242,7 @@ def _say(connection: CallConnection, message: Request) -> None:
             return
 
 
-def check(cancelled: Callable[[], bool] | None) -> None:
+def check_cancelled(cancelled: Callable[[], bool] | None) -> None:
     """Raises Interrupted when the program does not wait any more."""
     if cancelled is not None and cancelled():
         raise Interrupted("interrupted while waiting for the node")

@@ -20,12 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from fusefs.errors import (
-    FsError,
-    NoSpace,
-    TimedOut,
-    Unreachable,
-)
+from fusefs.errors import FsError, NoSpace, TimedOut, Unreachable
 from fusefs.model.ids import ChunkId, Ino, NodeId, Seq
 from fusefs.model.tx import Body, Effects, Tx
 from fusefs.nodelink.calls import Calls, NodeDown, connect
@@ -47,9 +42,7 @@ from fusefs.nodelink.messages import (
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
-from fusefs.nodelink.ranges import (
-    Range,
-)
+from fusefs.nodelink.ranges import Range
 
 log = logging.getLogger(__name__)
 
@@ -144,20 +137,13 @@ class NodeLink:
         began = time.monotonic()
         self._flush(timeout_s)
         try:
-            ok = self._barrier(seq, began + timeout_s)
+            ok = self._calls.barrier(seq, began + timeout_s)
         except NodeDown:
             return True
         self._barriers += 1
         self._barrier_timeouts += not ok
         self._barrier_ms.append((time.monotonic() - began) * 1000)
         return bool(ok)
-
-    def _barrier(self, seq: Seq, deadline: float) -> bool | None:
-        """The connections kept may be those of a node that is no more: once again."""
-        try:
-            return self._calls.barrier(seq, deadline - time.monotonic())
-        except NodeDown:
-            return self._calls.barrier(seq, deadline - time.monotonic())
 
     def fetch(
         self,
@@ -192,8 +178,6 @@ class NodeLink:
         """Ask for chunks that will be wanted soon; no answer, no error."""
         if self._attached:
             self._send(encode(Prefetch(tuple(cids), tuple(hint))))
-
-    # -- locks and exclusive creation ------------------------------------------------
 
     # -- locks and exclusive creation ------------------------------------------------
 
@@ -236,7 +220,7 @@ class NodeLink:
 
     def wait_connected(self, limit_s: float) -> bool:
         """Whether the node knows of us, within the time."""
-        return self._locks.told.wait(limit_s)
+        return self._locks.wait_told(limit_s)
 
     def statistics(self) -> LinkStatistics:
         times = sorted(self._barrier_ms)
@@ -255,7 +239,7 @@ class NodeLink:
         )
 
     def close(self) -> None:
-        """Send what is queued, then stop both threads."""
+        """Send what is queued, then stop the threads."""
         self._flush(SEND_TIMEOUT_S)
         self._closing.set()
         self._wake.set()
@@ -307,7 +291,7 @@ class NodeLink:
     def _drop(self) -> None:
         """Break the connection; the reader notices and connects anew."""
         self._attached = False
-        self._locks.told.clear()
+        self._locks.forgotten()
         self._near = self._connected_peers = 0
         sock = self._sock
         if sock is not None:
@@ -361,7 +345,7 @@ class NodeLink:
                 self._changed(message)
             case Peers():
                 self._near, self._connected_peers = message.near, message.connected
-                if self._locks.members(message.members):
+                if self._locks.note_members(message.members):
                     self._tell_locks()
             case Attached():
                 self._attached = True
@@ -402,7 +386,7 @@ class NodeLink:
 
     def _tell_locks(self) -> None:
         self._send(encode(self._locks.held()))
-        self._locks.told.set()
+        self._locks.told()
 
     def _tell_statistics(self, number: int) -> None:
         own = self._worker_statistics

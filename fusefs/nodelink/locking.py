@@ -19,7 +19,7 @@ from fusefs.nodelink.calls import (
     Calls,
     NodeDown,
     Request,
-    check,
+    check_cancelled,
 )
 from fusefs.nodelink.messages import (
     HeldLocks,
@@ -29,18 +29,12 @@ from fusefs.nodelink.messages import (
     Reserve,
     Reserved,
 )
-from fusefs.nodelink.ranges import (
-    UNLOCK,
-    HeldLock,
-    LockKey,
-    Range,
-    changed,
-    within,
-)
+from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range, changed, within
 
 LOCK_LIMIT_S = 20.0
 """For an answer about a lock: longer than the grace period of a new owner."""
 RESERVE_LIMIT_S = 1.0
+"""Near nodes answer within milliseconds; one that hangs holds up no creation."""
 OWNER_BACK_S = 5.0
 """So long a waiting lock bears with an owner that is away: it may be restarting."""
 
@@ -51,19 +45,32 @@ class LinkLocks:
     def __init__(self, calls: Calls, flush: Callable[[], None]) -> None:
         self._calls = calls
         self._flush = flush
-        self.told = threading.Event()
-        """The node knows the locks we hold."""
+        self._told = threading.Event()  # the node knows the locks we hold
         self._members = -1  # not known yet: as if there were some
-        self._lock = threading.Lock()  # protects _held; nothing waits inside
+        self._lock = threading.Lock()  # _held, and _members before it; nothing waits
         self._held: dict[LockKey, list[Range]] = {}
 
-    def members(self, count: int) -> bool:
+    def note_members(self, count: int) -> bool:
         """How many other members there are; True: the first one, to be told of what
         we hold."""
-        alone, self._members = not self._members, count
+        with self._lock:
+            alone, self._members = not self._members, count
         return alone and count > 0
 
+    def told(self) -> None:
+        """The node has been sent `held`."""
+        self._told.set()
+
+    def forgotten(self) -> None:
+        """The node that knew is gone."""
+        self._told.clear()
+
+    def wait_told(self, limit_s: float) -> bool:
+        """Whether a node knows within the time."""
+        return self._told.wait(limit_s)
+
     def held(self) -> HeldLocks:
+        """All of them, as a node is told that knows none."""
         with self._lock:
             return HeldLocks(
                 tuple(
@@ -109,7 +116,8 @@ class LinkLocks:
             return None
         message = LockTest(0, LockKey(ino, is_flock), want)
         try:
-            answer = self._calls.call(message, time.monotonic() + LOCK_LIMIT_S, None)
+            deadline = time.monotonic() + LOCK_LIMIT_S
+            answer = self._calls.call_patiently(message, deadline, None)
         except NodeDown as error:
             raise NoLocks("the node process is not running") from error
         if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:
@@ -142,18 +150,18 @@ class LinkLocks:
             if not wait or time.monotonic() - began > OWNER_BACK_S:
                 raise NoLocks("the node that decides about this lock is away")
             self._calls.pause(LOOK_AGAIN_S)
-            check(cancelled)
+            check_cancelled(cancelled)
         if answer.error:
             raise WouldBlock("another node holds the lock")
 
     def _wait_until_told(self, cancelled: Callable[[], bool] | None) -> None:
         """A node that has just started must first hear what we hold."""
         give_up = time.monotonic() + NODE_BACK_S
-        while not self.told.is_set():
+        while not self._told.is_set():
             if time.monotonic() > give_up:
                 raise NoLocks("the node process is not running")
-            self.told.wait(LOOK_AGAIN_S)
-            check(cancelled)
+            self._told.wait(LOOK_AGAIN_S)
+            check_cancelled(cancelled)
 
     def _undo(self, key: LockKey, want: Range) -> list[Request]:
         """What the node should think after a lock that nobody waits for any more."""
@@ -186,7 +194,7 @@ class LinkLocks:
 
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """Before an exclusive creation: False when a near node has the name or is
-        creating it. True without a node, and when nobody answers in time."""
+        creating it. True when there is no node, or nobody answers in time."""
         deadline = time.monotonic() + RESERVE_LIMIT_S
         try:
             answer = self._calls.call_twice(Reserve(0, parent, name), deadline)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from typing import NamedTuple
 
 from fusefs.model.ids import Ino
 
@@ -31,8 +32,16 @@ class State(Enum):
     REJECTING = "applies what was held, then brings it back"
 
 
+class Removals(NamedTuple):
+    """What some changes would take away."""
+
+    inos: list[Ino]
+    counted: int
+    """How many of them are old enough to be missed."""
+
+
 class Guard:
-    """`share` 0: never holds anything. `tree` is the number of inodes now."""
+    """`share` 0: never holds anything. `tree`: how many inodes there are that count."""
 
     def __init__(
         self,
@@ -48,40 +57,46 @@ class Guard:
         self.state = State.OPEN
         self.held = 0
         """How many would go: what the changes at hand say, at least."""
-        self._recent: deque[tuple[float, Ino]] = deque()
+        self._recent: deque[tuple[float, Removals]] = deque()
+        self._counted = 0
 
     @property
     def holding(self) -> bool:
         return self.state is State.HELD
+
+    def old_ns(self, wall_ms: int) -> int:
+        """What was made before this moment counts."""
+        return wall_ms * 1_000_000 - int(self.young_s * 1e9)
 
     def near(self, count: int, now: float) -> bool:
         """Whether `count` more could be too many: only then is `tree` needed."""
         if not self.share or not count or self.state is not State.OPEN:
             return False
         self._expire(now)
-        return len(self._recent) + count >= self.least
+        return self._counted + count >= self.least
 
-    def judge(self, inos: list[Ino], tree: int, now: float) -> bool:
-        """Changes would remove these; True: hold them."""
-        if not self.near(len(inos), now):
+    def judge(self, count: int, tree: int, now: float) -> bool:
+        """Changes would remove so many that count; True: hold them."""
+        if not self.near(count, now):
             return self.holding
-        gone = len(self._recent) + len(inos)
-        if gone <= self.share * (tree + len(self._recent)):
+        gone = self._counted + count
+        if gone <= self.share * (tree + self._counted):
             return False
         self.state = State.HELD
         self.held = gone
         return True
 
-    def removed(self, inos: list[Ino], now: float) -> None:
+    def removed(self, removals: Removals, now: float) -> None:
         """They were removed: that was fine, or a person wanted it applied."""
         if self.share:
-            self._recent.extend((now, ino) for ino in inos)
+            self._recent.append((now, removals))
+            self._counted += removals.counted
             self._expire(now)
 
     def _expire(self, now: float) -> None:
         if self.state is State.OPEN:
             while self._recent and self._recent[0][0] < now - self.window_s:
-                self._recent.popleft()
+                self._counted -= self._recent.popleft()[1].counted
 
     def decide(self, apply: bool) -> bool:
         """A person decided; False: nothing is held."""
@@ -93,8 +108,8 @@ class Guard:
     def level(self) -> list[Ino]:
         """All that was held is applied: the inodes to bring back. It starts anew."""
         rejected = self.state is State.REJECTING
-        back = [ino for _, ino in self._recent] if rejected else []
+        back = [i for _, gone in self._recent for i in gone.inos] if rejected else []
         self.state = State.OPEN
-        self.held = 0
+        self.held = self._counted = 0
         self._recent.clear()
         return back

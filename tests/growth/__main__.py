@@ -1,10 +1,9 @@
 """Growth: python -m tests.growth [--files N] [--nodes N] [--rounds N]
 
-Two clusters of two nodes run side by side, one of them with N files in its tree. `dfs
-bench` measures both by turns, first so, then with the nodes of the full one brought to
-N. Medians and ratios are printed, and what a directory of N entries costs to list, a
-full node to start, and its processes in memory. Nothing is asserted: the figures depend
-on the machine.
+Two clusters of two nodes run side by side, one of them with many files in its tree.
+`dfs bench` measures both by turns, then once more with more nodes in the full one.
+Printed are medians and ratios, and what a large directory costs to list, a full node to
+start, and its processes in memory. No figure is asserted: they depend on the machine.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ def main() -> int:
     ):
         first = full.add().mount()
         timed(f"{chosen.files} files made", lambda: fill(first.mnt, chosen.files))
+        print(f"while they were made: {memory(first)}")
         large_directory(first, chosen.files)
         timed("mounted again", lambda: again(first))
         token = first.token()
@@ -129,14 +129,13 @@ def _peak_mib(pid: int) -> float:
     raise AssertionError(f"{pid} has no VmHWM")
 
 
-def idle(full: Cluster, seconds: float = 20.0) -> None:
+def idle(full: Cluster, for_s: float = 20.0) -> None:
     """What processes cost that nobody asks for anything."""
     pids = [pid for node in full.nodes for pid in (node.worker_pid(), node.node_pid())]
     before = [_cpu_s(pid) for pid in pids]
-    time.sleep(seconds)
+    time.sleep(for_s)
     spent = [
-        100 * (_cpu_s(pid) - was) / seconds
-        for pid, was in zip(pids, before, strict=True)
+        100 * (_cpu_s(pid) - was) / for_s for pid, was in zip(pids, before, strict=True)
     ]
     print("idle, percent of a core:", ", ".join(f"{one:.1f}" for one in spent))
 

@@ -17,7 +17,7 @@ from fusefs.model.context import context_of
 from fusefs.model.register import Register, encode_register
 from fusefs.namespace import replicate
 from fusefs.namespace.registers import Registers
-from netnode import replicator
+from netnode import deltas
 from netnode.core import horizon
 from tests.sim import checks
 from tests.sim.cluster import SimCluster, SimNode
@@ -242,14 +242,14 @@ def damage_context(node: SimNode) -> bytes | None:
 @contextmanager
 def small_limits(horizons: bool) -> Iterator[None]:
     """Deltas of several parts and early horizons although little happens."""
-    before = (replicator.DELTA_BYTES, replicate._PAGE)
+    before = (deltas.DELTA_BYTES, replicate._PAGE)
     rhythm = (horizon.EVERY_S, horizon.WORTH)
-    replicator.DELTA_BYTES, replicate._PAGE = 300, 4
+    deltas.DELTA_BYTES, replicate._PAGE = 300, 4
     horizon.EVERY_S, horizon.WORTH = (SYNC_EVERY_S + 1, 5) if horizons else (1e6, 10**6)
     try:
         yield
     finally:
-        replicator.DELTA_BYTES, replicate._PAGE = before
+        deltas.DELTA_BYTES, replicate._PAGE = before
         horizon.EVERY_S, horizon.WORTH = rhythm
 
 

@@ -6,13 +6,15 @@ import pytest
 import trio
 
 from fusefs.model.records import S_DIR
-from netnode.core.guard import YOUNG_S
+from netnode.core.guard import WINDOW_S, YOUNG_S
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
 
-async def filled(cluster: SimCluster, count: int) -> list[SimNode]:
-    """Three nodes with a directory of files, guarded as in the product."""
+async def filled(
+    cluster: SimCluster, count: int, age_s: float = YOUNG_S + 1
+) -> list[SimNode]:
+    """Three nodes with a directory of files of an age, guarded as in the product."""
     for _ in range(3):
         node = cluster.add()
         node.mass_delete = 0.3
@@ -26,7 +28,7 @@ async def filled(cluster: SimCluster, count: int) -> list[SimNode]:
         a.create(b"f%d" % number, directory, data=b"data %d" % number)
     await cluster.until_connected()
     await cluster.until_equal()
-    await trio.sleep(YOUNG_S + 1)  # what is younger is nobody's loss
+    await trio.sleep(age_s)
     return cluster.nodes
 
 
@@ -63,6 +65,45 @@ async def test_small_tree_is_never_held(cluster: SimCluster) -> None:
     empty(a)
     await cluster.until_equal()
     assert [n.names() for n in cluster.nodes] == [[], [], []]
+
+
+@simulated
+async def test_young_tree_is_never_held(cluster: SimCluster) -> None:
+    a, *_ = await filled(cluster, 300, age_s=WINDOW_S + 60)
+    empty(a)
+    await cluster.until_equal()
+    assert [n.names() for n in cluster.nodes] == [[], [], []]
+
+
+@simulated
+async def test_young_files_hide_no_loss_of_the_old(cluster: SimCluster) -> None:
+    a, b, c = await filled(cluster, 200)
+    for number in range(600):
+        a.create(b"young%d" % number)
+    await cluster.until_equal()
+    empty(a)
+    await trio.sleep(10)
+    for node in (b, c):
+        assert node.node is not None
+        assert "holding back" in node.node.replicator.sync_state()
+
+
+@simulated
+async def test_reject_brings_young_files_back(cluster: SimCluster) -> None:
+    a, b, c = await filled(cluster, 200)
+    directory = a.namespace.entry(1, b"dir")
+    assert directory is not None
+    for number in range(20):
+        a.create(b"young%d" % number, directory.ino, data=b"new")
+    await cluster.until_equal()
+    empty(a)
+    await trio.sleep(10)
+    assert b.node is not None and c.node is not None
+    assert b.node.replicator.decide(False)
+    assert c.node.replicator.decide(False)
+    await trio.sleep(10)
+    await cluster.until_equal()
+    assert [count(node) for node in (a, b, c)] == [220] * 3
 
 
 @pytest.mark.parametrize("away", [False, True])

@@ -1,0 +1,128 @@
+"""Questions about locks while the node process comes and goes."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NoLocks
+from fusefs.model.ids import Ino
+from fusefs.nodelink.calls import Calls
+from fusefs.nodelink.frames import FrameReader, pack
+from fusefs.nodelink.locking import LinkLocks
+from fusefs.nodelink.messages import (
+    Lock,
+    LockDone,
+    LockTest,
+    decode_to_node,
+    encode,
+)
+from fusefs.nodelink.ranges import WRITE, Range
+
+INO = Ino(77)
+WHOLE = Range(1, WRITE)
+
+
+class FakeNode:
+    """Answers every question about a lock with `error`, until it is stopped."""
+
+    def __init__(self, path: Path, error: int = 0) -> None:
+        path.unlink(missing_ok=True)
+        self._error = error
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                threading.Thread(
+                    target=self._serve, args=(connection,), daemon=True
+                ).start()
+        except OSError:
+            pass
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader = FrameReader()
+        try:
+            while count := connection.recv_into(reader.buffer()):
+                for frame in reader.filled(count):
+                    message = decode_to_node(frame.header)
+                    if isinstance(message, Lock | LockTest):
+                        answer = LockDone(message.id, self._error)
+                        connection.sendall(pack(encode(answer)))
+        except OSError:
+            pass
+
+    def stop(self) -> None:
+        for sock in (self._listener, *self._open):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            sock.close()
+
+
+def links(path: Path) -> tuple[LinkLocks, Calls]:
+    calls = Calls(path)
+    locks = LinkLocks(calls, lambda: None)
+    locks.note_members(1)
+    locks.told()
+    return locks, calls
+
+
+def test_question_bears_with_a_node_that_restarted(tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    first = FakeNode(path)
+    locks, calls = links(path)
+    assert locks.test(INO, WHOLE, is_flock=False) is None
+    first.stop()
+    path.unlink()
+    second: list[FakeNode] = []
+    back = threading.Timer(0.2, lambda: second.append(FakeNode(path)))
+    back.start()
+    try:
+        assert locks.test(INO, WHOLE, is_flock=False) is None
+    finally:
+        back.join()
+        second[0].stop()
+        calls.close()
+
+
+def test_question_to_an_owner_that_is_away_is_no_answer(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "node.sock", errno.ENOLCK)
+    locks, calls = links(tmp_path / "node.sock")
+    try:
+        with pytest.raises(NoLocks):
+            locks.test(INO, WHOLE, is_flock=False)
+        with pytest.raises(NoLocks):
+            locks.lock(INO, WHOLE, is_flock=False, wait=False)
+        assert locks.held().locks == ()
+    finally:
+        node.stop()
+        calls.close()
+
+
+def test_after_the_end_of_the_link_nobody_waits_for_a_node(tmp_path: Path) -> None:
+    locks, calls = links(tmp_path / "nobody.sock")
+    calls.close()
+    with pytest.raises(NoLocks):
+        locks.test(INO, WHOLE, is_flock=False)
+
+
+def test_first_other_member_is_told_what_was_taken_without_it(tmp_path: Path) -> None:
+    locks, calls = links(tmp_path / "nobody.sock")
+    assert not locks.note_members(0)
+    locks.lock(INO, WHOLE, is_flock=True, wait=True)
+    assert locks.note_members(1)
+    assert [(held.key.ino, held.range) for held in locks.held().locks] == [(INO, WHOLE)]
+    assert not locks.note_members(2)
+    calls.close()
