@@ -3,7 +3,8 @@
 Owns three threads: a reader that (re)connects, hears what peers changed and lets
 the worker's caches forget it, a teller that lets the kernel forget it, and a writer
 that sends what was published within milliseconds. Every method may be called from any
-thread, and nothing but `fetch` ever fails or blocks because the node is away.
+thread. `fetch` and questions about locks wait for a node that is away, for a while, and
+then fail; nothing else does.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ from fusefs.nodelink.messages import (
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
-from fusefs.nodelink.ranges import Range
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,9 @@ class NodeLink:
         self._attached = False
         self._near = self._connected_peers = 0
         self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S))
+        self.lock = self._locks.lock
+        self.test_lock = self._locks.test
+        self.give_back = self._locks.give_back
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._published = self._fetches = self._fetch_failures = 0
@@ -181,29 +184,9 @@ class NodeLink:
 
     # -- locks and exclusive creation ------------------------------------------------
 
-    def lock(
-        self,
-        ino: Ino,
-        want: Range,
-        *,
-        is_flock: bool,
-        wait: bool,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> None:
-        """See LinkLocks."""
-        self._locks.lock(ino, want, is_flock=is_flock, wait=wait, cancelled=cancelled)
-
-    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
-        """See LinkLocks."""
-        return self._locks.test(ino, want, is_flock=is_flock)
-
     def reserve(self, parent: Ino, name: bytes) -> bool:
-        """See LinkLocks. True at once without a node."""
+        """LinkLocks.reserve; True at once without a node."""
         return not self._attached or self._locks.reserve(parent, name)
-
-    def give_back(self, parent: Ino, name: bytes) -> None:
-        """See LinkLocks."""
-        self._locks.give_back(parent, name)
 
     # -- state -----------------------------------------------------------------------
 
