@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from contextlib import closing
 
 from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
@@ -53,8 +54,7 @@ class Deltas:
         outgoing = peer.outgoing
         base: Vector | None = outgoing.delta_begins()
         round_ = outgoing.round
-        parts = self._namespace.delta(base or {}, DELTA_BYTES)
-        try:
+        with closing(self._namespace.delta(base or {}, DELTA_BYTES)) as parts:
             while True:
                 part = await self._environment.offload(lambda: next(parts, None))
                 if part is None or outgoing.round != round_:
@@ -65,9 +65,6 @@ class Deltas:
                 self._send_part(peer, round_, base, part)
                 base = None
                 outgoing.delta_part(part.advance)
-        finally:
-            if isinstance(parts, Generator):
-                parts.close()
         if outgoing.round == round_:
             if outgoing.delta_ends(self._vector()):
                 self._level()

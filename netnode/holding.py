@@ -74,7 +74,7 @@ class Holding:
         )
 
     def _shown(self, inos: Iterable[Ino]) -> Removals:
-        old_ns = self.guard.old_ns(self._environment.wall_ms())
+        old_ns = self._old_ns()
         found, counted = [], 0
         for ino in dict.fromkeys(inos):
             row = self._namespace.inode(ino)
@@ -83,6 +83,9 @@ class Holding:
                 counted += row.btime_ns < old_ns
         return Removals(found, counted)
 
+    def _old_ns(self) -> int:
+        return self.guard.old_ns(self._environment.wall_ms())
+
     def holds(self, removals: Removals, source: str) -> bool:
         """Whether these changes wait for a decision (and all after them)."""
         guard, now = self.guard, self._environment.now()
@@ -90,8 +93,7 @@ class Holding:
             return True
         if not guard.near(removals.counted, now):
             return False
-        old_ns = guard.old_ns(self._environment.wall_ms())
-        tree = self._namespace.made_before(old_ns)
+        tree = self._namespace.made_before(self._old_ns())
         if not guard.judge(removals.counted, tree, now):
             return False
         self.source = source

@@ -1,8 +1,7 @@
 """The namespace of one node: registers, the derived tree, transactions.
 
-Both processes of a node open it. Reads come from any thread, from a cache of rows
-or one indexed query on a read connection. Writes go through one connection under
-the cross-process write lock.
+Both processes of a node open it. Reads (reads.py) come from any thread, writes go
+through one connection under the cross-process write lock.
 """
 
 from __future__ import annotations

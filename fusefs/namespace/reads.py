@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -182,9 +182,6 @@ class Reads:
         )
         return Ino(row[0] if row else 0)  # type: ignore[arg-type]
 
-    def has_children(self, ino: Ino) -> bool:
-        return bool(self._read("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)))
-
     def placed_by(self, ino: Ino) -> NodeId | None:
         """The node that made the directory, or moved it last."""
         register = self._register(place_key(ino))
@@ -291,7 +288,7 @@ class Reads:
 
     def delta(
         self, since: Vector, limit_bytes: int = 256 * 1024
-    ) -> Iterator[DeltaBatch]:
+    ) -> Generator[DeltaBatch, None, None]:
         """What a peer with vector `since` lacks, in batches of about limit_bytes,
         all of one snapshot. Close the generator when it is not read to its end."""
         snapshot = schema.connect(self.path, read_only=True)

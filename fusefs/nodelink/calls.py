@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -46,6 +47,7 @@ KEEP_IDLE = 16
 """Idle connections kept: more threads than this seldom wait at once."""
 
 
+T = TypeVar("T")
 Request = Fetch | Lock | LockTest | Reserve
 
 
@@ -122,12 +124,8 @@ class Calls:
         self._closed = threading.Event()
 
     def barrier(self, seq: Seq, deadline: float) -> bool | None:
-        """What the node answered, or None at the deadline. Raises NodeDown; the
-        connections kept may be those of a node that is no more: asked twice."""
-        try:
-            return self._barrier(seq, deadline)
-        except NodeDown:
-            return self._barrier(seq, deadline)
+        """What the node answered, or None at the deadline. Raises NodeDown."""
+        return _twice(lambda: self._barrier(seq, deadline))
 
     def _barrier(self, seq: Seq, deadline: float) -> bool | None:
         with _Lease(self) as (connection, number):
@@ -167,12 +165,8 @@ class Calls:
                     return answer
 
     def call_twice(self, message: Request, deadline: float) -> FromNode | None:
-        """The connections kept may be those of a node that is no more. Raises
-        NodeDown when there is none."""
-        try:
-            return self.call(message, deadline, None)
-        except NodeDown:
-            return self.call(message, deadline, None)
+        """As `call`; raises NodeDown when there is no node at all."""
+        return _twice(lambda: self.call(message, deadline, None))
 
     def call_patiently(
         self,
@@ -228,6 +222,14 @@ class Calls:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _twice(ask: Callable[[], T]) -> T:
+    """The connections kept may be those of a node that is no more. Raises NodeDown."""
+    try:
+        return ask()
+    except NodeDown:
+        return ask()
 
 
 def _say(connection: CallConnection, message: Request) -> None:

@@ -393,16 +393,6 @@ class Vfs:
         if effects.appends:
             self._appends.merge_soon(effects.appends)
 
-    def on_effects(self, effects: Effects) -> None:
-        """Both."""
-        self.forget_effects(effects)
-        self.tell_kernel(effects)
-
-    def drop_everything(self) -> None:
-        """Both, of everything."""
-        self.forget_effects(None)
-        self.tell_kernel(None)
-
     # -- life ------------------------------------------------------------------
 
     def adopt_handle(self, handle: int, ino: Ino, flags: int = 0) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fusefs.bench import MIB, Figures, measure
 from tests.lib.cluster import Cluster, Node, cluster
+from tests.lib.memory import memory
 
 PER_DIRECTORY = 1_000
 CONTENT = b"x" * 1024
@@ -37,9 +38,9 @@ def main() -> int:
     ):
         first = full.add().mount()
         timed(f"{chosen.files} files made", lambda: fill(first.mnt, chosen.files))
-        print(f"while they were made: {memory(first)}")
+        print(f"while they were made, at most: {memory(first)}")
         large_directory(first, chosen.files)
-        timed("mounted again", lambda: again(first))
+        timed("mounted again", first.remount)
         token = first.token()
         second = full.add().mount(token=token)
         timed("the second node level", lambda: full.wait_equal(3600))
@@ -55,7 +56,7 @@ def main() -> int:
             full.wait_near()
             compare(small, full, chosen.rounds)
         for node in (first, second):
-            print(f"{node.name}: {memory(node)}")
+            print(f"at most: {memory(node)}")
         idle(full)
     return 0
 
@@ -86,14 +87,9 @@ def large_directory(node: Node, entries: int) -> None:
         assert len(os.listdir(top)) == entries
 
     timed(f"{entries} entries made in one directory", make)
-    again(node)
+    node.remount()
     timed("listed cold", listed)
     timed("listed warm", listed)
-
-
-def again(node: Node) -> None:
-    node.umount()
-    node.mount()
 
 
 def compare(small: Cluster, full: Cluster, rounds: int) -> None:
@@ -115,18 +111,6 @@ def compare(small: Cluster, full: Cluster, rounds: int) -> None:
             f" {statistics.median(after):15.2f} {ratio:.2f}",
             flush=True,
         )
-
-
-def memory(node: Node) -> str:
-    worker, network = (_peak_mib(pid) for pid in (node.worker_pid(), node.node_pid()))
-    return f"worker {worker:.0f} MiB, node {network:.0f} MiB at most"
-
-
-def _peak_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"{pid} has no VmHWM")
 
 
 def idle(full: Cluster, for_s: float = 20.0) -> None:

@@ -123,6 +123,11 @@ class Node:
         """Returns when the node has ended."""
         dfs("umount", str(self.mnt))
 
+    def remount(self) -> None:
+        """So that nothing is cached."""
+        self.umount()
+        self.mount()
+
     def stop(self) -> None:
         """SIGTERM to the supervisor, whether mounted or not; waits for the end."""
         if (now := self.processes()) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fusefs.errors import Unreachable
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
-from fusefs.model.tx import Body, Tx
+from fusefs.model.tx import Body, Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
 from fusefs.vfs import Vfs, VfsOptions
@@ -178,8 +178,14 @@ def local_vfs(
         local.close_all()
 
 
+def hear(vfs: Vfs, effects: Effects | None) -> None:
+    """As the link's two threads do: our caches, then the kernel. None: everything."""
+    vfs.forget_effects(effects)
+    vfs.tell_kernel(effects)
+
+
 def replicate(source: Local, target: Local) -> None:
     """Bring everything `target` lacks over, as a node would, and tell its vfs."""
     for batch in source.namespace.delta(target.namespace.vector()):
         applied = target.namespace.apply_states(batch.states, batch.advance)
-        target.vfs.on_effects(applied.effects)
+        hear(target.vfs, applied.effects)

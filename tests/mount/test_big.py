@@ -33,12 +33,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield made.add().mount()
 
 
-def remount(node: Node) -> None:
-    """So that nothing is cached."""
-    node.umount()
-    node.mount()
-
-
 def report(what: str, began_s: float, node: Node) -> None:
     spent_s = time.monotonic() - began_s
     rss = [f"{_rss_mib(pid):.0f}" for pid in (node.worker_pid(), node.node_pid())]
@@ -78,7 +72,7 @@ def test_large_directory_is_made_listed_and_removed(node: Node) -> None:
         assert os.listdir(top) == []
 
     step("create", create)
-    remount(node)
+    node.remount()
     step("list cold", listing)
     step("list warm", listing)
     step("stat all", stats)
@@ -103,7 +97,7 @@ def test_deep_tree_is_walked_and_removed(node: Node) -> None:
     bottom = node.mnt / "deep" / Path(*levels)
     bottom.mkdir(parents=True)
     (bottom / "file").write_text("here")
-    remount(node)
+    node.remount()
     assert (bottom / "file").read_text() == "here"
     depth = sum(1 for _ in os.walk(node.mnt / "deep"))
     assert depth == LEVELS + 1
@@ -120,7 +114,7 @@ def test_sparse_tebibyte_costs_what_is_written(node: Node) -> None:
     status = path.stat()
     assert status.st_size == TEBIBYTE
     assert status.st_blocks * 512 < 16 << 20
-    remount(node)
+    node.remount()
     with path.open("rb") as file:
         fd = file.fileno()
         assert os.pread(fd, 10, TEBIBYTE // 2 + 12_345) == b"end" + bytes(7)
@@ -177,7 +171,7 @@ def test_every_name_of_one_byte(node: Node) -> None:
     for name in names:
         with open(os.path.join(top, name), "wb") as out:
             out.write(name)
-    remount(node)
+    node.remount()
     assert sorted(os.listdir(top)) == names
     for name in names:
         with open(os.path.join(top, name), "rb") as file:

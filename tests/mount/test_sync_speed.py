@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.lib.cluster import Cluster, Node
+from tests.lib.memory import memory
 from tests.mount.test_absence import operations, tree
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(1800)]
@@ -22,19 +22,6 @@ ENTRIES = 200_000 if FULL else 2_000
 OPERATIONS = 10_000 if FULL else 1_000
 PER_DIRECTORY = 1_000
 LIMIT_S = 600.0
-
-
-def peak_mib(pid: int) -> float:
-    """The most memory a process ever held (proc(5), VmHWM)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"{pid} has no VmHWM")
-
-
-def memory(node: Node) -> str:
-    worker, network = peak_mib(node.worker_pid()), peak_mib(node.node_pid())
-    return f"{node.name}: worker {worker:.0f} MiB, node {network:.0f} MiB"
 
 
 def until_level(a: Node, b: Node) -> None:

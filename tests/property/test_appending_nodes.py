@@ -16,6 +16,7 @@ from fusefs.store.store import Store
 from fusefs.vfs import Vfs
 from fusefs.vfs.ports import Alone
 from fusefs.vfs.types import Caller
+from tests.lib.local import hear
 
 ROOT = Caller()
 
@@ -46,7 +47,7 @@ class Node:
                 self.store.put(body.data, body.id)
         applied = self.namespace.apply([tx for tx, _ in new])
         assert not applied.gap
-        self.vfs.on_effects(applied.effects)
+        hear(self.vfs, applied.effects)
 
     def append(self, line: bytes) -> None:
         attr = self.vfs.lookup(ROOT_INO, b"log")

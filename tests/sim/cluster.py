@@ -23,6 +23,7 @@ from fusefs.vfs import Vfs, VfsOptions
 from fusefs.vfs.ports import Alone
 from netnode.environment import Environment
 from netnode.service import Node, Settings
+from tests.lib.local import hear
 from tests.sim.network import Fabric
 
 T = TypeVar("T")
@@ -67,9 +68,9 @@ class SimWorker:
             await trio.sleep(self.delay_s)
             vfs, node = self._node.vfs, self._node.node
             if vfs is not None:
-                vfs.on_effects(effects)
+                hear(vfs, effects)
                 if everything:
-                    vfs.drop_everything()
+                    hear(vfs, None)
             if node is not None:
                 node.settling.done(number)
 

@@ -16,7 +16,7 @@ from fusefs.model.tx import Effects
 from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
-from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
+from tests.lib.local import Local, RecordingPeers, hear, local_vfs, replicate
 
 MIB = 1 << 20
 
@@ -349,7 +349,7 @@ def test_kernel_forgets_all_of_a_file_whose_chunks_changed_size(pair: Pair) -> N
     changes = [content_change(before, after) for after in (same, other)]
     assert [c.recut for c in changes if c] == [False, True]
     pair.kernel.take()
-    pair.b.vfs.on_effects(Effects(contents=[changes[1]]))  # type: ignore[list-item]
+    hear(pair.b.vfs, Effects(contents=[changes[1]]))  # type: ignore[list-item]
     assert ("data", ino, 0, 0) in pair.kernel.take()
 
 
@@ -461,7 +461,7 @@ def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Pair) -> None:
     vfs.write(mine, 0, b"own")
     pair.b.close(mine)
     assert kept()
-    vfs.drop_everything()
+    hear(vfs, None)
     assert pair.kernel.take()[-1] == ("everything",)
     assert not kept()
 
