@@ -14,6 +14,7 @@ from fusefs.model.records import (
     valid_key,
 )
 from fusefs.model.register import EMPTY, decode_register, encode_register
+from fusefs.namespace import totals
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import (
     BUCKETS,
@@ -93,6 +94,13 @@ def register_problems(db: sqlite3.Connection) -> Iterator[str]:
             yield f"register {key!r}: indexed under the wrong dot"
     if [b.to_bytes(16, "big") for b in buckets] != read_buckets(db):
         yield "the digests do not match the registers"
+
+
+def totals_problems(db: sqlite3.Connection) -> Iterator[str]:
+    """Whether the totals kept are those of the rows."""
+    kept, counted = totals.read(db), totals.counted(db)
+    if kept != counted:
+        yield f"the totals are {kept}, counted were {counted}"
 
 
 def tree_problems(db: sqlite3.Connection) -> Iterator[str]:

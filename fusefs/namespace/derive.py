@@ -469,6 +469,7 @@ class Derivation(Facts):
             after = self.row_of(ino)
             if before == after:
                 continue
+            self._registers.reshaped(before, after)
             effects.inodes.append(ino)
             if after is not None and after.flags & FLAG_APPENDS:
                 effects.appends.append(ino)

@@ -126,6 +126,7 @@ class Quick:
             if before == after:
                 continue
             self._set_inode(ino, after)
+            self._registers.reshaped(before, after)
             effects.inodes.append(ino)
             moved = content_change(before, after)
             if moved is not None:

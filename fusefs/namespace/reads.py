@@ -9,8 +9,6 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
 from fusefs.model.ids import Ino, NodeId, Seq
 from fusefs.model.records import (
     CONTENT,
@@ -30,12 +28,13 @@ from fusefs.model.records import (
 from fusefs.model.register import Register, decode_register
 from fusefs.model.tx import Effects, State
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, conflicts, schema
+from fusefs.namespace import check, conflicts, schema, totals
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.registers import read_horizon
 from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_vector
 from fusefs.namespace.rows import unnamed_row
+from fusefs.namespace.totals import Totals
 from fusefs.namespace.types import Entry, Inode
 
 CACHED_ROWS = 32_768
@@ -45,11 +44,6 @@ MOST_AHEAD = 128
 
 Row = tuple[object, ...]
 _ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
-
-
-class Totals(msgspec.Struct, frozen=True):
-    inodes: int
-    bytes: int
 
 
 class Reads:
@@ -245,9 +239,14 @@ class Reads:
 
     # -- the whole ------------------------------------------------------------
 
+    def notes(self) -> int:
+        """Of transactions for digests and totals, not added up yet."""
+        return self._read("SELECT count(*) FROM digest_delta")[0][0]  # type: ignore[return-value]
+
     def totals(self) -> Totals:
-        rows = self._read("SELECT count(*), coalesce(sum(size), 0) FROM inode")
-        return Totals(rows[0][0], rows[0][1])  # type: ignore[arg-type]
+        """Inodes and bytes shown, from what was kept of them."""
+        with self._reader_lock:
+            return totals.read(self._reader)
 
     def made_before(self, btime_ns: int) -> int:
         """How many of the inodes."""

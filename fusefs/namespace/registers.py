@@ -1,8 +1,8 @@
 """The register table inside one write transaction: load, save, dots, digests.
 
 A `Registers` lives as long as one transaction. It remembers what it loaded (in
-`known`, which may outlive it: see warm.py), what changed (for derivation), and the
-XOR each digest bucket moves by.
+`known`, which may outlive it: see warm.py), what changed (for derivation), the XOR each
+digest bucket moves by, and how the totals move.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from fusefs.model.register import (
 )
 from fusefs.model.tx import Write
 from fusefs.model.vector import Vector
+from fusefs.namespace import totals
+from fusefs.namespace.types import Inode
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Registers:
         """A damaged register was met (and is being repaired)."""
         self._loaded = {} if known is None else known
         self._xor: dict[int, int] = {}
+        self._inodes = self._bytes = 0
         self._horizon: Vector | None = None
         self.changed: dict[bytes, tuple[Register, Register]] = {}
         """key -> (before this transaction, now)."""
@@ -206,25 +209,34 @@ class Registers:
         bucket = bucket_of(key)
         self._xor[bucket] = self._xor.get(bucket, 0) ^ moved
 
-    def flush_digest(self) -> None:
-        """Record the digests' movement; call once, before the commit."""
+    def reshaped(self, before: Inode | None, after: Inode | None) -> None:
+        """A row of `inode` became another, came or went: the totals move."""
+        self._inodes += (after is not None) - (before is not None)
+        self._bytes += (after.size if after else 0) - (before.size if before else 0)
+
+    def flush(self) -> None:
+        """Record how digests and totals moved; call once, before the commit."""
         delta = b"".join(
             _DELTA.pack(bucket, xor.to_bytes(16, "big"))
             for bucket, xor in self._xor.items()
             if xor
         )
-        if delta:
-            self._db.execute("INSERT INTO digest_delta(delta) VALUES(?)", (delta,))
+        if delta or self._inodes or self._bytes:
+            self._db.execute(
+                "INSERT INTO digest_delta VALUES(NULL, ?, ?, ?)",
+                (delta, self._inodes, self._bytes),
+            )
         self._xor.clear()
+        self._inodes = self._bytes = 0
 
 
 def fold_digests(db: sqlite3.Connection) -> None:
-    """Fold digest_delta into digest. `db` is inside a write transaction."""
-    rows = db.execute("SELECT n, delta FROM digest_delta ORDER BY n").fetchall()
+    """Fold digest_delta into digest and totals. `db` is inside a write transaction."""
+    rows = db.execute("SELECT * FROM digest_delta ORDER BY n").fetchall()
     if not rows:
         return
     moved: dict[int, int] = {}
-    for _, delta in rows:
+    for _, delta, _, _ in rows:
         for bucket, xor in _DELTA.iter_unpack(delta):
             moved[bucket] = moved.get(bucket, 0) ^ int.from_bytes(xor, "big")
     current = {
@@ -237,6 +249,7 @@ def fold_digests(db: sqlite3.Connection) -> None:
             for bucket, xor in moved.items()
         ],
     )
+    totals.moved(db, sum(row[2] for row in rows), sum(row[3] for row in rows))
     db.execute("DELETE FROM digest_delta WHERE n <= ?", (rows[-1][0],))
 
 

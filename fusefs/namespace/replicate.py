@@ -134,7 +134,7 @@ class Apply:
             collect(self._db, self._registers, self._vector)
         if self._pending != self._was_pending:
             write_pending(self._db, self._pending)
-        self._registers.flush_digest()
+        self._registers.flush()
         for node in {*self._moved, *self._hlc}:
             self._db.execute(
                 "INSERT INTO vector VALUES(?1, ?2, ?3) ON CONFLICT(node) DO UPDATE"

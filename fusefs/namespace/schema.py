@@ -6,10 +6,11 @@ import sqlite3
 from pathlib import Path
 
 from fusefs.errors import Corrupt
+from fusefs.namespace import totals
 from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES
 
 APPLICATION_ID = 0x64667331
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -22,7 +23,9 @@ CREATE INDEX register_dot ON register(node, seq);
 CREATE TABLE extra_dot(node INTEGER, seq INTEGER, key BLOB,
                        PRIMARY KEY(node, seq, key)) WITHOUT ROWID;
 CREATE TABLE retired(ino INTEGER PRIMARY KEY);
-CREATE TABLE digest_delta(n INTEGER PRIMARY KEY, delta BLOB NOT NULL);
+CREATE TABLE digest_delta(n INTEGER PRIMARY KEY, delta BLOB NOT NULL,
+                          inodes INTEGER NOT NULL DEFAULT 0,
+                          bytes INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE digest(bucket INTEGER PRIMARY KEY, xor BLOB NOT NULL);
 """
 
@@ -83,8 +86,9 @@ def create(path: Path) -> sqlite3.Connection:
     return db
 
 
-def check_version(db: sqlite3.Connection, path: Path) -> None:
-    """Raises Corrupt when the file is not ours or is newer than this program."""
+def check_version(db: sqlite3.Connection, path: Path) -> int:
+    """Its version. Raises Corrupt when the file is not ours or is newer than this
+    program."""
     try:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -94,3 +98,24 @@ def check_version(db: sqlite3.Connection, path: Path) -> None:
         raise Corrupt(f"{path} is not a dfs metadata database")
     if version > VERSION:
         raise Corrupt(f"{path} has format {version}; this dfs reads up to {VERSION}")
+    return int(version)
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """From an earlier version to this one, all or nothing. The write lock is held: the
+    other process may have done it meanwhile."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version < 2:
+            for column in ("inodes", "bytes"):
+                db.execute(
+                    f"ALTER TABLE digest_delta ADD COLUMN {column}"
+                    " INTEGER NOT NULL DEFAULT 0"
+                )
+            totals.recount(db)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise

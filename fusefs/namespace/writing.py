@@ -176,7 +176,7 @@ class Writing:
         if HORIZON_KEY in self._writes:
             vector = {NodeId(n): Seq(s) for n, s in self._db.execute(_VECTOR)}
             collect(self._db, self._registers, vector | {self._node: self.seq})
-        self._registers.flush_digest()
+        self._registers.flush()
         self._db.execute(
             "INSERT OR REPLACE INTO vector VALUES(?, ?, ?)",
             (self._node, self.seq, self._hlc),

@@ -231,7 +231,7 @@ def damage_context(node: SimNode) -> bytes | None:
                 poorer = Register(dots, register.siblings)
                 assert encode_register(poorer) != encode_register(register)
                 registers._save(key, poorer)
-                registers.flush_digest()
+                registers.flush()
                 node.namespace._warm.clear()
                 if node.node is not None:
                     node.node.replicator.digest_corrected()
