@@ -97,8 +97,9 @@ class Draft:
 
     @property
     def appended(self) -> bool:
-        """Whether the base is an unchanged prefix of what shows now."""
-        return self.lowest >= self.base.size < self.size
+        """Everything was appended: whoever else appends means to keep it. Bytes that
+        only happen to begin at the end (those of a new file do) were not."""
+        return self.appends and self.lowest >= self.base.size < self.size
 
     @property
     def changed(self) -> bool:

@@ -291,7 +291,7 @@ class Publisher:
         limit = self._commits.options.dirty_bytes
         kept, draft.log = draft.log, None
         try:
-            if draft.appends and draft.appended and added <= limit:
+            if draft.appended and added <= limit:
                 draft.move_to_end(view)
             else:
                 draft.rebase(view)

@@ -142,14 +142,41 @@ def test_appends_are_published_as_such(pair: Pair) -> None:
         return [end for _, _, end in decode_content(write.value).pieces]
 
     pair.a.put("/f", b"12345")
+    assert ends() == []
+    log = pair.a.open("/f", os.O_WRONLY | os.O_APPEND)
+    pair.a.vfs.write(log, 5, b"678")
+    pair.a.close(log)
+    assert ends() == [8]
     handle = pair.a.open("/f")
-    pair.a.vfs.write(handle, 5, b"678")
+    pair.a.vfs.write(handle, 8, b"behind the end, as it happens")
     pair.a.vfs.flush(handle)
-    assert ends() == [5, 8]
+    assert ends() == []
     pair.a.vfs.write(handle, 7, b"x")
     pair.a.vfs.flush(handle)
     assert ends() == []
     pair.a.close(handle)
+
+
+def test_whole_files_written_apart_are_two_files_and_not_one_after_the_other(
+    pair: Pair,
+) -> None:
+    """cp of two files to one name, and `>` over one that was there: neither is an
+    append, although each begins where the empty file ended."""
+    old = pair.a.put("/old", b"")
+    pair.sync()
+    for local, text in ((pair.a, b"from a"), (pair.b, b"and from b")):
+        local.put("/new", text)
+        handle = local.open("/old", os.O_WRONLY | os.O_TRUNC)
+        local.vfs.write(handle, 0, text)
+        local.close(handle)
+    pair.sync()
+    pair.sync()
+    assert pair.a.walk("/old") == old
+    for local in (pair.a, pair.b):
+        names = [f"/{entry.name.decode()}" for entry in local.listing()]
+        for stem in ("/new", "/old"):
+            found = {local.cat(name) for name in names if name.startswith(stem)}
+            assert found == {b"from a", b"and from b"}
 
 
 def test_long_open_files_are_published_in_the_background(tmp_path: Path) -> None:
