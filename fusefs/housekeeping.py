@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.store import gc
 from fusefs.store.store import Store
+from fusefs.store.types import StoreStatistics
 
 log = logging.getLogger("dfs.housekeeping")
 
@@ -28,7 +30,8 @@ GROWN_BYTES, GROWN_SHARE = 2 << 30, 0.25
 files that are written again and again are most of them."""
 GROWN_GRACE_S = 900.0
 SCARCE_SHARE = 0.1
-"""With less of the disk free than this, old versions go after `SCARCE_GRACE_S`."""
+"""With less of the disk free than this, or than twice what is never used, old versions
+and removed files go after `SCARCE_GRACE_S`."""
 SCARCE_EVERY_S, SCARCE_GRACE_S = 60.0, 120.0
 REST = 50
 """Times as long as it took, a task rests: counting what a large store holds takes a
@@ -58,6 +61,9 @@ class Housekeeping:
         self._renew_leases = renew_leases
         self._collected_s = time.monotonic()
         self._bytes_then = store.statistics().bytes
+        self._vector_seen: Vector = {}
+        self._changed_s = self._collected_s
+        """When the tree was last seen to have changed."""
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -107,18 +113,31 @@ class Housekeeping:
         found = self._store.statistics()
         since_s = time.monotonic() - self._collected_s
         grown = found.bytes - self._bytes_then
-        scarce = found.free_bytes < found.total_bytes * SCARCE_SHARE
-        if scarce and grown > 0 and since_s >= SCARCE_EVERY_S:
-            self._collect(SCARCE_GRACE_S)
+        if self._scarce(found) and self._may_have_garbage():
+            if since_s >= SCARCE_EVERY_S:
+                self._collect(SCARCE_GRACE_S)
         elif grown > max(GROWN_BYTES, self._bytes_then * GROWN_SHARE):
             if since_s >= GROWN_GRACE_S:
                 self._collect(GROWN_GRACE_S)
         elif since_s >= COLLECT_EVERY_S:
             self._collect(gc.GRACE_S)
 
+    def _scarce(self, found: StoreStatistics) -> bool:
+        kept = 2 * self._store.space.min_free_bytes
+        return found.free_bytes < max(found.total_bytes * SCARCE_SHARE, kept)
+
+    def _may_have_garbage(self) -> bool:
+        """Whether no collection began since all that the last change may have freed is
+        old enough. On a full disk nothing grows, and what `rm` took is still there."""
+        vector = self._namespace.vector()
+        if vector != self._vector_seen:
+            self._vector_seen, self._changed_s = vector, time.monotonic()
+        return self._collected_s <= self._changed_s + SCARCE_GRACE_S
+
     def _collect(self, grace_s: float) -> None:
         self._runs += 1
         self._renew_leases()
+        began_s = time.monotonic()
         done = gc.collect(
             self._store,
             itertools.chain(self._open_roots(), self._namespace.live_roots()),
@@ -127,7 +146,7 @@ class Housekeeping:
             run=self._runs,
             pause=self._pause,
         )
-        self._collected_s = time.monotonic()
+        self._collected_s = began_s
         self._bytes_then = self._store.statistics().bytes
         log.info("collected garbage: %s", done)
 

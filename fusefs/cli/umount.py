@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+from pathlib import Path
 
 from fusefs.cli import settings
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+from fusefs.mountpoint.nodes import Running
+from fusefs.supervisor import state
 
 WAIT_S = 90.0
 """For the node to write what is dirty and to end."""
+FORCED_S = 5.0
+"""The same when it is ended by force: then its worker, which may be what is stuck, is
+killed."""
 
 DESCRIPTION = """\
 Unmounts DIR, waits until all data is on disk and the node has stopped. The same as
-umount or fusermount -u, which do not wait."""
+umount or fusermount -u, which do not wait. A node without a mount (dfs node) is ended
+by the name of its store in place of DIR."""
 
 
 def main(argv: list[str]) -> int:
     """Returns 0 when the mount is gone and its node has ended."""
     parser = settings.Parser("umount", DESCRIPTION)
-    parser.add_argument("directory", metavar="DIR", help="the mountpoint")
+    parser.add_argument("directory", metavar="DIR", help="the mountpoint, or a store")
     parser.add_argument(
         "-l",
         "-z",
@@ -35,19 +44,29 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     where = table.canonical(arguments.directory)
     node = nodes.at_mountpoint(where)
-    if not unmounting.is_mounted(where) and node is None:
+    if unmounting.is_mounted(where) or node is not None:
+        _unmount(where, lazy=arguments.lazy, force=arguments.force)
+    elif (node := nodes.without_mount(where)) is not None:
+        os.kill(node.pid, signal.SIGTERM)
+    else:
         raise _failure(f"{where} is not a dfs mount")
-    _unmount(where, lazy=arguments.lazy, force=arguments.force)
-    if (
-        node is not None
-        and not arguments.lazy
-        and not nodes.wait_gone(node.pid, WAIT_S)
-    ):
+    if node is None or arguments.lazy:
+        return 0
+    if arguments.force and not nodes.wait_gone(node.pid, FORCED_S):
+        _kill_worker(node)
+    if not nodes.wait_gone(node.pid, WAIT_S):
         raise _failure(
             f"unmounted, but the node (process {node.pid}) has not ended after "
             f"{WAIT_S:.0f} s; see {node.store}/run/supervisor.log"
         )
     return 0
+
+
+def _kill_worker(node: Running) -> None:
+    """What it had not stored is in its journal, for the next mount."""
+    now = state.read(Path(node.store))
+    if now is not None and now.worker:
+        os.kill(now.worker, signal.SIGKILL)
 
 
 def _unmount(where: str, *, lazy: bool, force: bool) -> None:

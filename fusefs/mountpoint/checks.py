@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from fusefs.config import Config
-from fusefs.mountpoint import table, unmounting
+from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, MOUNT_USAGE, CommandError
 
 FUSE_DEVICE = "/dev/fuse"
@@ -106,9 +106,28 @@ def _clear_or_refuse(where: str) -> None:
 
 
 def check_store(config: Config) -> None:
-    """Store and mountpoint do not contain each other; the store can be made."""
+    """The store is on a disk, and can be made; it and the mountpoint, if there is one,
+    do not contain each other."""
     store = os.path.realpath(config.store)
-    where = config.mountpoint
+    if where := config.mountpoint:
+        _check_apart(store, where)
+    if (there := table.around(store)) is not None and there.is_ours:
+        raise _failure(
+            f"store {store} is in a dfs mount, whose members would all see its secret; "
+            "give one on a disk with --store"
+        )
+    if os.path.exists(store) and not os.path.isdir(store):
+        raise _failure(f"store {store} is not a directory")
+    try:
+        if Path(store).is_dir() and not (Path(store) / "format").exists():
+            _check_new_store(store)
+    except PermissionError:
+        raise _failure(
+            f"store {store} belongs to another user; give one of yours with --store"
+        ) from None
+
+
+def _check_apart(store: str, where: str) -> None:
     if _contains(where, store):
         raise _failure(
             f"store {store} is below the mountpoint {where}, which would hide it; "
@@ -118,10 +137,6 @@ def check_store(config: Config) -> None:
         raise _failure(
             f"mountpoint {where} is below the store {store}; mount elsewhere"
         )
-    if os.path.exists(store) and not os.path.isdir(store):
-        raise _failure(f"store {store} is not a directory")
-    if Path(store).is_dir() and not (Path(store) / "format").exists():
-        _check_new_store(store)
 
 
 def _check_new_store(store: str) -> None:
@@ -159,12 +174,19 @@ def _port_sentence(config: Config, error: OSError) -> str:
     where = f"{config.listen or 'all addresses'} port {config.port}"
     if error.errno == errno.EADDRINUSE:
         return (
-            f"{where} is in use by another program; give another port with "
-            "--port N, or --port 0 for any free one"
+            f"{where} is in use by another program{_own_node(config)}; give another "
+            "port with --port N, or --port 0 for any free one"
         )
     if error.errno == errno.EACCES:
         return f"{where} may not be used by this user; give a port above 1023"
     return f"cannot listen on {where}: {error.strerror}; see --listen and --port"
+
+
+def _own_node(config: Config) -> str:
+    """Said of a node of this store that has not ended yet, as after umount(8)."""
+    store = os.path.realpath(config.store)
+    pids = [n.pid for n in nodes.running() if os.path.realpath(n.store) == store]
+    return f": this store's node (process {pids[0]}) is still there" if pids else ""
 
 
 def _failure(message: str) -> CommandError:

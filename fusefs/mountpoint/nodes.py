@@ -47,6 +47,11 @@ def at_mountpoint(where: str) -> Running | None:
     return next((n for n in running() if n.mountpoint == where), None)
 
 
+def without_mount(store: str) -> Running | None:
+    """The node that runs on this store and has no mount."""
+    return next((n for n in running() if n.store == store and not n.mountpoint), None)
+
+
 def wait_gone(pid: int, timeout_s: float) -> bool:
     """Waits for a process that is not our child; True when it ended in time."""
     try:

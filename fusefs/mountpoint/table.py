@@ -60,6 +60,18 @@ def find(directory: str) -> Mount | None:
     return here[-1] if here else None
 
 
+def around(path: str) -> Mount | None:
+    """The mount that a path, given without links, is in."""
+    inside = os.fsencode(path)
+    mounts = parse(MOUNTINFO.read_bytes())
+    here = [m for m in mounts if inside == m.where or inside.startswith(_below(m))]
+    return max(here, key=lambda m: len(m.where), default=None)
+
+
+def _below(mount: Mount) -> bytes:
+    return mount.where.rstrip(b"/") + b"/"
+
+
 def canonical(directory: str) -> str:
     """The absolute path with links of the parents resolved.
 

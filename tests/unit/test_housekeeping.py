@@ -56,3 +56,52 @@ def test_roomy_disk_keeps_young_objects(kept, monkeypatch) -> None:
     house._look()
     house.stop()
     assert store.missing([old]) == []
+
+
+def test_what_was_cut_on_a_full_disk_goes_once_it_is_old_enough(
+    kept, monkeypatch
+) -> None:
+    """Nothing is written any more, and a collection ran while it was too young."""
+    namespace, store = kept
+    for name, value in (("SCARCE_SHARE", 2.0), ("LOOK_EVERY_S", 3600.0)):
+        monkeypatch.setattr(housekeeping, name, value)
+    monkeypatch.setattr(housekeeping, "SCARCE_GRACE_S", 100.0)
+    now = [1000.0]
+    monkeypatch.setattr(housekeeping.time, "monotonic", lambda: now[0])
+    house = housekeeping.Housekeeping(store, namespace)
+    root = store.put(b"n" * 40_000)
+    with namespace.transaction() as t:
+        ino = t.new_ino(ROOT_INO, b"file", S_REG)
+        t.create(ROOT_INO, b"file", ino, 0o100644, 0, 0)
+        t.set_content(ino, size=40_000, root=root, chunk_log2=20, mtime_ns=t.now_ns)
+    house._look()
+    with namespace.transaction() as t:
+        t.set_content(ino, size=0, root=b"", chunk_log2=20, mtime_ns=t.now_ns)
+    began_s = housekeeping.time.time()
+    for later_s in (0, 60, 99, 101, 160):
+        now[0] = 1000.0 + later_s
+        monkeypatch.setattr(
+            housekeeping.time, "time", lambda later_s=later_s: began_s + later_s
+        )
+        house._look()
+        assert store.missing([root]) == ([root] if later_s > 100 else [])
+    runs = house._runs
+    now[0] += 1000.0
+    house._look()
+    assert house._runs == runs, "nothing changed: there is nothing to collect"
+    house.stop()
+
+
+def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
+    kept, monkeypatch
+) -> None:
+    """With min_free, a tenth of the disk may never be reached."""
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "SCARCE_SHARE", 0.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    found = store.statistics()
+    monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes)
+    assert house._scarce(found)
+    monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes // 3)
+    assert not house._scarce(found)
+    house.stop()
