@@ -109,9 +109,14 @@ class Parts:
 def _forget_unsynced(config: Config) -> None:
     """After a power cut the drafts of the worker before are not whole, as they were
     never synced. Not so those of this mount, which began after it."""
-    if config.power_cut and not (config.run_dir / "fuse.json").exists():
+    if config.power_cut and not _is_taken_over(config):
         for name in ("unfinished", "drafts"):
             (config.run_dir / name).unlink(missing_ok=True)
+
+
+def _is_taken_over(config: Config) -> bool:
+    """Whether this mount had a worker before."""
+    return (config.run_dir / "fuse.json").exists()
 
 
 def vfs_options(config: Config) -> VfsOptions:
@@ -127,6 +132,7 @@ def vfs_options(config: Config) -> VfsOptions:
         journal=config.run_dir / "drafts",
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,
+        same_mount=_is_taken_over(config),
         kernel_refs=config.binding == "kernel",
     )
 

@@ -24,13 +24,20 @@ from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
-from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
+from fusefs.vfs.missing import Fetcher, Fetching, Missing, Objects
 
 log = logging.getLogger(__name__)
 
 MAX_MERGE_BYTES = 64 << 20
 """More appended bytes than this are not read into memory to be merged; then the
 versions stay as they are until one is overwritten (and become files of their own)."""
+
+
+MOST_MOVES = 16
+"""Merges of one file in a row, each overtaken by another append."""
+
+Part = tuple[View, int, int]
+"""Bytes [start, end) of a version."""
 
 
 class Appends:
@@ -50,6 +57,8 @@ class Appends:
         self._objects = objects
         self._fetcher = fetcher
         self._executor: ThreadPoolExecutor | None = None
+        self._waiting: set[Ino] = set()
+        """Those whose bytes could not be had; until `retry`."""
 
     def merge_soon(self, inos: Sequence[Ino]) -> None:
         """Merge in a thread of its own: bytes may have to come from peers."""
@@ -58,11 +67,18 @@ class Appends:
         for ino in inos:
             self._executor.submit(self._merge_or_log, ino)
 
+    def retry(self) -> None:
+        """Now and then: perhaps the bytes of those that wait can be had by now."""
+        waiting, self._waiting = self._waiting, set()
+        if waiting:
+            self.merge_soon(tuple(waiting))
+
     def _merge_or_log(self, ino: Ino) -> None:
         try:
             self.merge(ino)
         except FsError as error:
             log.info("appends to inode %d wait to be merged: %s", ino, error)
+            self._waiting.add(ino)
         except Exception:
             log.exception("merging the appends to inode %d failed", ino)
 
@@ -75,7 +91,8 @@ class Appends:
 
         Raises: NoSpace; Unreachable, TimedOut when bytes cannot be had.
         """
-        for _ in range(ATTEMPTS):
+        fetching = self._fetcher.begin()
+        for _ in range(MOST_MOVES):
             row = self._namespace.inode(ino)
             if row is None or not row.flags & FLAG_APPENDS:
                 return row is not None
@@ -83,13 +100,18 @@ class Appends:
             merge = plan([c for _, c in versions])
             if merge is None or merge.size - merge.base_size > MAX_MERGE_BYTES:
                 return False
-            try:
-                root, bodies = self._store_merged(merge, versions)
-            except Missing as missing:
-                self._fetcher.fetch(missing.cids)
-                continue
+            root, bodies = self._fetch_and_store(merge, versions, fetching)
             self._commit(ino, merge, root, bodies, [dot for dot, _ in versions])
-        return False
+        raise FsError(f"inode {ino} is appended to faster than it can be merged")
+
+    def _fetch_and_store(
+        self, merge: Merge, versions: list[tuple[Dot, Content]], fetching: Fetching
+    ) -> tuple[bytes, list[Body]]:
+        while True:
+            try:
+                return self._store_merged(merge, versions)
+            except Missing as missing:
+                fetching.bring(missing)
 
     def merge_in(self, tx: Transaction, row: Inode, bodies: list[Body]) -> bool:
         """Merge inside a transaction, from what is on this disk. Raises Missing."""
@@ -126,9 +148,12 @@ class Appends:
         log2, load = first.chunk_log2, self._objects.node
         views = [View(c.size, c.root, c.chunk_log2, load) for c in contents]
         start = merge.base_size >> log2 << log2
-        tail = bytearray(self._read(views[0], start, merge.base_size))
-        for segment in merge.segments:
-            tail += self._read(views[segment.version], segment.start, segment.end)
+        parts = [(views[0], start, merge.base_size)]
+        parts += [(views[s.version], s.start, s.end) for s in merge.segments]
+        self._need(parts)
+        tail = bytearray()
+        for part in parts:
+            tail += self._read(*part)
         bodies: list[Body] = []
 
         def save(data: bytes | memoryview) -> ChunkId:
@@ -147,6 +172,14 @@ class Appends:
             first.root, views[0].count, count, changes, load, lambda d: save(d)
         )
         return root, bodies[:16]
+
+    def _need(self, parts: Sequence[Part]) -> None:
+        """Raises Missing, once for all chunks of the parts that are not here."""
+        wanted: list[ChunkId] = []
+        for view, start, end in parts:
+            wanted += view.chunks(start >> view.log2, chunk_count(end, view.log2))
+        if absent := self._store.missing(wanted):
+            raise Missing(absent)
 
     def _read(self, view: View, start: int, end: int) -> bytes:
         """Bytes [start, end) of a version. Raises Missing."""

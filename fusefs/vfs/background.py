@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from fusefs.errors import FsError
 from fusefs.model.ids import HOLE, ChunkId
 from fusefs.store.store import Store
+from fusefs.vfs.appending import Appends
 from fusefs.vfs.content import View
 from fusefs.vfs.files import Files
 from fusefs.vfs.missing import Missing
@@ -17,6 +17,8 @@ from fusefs.vfs.writing import Writer
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+RETRY_TICKS = 10
+"""From one attempt to the next at merging appends whose bytes were not to be had."""
 LEASE_EVERY_S = 300.0
 """Well below the grace time of GC."""
 
@@ -25,9 +27,15 @@ class Background:
     """One thread, from `start` to `stop`."""
 
     def __init__(
-        self, files: Files, writer: Writer, store: Store, writeback_s: float
+        self,
+        files: Files,
+        writer: Writer,
+        store: Store,
+        appends: Appends,
+        writeback_s: float,
     ) -> None:
         self._files = files
+        self._appends = appends
         self._writer = writer
         self._store = store
         self._writeback_s = writeback_s
@@ -48,10 +56,12 @@ class Background:
                 if problems and not failing:
                     log.warning("unpublished writes wait: %s", problems[0])
                 failing = bool(problems)
+                if ticks % RETRY_TICKS == 0:
+                    self._appends.retry()
                 if ticks * TICK_S >= LEASE_EVERY_S:
                     ticks = 0
                     self.renew_leases()
-            except (FsError, OSError):
+            except Exception:  # without this thread nothing is published any more
                 log.exception("background work failed; trying again")
 
     def renew_leases(self) -> None:

@@ -117,7 +117,14 @@ class Coherence:
         if effects.entries:
             self._snapshots.changed({e.parent for e in effects.entries})
         for ino in inodes:
-            self._files.refresh(ino)
+            if self._files.refresh(ino):
+                self._came_back(ino)
+
+    def _came_back(self, ino: Ino) -> None:
+        """An inode that was without a name here: what the kernel has of it is not what
+        it shows now, and no effect says so."""
+        self._pages.pop(ino, None)
+        self.soon(lambda: self.invalidator.data(ino, 0, 0))
 
     def forget_everything(self) -> None:
         """Changes were missed: everything cached here may be wrong."""

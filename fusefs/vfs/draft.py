@@ -18,7 +18,7 @@ is not on this disk raises `Missing` before anything has changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from fusefs.model.ids import HOLE, ChunkId
@@ -54,6 +54,7 @@ class Draft:
         "bodies",
         "ctime_ns",
         "cut",
+        "inherited",
         "log",
         "lowest",
         "mask",
@@ -86,6 +87,8 @@ class Draft:
         self.permissions = UNCHANGED
         """Changed while unpublished: one transaction with the data, which no peer
         shows without them."""
+        self.inherited = False
+        """Made anew after a kill, and nobody has asked for the file since."""
         self.since_s = since_s
         self.streaming = False
         """Whole chunks were written: the next ones get large buffers at once."""
@@ -141,18 +144,19 @@ class Draft:
         bytes. Raises Missing for manifest nodes."""
         for index, cid in enumerate(cids, first):
             if cid != HOLE or self.chunk_is_data(index):
-                self._share(index, cid)
+                self._share(index, cid, self.mask + 1)
         if self.log is not None:
             self.log.shared(self, first, cids)
 
-    def _share(self, index: int, cid: ChunkId) -> None:
+    def _share(self, index: int, cid: ChunkId, length: int) -> None:
+        """So many bytes of the chunk are those of the object."""
         self.appends = False
         patch = self.patches.get(index)
         if patch is None:
             patch = self.patches[index] = Patch()
         patch.drop_buffer(self._pool)
         patch.source, patch.limit, patch.based = cid, LARGE, True
-        patch.written = Extents((0, self.mask + 1))
+        patch.written = Extents((0, length))
         patch.version += 1
         self.lowest = min(self.lowest, index << self.base.log2)
 
@@ -192,8 +196,8 @@ class Draft:
             last = -(-end >> log2)
         holes = [i for i in self._occupied(first) if i < last] if first < last else []
         self.lowest = min(self.lowest, start)
-        for index in holes:
-            self._share(index, HOLE)
+        for index in holes:  # what others add behind the end is not zeroed
+            self._share(index, HOLE, self.length(index))
         edges = (
             [(start, end)]
             if first >= last
@@ -338,7 +342,8 @@ class Draft:
         grown = self.size > self.base.size
         if not self.truncated:
             self.cut = base.size
-            self.size = max(self.size, base.size) if grown else base.size
+            least = self.size if grown else self._written_end()
+            self.size = max(least, base.size)
         else:
             self.cut = min(self.cut, base.size)
         for patch in self.patches.values():
@@ -346,6 +351,14 @@ class Draft:
                 patch.based = False
         self.base = base
         self.lowest = min(self.lowest, self.cut) if self.truncated else self.lowest
+
+    def _written_end(self) -> int:
+        """Up to where bytes were written; what a shorter version does not cut."""
+        ends = [
+            (index << self.base.log2) + max(patch.written.end, patch.fresh.end)
+            for index, patch in self.patches.items()
+        ]
+        return min(max(ends, default=0), self.size)
 
     def _cut_anew(self, base: View) -> None:
         """The other version has chunks of another size. Raises Missing."""
@@ -358,14 +371,31 @@ class Draft:
         for offset, piece in pieces:
             self.write(offset, memoryview(piece))
 
-    def move_to_end(self, base: View) -> None:
+    def move_to_end(self, base: View, store: Callable[[int, Patch], None]) -> None:
         """Like `rebase`, for appended bytes over a version that a peer appended to:
-        they follow the peer's. Raises Missing."""
-        by = base.size - self.base.size
-        pieces = self._pieces()
-        self._start_over(base)
-        for offset, piece in pieces:
-            self.write(offset + by, memoryview(piece))
+        they follow the peer's. `store` is given each chunk once it is whole, so that a
+        gigabyte needs no more memory than a line. Raises Missing, having done nothing.
+        """
+        was, size, patches = self.base, self.size, self.patches
+        moved = Draft(base, 0, 0, self._objects, self._pool)
+        buffer = self._pool.take(LARGE)
+        try:
+            at, to = was.size, base.size
+            while at < size:
+                n = min(LARGE, size - at)
+                self.read(at, buffer[:n])
+                for index, patch in moved.write(to, buffer[:n]):
+                    store(index, patch)
+                at, to = at + n, to + n
+        except BaseException:
+            moved.discard()
+            raise
+        finally:
+            self._pool.give(buffer)
+        for patch in patches.values():
+            patch.drop_buffer(self._pool)
+        self.base, self.mask, self.patches = base, moved.mask, moved.patches
+        self.size, self.cut, self.lowest = moved.size, moved.cut, moved.lowest
 
     def _pieces(self) -> list[tuple[int, bytearray]]:
         """What was written: (offset, bytes), in order. Raises Missing."""

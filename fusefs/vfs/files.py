@@ -44,6 +44,7 @@ class File:
         "grown_from",
         "ino",
         "lock",
+        "overflows",
         "refs",
         "row",
         "seq",
@@ -71,6 +72,8 @@ class File:
         self.synced = False
         """Everything but `unsynced` is durable; before the first fsync: unknown."""
         self.unsynced: set[ChunkId] = set()
+        self.overflows = 0
+        """How often `unsynced` was more than is remembered."""
         self.capability = True
         """It may have security.capability, which a write has to remove."""
 
@@ -126,6 +129,9 @@ class Orphan(msgspec.Struct):
     """O_TMPFILE without O_EXCL: link(2) may give it a name."""
     forgotten: bool = False
     """The kernel has no reference any more."""
+    undecided: bool = False
+    """A transaction is under way that makes it one, or gives it a name: until it ends
+    the row stays as it is, and the namespace is not asked."""
 
 
 class Files:
@@ -191,11 +197,13 @@ class Files:
             file.refs += 1
             return file
 
-    def release(self, file: File) -> None:
-        """The counterpart of `acquire`. A draft, or an orphan, keeps the file."""
+    def release(self, file: File) -> bool:
+        """The counterpart of `acquire`. A draft, or an orphan, keeps the file; True:
+        nobody uses it, and there is a draft to publish."""
         with self.lock:
             file.refs -= 1
             self._drop_if_unused(file)
+            return not file.refs and file.draft is not None
 
     def published(self, file: File) -> None:
         """The draft is gone; perhaps it was all that kept the file."""
@@ -228,15 +236,14 @@ class Files:
     def adopt(self, number: int, ino: Ino) -> Handle:
         """A handle that another worker gave out: its number says what it may do. An
         unlinked file is an orphan again, with what was published of it."""
-        if self.row(ino) is None:
-            unlinked = self._namespace.unlinked(ino)
-            if unlinked is not None:
-                self.orphan(unlinked, born=True)
+        self.adopt_orphan(ino)
         file = self.acquire(ino)
         with self.lock:
             known = self._handles.get(number)
             if known is None:
                 known = self._handles[number] = Handle(number, file)
+                if file.draft is not None:
+                    file.draft.inherited = False
                 known.lost = known.writable and self.journal.marks.lost(ino, number)
                 return known
         self.release(file)
@@ -273,6 +280,7 @@ class Files:
         *,
         linkable: bool = False,
         born: bool = False,
+        undecided: bool = False,
     ) -> bool:
         """Keep an inode that loses its last name, or is `born` without one, if
         somebody may still use it."""
@@ -282,13 +290,28 @@ class Files:
             if not self._kernel_refs and not born and row.ino not in self._files:
                 return False
             row = row._replace(nlink=0)
-            self.orphans[row.ino] = Orphan(row, None, linkable)
+            self.orphans[row.ino] = Orphan(row, None, linkable, undecided=undecided)
             return True
 
     def unorphan(self, ino: Ino) -> None:
         """It has a name (again)."""
         with self.lock:
             self.orphans.pop(ino, None)
+
+    def undecided(self, ino: Ino, now: bool) -> None:
+        """See `Orphan.undecided`."""
+        with self.lock:
+            orphan = self.orphans.get(ino)
+            if orphan is not None:
+                orphan.undecided = now
+
+    def adopt_orphan(self, ino: Ino) -> bool:
+        """The kernel knows an inode that lost its last name before this worker began:
+        it is an orphan again. False: it is not known at all."""
+        if self.row(ino) is not None:
+            return True
+        unlinked = self._namespace.unlinked(ino)
+        return unlinked is not None and self.orphan(unlinked, born=True)
 
     def forget(self, ino: Ino) -> None:
         """The kernel dropped its last reference."""
@@ -307,23 +330,27 @@ class Files:
 
     # -- following the namespace -----------------------------------------------
 
-    def refresh(self, ino: Ino) -> None:
+    def refresh(self, ino: Ino) -> bool:
         """Bring an open file to what the namespace says now. An unpublished draft
-        keeps the data; a row that is gone makes an orphan of the file."""
-        if ino not in self._files:
-            return
-        with self.lock:
-            file = self._files.get(ino)
-            if file is None or ino in self.orphans:
-                return
+        keeps the data; a row that is gone makes an orphan of the file, and one that
+        came back makes it a file again: then it gives True."""
+        with self.lock:  # also before looking: somebody may be opening it
+            file, orphan = self._files.get(ino), self.orphans.get(ino)
+            if (file is None and orphan is None) or (orphan and orphan.undecided):
+                return False
             row = self._namespace.inode(ino)
             if row is None:
-                self.orphans[ino] = Orphan(file.row._replace(nlink=0))
-                return
+                if orphan is None and file is not None:
+                    self.orphans[ino] = Orphan(file.row._replace(nlink=0))
+                return False
+            self.orphans.pop(ino, None)
+            if file is None:
+                return orphan is not None
             file.row = row
             if file.draft is None and not file.view.shows(row):
                 file.grown_from = file.view.size
                 file.view = self.view_of(row)
+            return orphan is not None
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
         """(root, size, chunk_log2) of data only open files still name: published

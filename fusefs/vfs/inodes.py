@@ -86,16 +86,16 @@ class Inodes:
         raise NotFound(repr(name))
 
     def attr(self, ino: Ino) -> Attr:
-        """What stat shows, unpublished writes included. Raises Stale."""
+        """What stat shows, unpublished writes included. Raises Stale.
+
+        Looks for writes first: those that are published while it looks are then in
+        the row, or were found."""
+        file = self._dirty.get(ino)
+        draft = file.draft if file is not None else None
         attr = self._cached(ino)
         if attr is None:
             attr = self._load(ino)
-        if ino in self._dirty:
-            file = self._dirty.get(ino)
-            draft = file.draft if file is not None else None
-            if draft is not None:
-                return self._attributes.with_draft(attr, draft)
-        return attr
+        return attr if draft is None else self._attributes.with_draft(attr, draft)
 
     def _load(self, ino: Ino) -> Attr:
         generation = self._cache.generation

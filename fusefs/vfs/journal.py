@@ -27,7 +27,6 @@ import msgspec
 from fusefs.model.ids import ChunkId, Ino, Seq
 from fusefs.vfs.regions import (
     ATTRIBUTES,
-    REGIONS,
     SHARE,
     START,
     TIMES,
@@ -44,7 +43,7 @@ from fusefs.vfs.regions import (
     records,
     start_of,
 )
-from fusefs.vfs.unfinished import Unfinished
+from fusefs.vfs.unfinished import REGIONS, Unfinished
 
 if TYPE_CHECKING:
     from fusefs.vfs.draft import Draft
@@ -92,7 +91,7 @@ class Log:
         else:
             self._wrote_edges(draft, offset, data, {index for index, _ in full})
         if self._region.outgrown:
-            self.rewrite(draft)
+            self._write_anew(draft)
 
     def _wrote_edges(
         self, draft: Draft, offset: int, data: memoryview, left_out: set[int]
@@ -136,10 +135,19 @@ class Log:
         self.publishing(Seq(0))
 
     def rewrite(self, draft: Draft) -> None:
-        """The draft as it is now, in a region of its own; then the old one is free."""
+        """What was written so far is not how the draft came to be: all of it anew. If
+        that cannot be, a kill is a loss."""
+        if not self._write_anew(draft):
+            self._region.fail()
+
+    def _write_anew(self, draft: Draft) -> bool:
+        """The draft as it is now, in a region of its own; then the old one is free.
+        False: there is none to be had."""
         marks, old = self._journal.marks, self._region
-        if old.failed or (fresh := self._journal.written(self._ino, draft)) is None:
-            return
+        if old.failed:
+            return True
+        if (fresh := self._journal.written(self._ino, draft)) is None:
+            return False
         self._region = fresh
         if self._pending:
             self._pending = ()
@@ -148,6 +156,7 @@ class Log:
             marks.move(self._ino, fresh.slot)
         old.shrink()
         marks.free(old.slot)
+        return True
 
     def end(self) -> None:
         """The draft is published, or void. Unmarked first: a region without its end
@@ -191,7 +200,7 @@ class Journal:
     def _reserve(self) -> Region | None:
         if self._fd < 0:
             return None
-        slot = self.marks.reserve(REGIONS)
+        slot = self.marks.reserve(region=True)
         if slot is None:
             return None
         generation = next(self._generations) & ((1 << 64) - 1)

@@ -6,9 +6,9 @@ caller lets go of the lock, fetches, and starts over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from fusefs.errors import ChunkMissing
+from fusefs.errors import ChunkMissing, FsError
 from fusefs.model.ids import ChunkId
 from fusefs.store.store import Store
 from fusefs.vfs.ports import Peers
@@ -16,17 +16,17 @@ from fusefs.vfs.ports import Peers
 CACHED_NODES = 512
 """Manifest nodes kept (8 KiB each, 4 MiB): 128 GiB of files being read at once."""
 ATTEMPTS = 16
-"""How often a request may find something else missing: manifest levels, the chunk,
-and a cache that evicts under our feet."""
+"""How often a request may ask for what it asked for before: a cache evicts it under
+our feet. Asking for something new is always a step forward."""
 ZEROS = memoryview(bytes(1 << 20))
 
 
 class Missing(Exception):
     """These objects are not on this disk. Never leaves the vfs."""
 
-    def __init__(self, cids: Sequence[ChunkId]) -> None:
-        super().__init__(cids)
-        self.cids = cids
+    def __init__(self, cids: Iterable[ChunkId]) -> None:
+        super().__init__()
+        self.cids = tuple(cids)
 
 
 class Objects:
@@ -61,6 +61,9 @@ class Objects:
             raise Missing((cid,)) from None
 
 
+Cancelled = Callable[[], bool] | None
+
+
 class Fetcher:
     """Waits for the network, with a deadline and the caller's right to interrupt."""
 
@@ -68,11 +71,34 @@ class Fetcher:
         self._peers = peers
         self._timeout_s = timeout_s
 
-    def fetch(
-        self, cids: Sequence[ChunkId], cancelled: Callable[[], bool] | None = None
-    ) -> None:
+    def fetch(self, cids: Sequence[ChunkId], cancelled: Cancelled = None) -> None:
         """All of them are local when this returns. No lock may be held.
 
         Raises: Unreachable, TimedOut, Interrupted.
         """
         self._peers.fetch(cids, timeout_s=self._timeout_s, cancelled=cancelled)
+
+    def begin(self, cancelled: Cancelled = None) -> Fetching:
+        """The fetches of one request."""
+        return Fetching(self, cancelled)
+
+
+class Fetching:
+    """As many fetches as a request turns out to need, one after the other."""
+
+    __slots__ = ("_again", "_asked", "_cancelled", "_fetcher")
+
+    def __init__(self, fetcher: Fetcher, cancelled: Cancelled) -> None:
+        self._fetcher = fetcher
+        self._cancelled = cancelled
+        self._asked: set[ChunkId] = set()
+        self._again = 0
+
+    def bring(self, missing: Missing) -> None:
+        """Raises what `Fetcher.fetch` does; FsError when it gets no further."""
+        if self._asked.issuperset(missing.cids):
+            self._again += 1
+            if self._again >= ATTEMPTS:
+                raise FsError("chunks vanish faster than they arrive")
+        self._asked.update(missing.cids)
+        self._fetcher.fetch(missing.cids, self._cancelled)

@@ -140,12 +140,11 @@ class Opener:
             return
         file = handle.file
         self._drop_locks(handle)
-        if file.draft is not None and file.refs == 1:
+        if self._files.release(file):
             try:
-                self._writer.flush(handle)
+                self._writer.publish(file)
             except FsError as error:
                 log.warning("inode %d is still unpublished: %s", file.ino, error)
-        self._files.release(file)
 
     def _drop_locks(self, handle: Handle) -> None:
         for owner in handle.owners:

@@ -52,5 +52,8 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where to mark files with unpublished writes for the next worker."""
     journal: Path | None = None
     """Where to keep unpublished writes for the next worker."""
+    same_mount: bool = True
+    """What an earlier worker left is of this mount: programs may have files open that
+    lost their names. Otherwise those are void."""
     link_max: int = 65_000
     """Hard links of one file (as ext4): what a conflict rule may have to list."""

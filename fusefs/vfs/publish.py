@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Collection
+from functools import partial
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
@@ -25,26 +26,31 @@ from fusefs.vfs.buffers import Pool
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
-from fusefs.vfs.files import File, Files, permitted
-from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing, Objects
+from fusefs.vfs.files import File, Files, Orphan, permitted
+from fusefs.vfs.missing import Cancelled, Fetcher, Missing, Objects
 from fusefs.vfs.patch import Patch
 from fusefs.vfs.types import UNCHANGED
 
 log = logging.getLogger(__name__)
 
-OPTIMISTIC = 3
-"""Attempts to publish without holding the namespace while chunks are stored."""
+OPTIMISTIC, MOST_MOVES = 3, 16
+"""Attempts to publish without holding the namespace while chunks are stored; and in
+all, when others change the inode meanwhile."""
+UNDECIDED_S = 0.0005
+"""A transaction takes as long, and ends."""
 MAX_BODIES = 16
 """Small objects that travel with one transaction (at most 1 MiB in all)."""
 MAX_UNSYNCED = 4096
 """Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
 fsync looks at all of them."""
 
-Cancelled = Callable[[], bool] | None
-
 
 class _Moved(Exception):
     """Somebody else changed the inode between our look and our transaction."""
+
+
+class _Undecided(Exception):
+    """A transaction is under way that takes its name or gives it one."""
 
 
 class Publisher:
@@ -124,7 +130,7 @@ class Publisher:
             patch.busy = False
             if patch.version == version:
                 patch.stored(cid, self._pool)
-                self._note_unsynced(file, cid)
+                self.note_unsynced(file, (cid,))
                 if draft.log is not None:
                     draft.log.shared(draft, index, (cid,))
             else:
@@ -138,10 +144,22 @@ class Publisher:
                 self._pool.give(buffer)
 
     def _settle(self, file: File, draft: Draft) -> None:
-        """Store every chunk whose id is not known yet. Raises Missing."""
+        """Store every chunk whose id is not known yet. Raises Missing, once for all
+        that is not here."""
+        absent: list[ChunkId] = []
         for index, patch in draft.patches.items():
             if patch.unsettled:
-                self._store_patch(file, draft, index, patch)
+                try:
+                    self._store_patch(file, draft, index, patch)
+                except Missing as missing:
+                    absent += missing.cids
+        if absent:
+            raise Missing(absent)
+
+    def _store_whole(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        """A chunk of which every byte is fresh, wherever in the draft it will be."""
+        ((_, data),) = patch.pieces()
+        patch.stored(self._put(file, draft, data), self._pool)
 
     def _store_patch(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
         assembled = draft.assemble(index, patch)
@@ -159,14 +177,18 @@ class Publisher:
             draft.bodies.append(Body(cid, data))
         else:
             cid = self._store.put(data)
-        self._note_unsynced(file, cid)
+        self.note_unsynced(file, (cid,))
         return cid
 
-    def _note_unsynced(self, file: File, cid: ChunkId) -> None:
-        if len(file.unsynced) >= MAX_UNSYNCED:
+    def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:
+        """The file consists of these, too, and nobody knows whether they are durable.
+        The caller holds `file.lock`."""
+        if len(file.unsynced) + len(cids) > MAX_UNSYNCED:
             file.unsynced.clear()
             file.synced = False
-        file.unsynced.add(cid)
+            file.overflows += 1
+        else:
+            file.unsynced.update(cids)
 
     def _materialise(self, file: File, draft: Draft) -> View:
         """Store everything the draft needs; the version it makes. Raises Missing."""
@@ -197,10 +219,12 @@ class Publisher:
         Raises: NoSpace; Unreachable, TimedOut, Interrupted when a chunk that was
         written in part cannot be had. The draft is kept then.
         """
-        for attempt in range(ATTEMPTS):
+        fetching = self._fetcher.begin(cancelled)
+        moves = 0
+        while moves < MOST_MOVES:
             if file.draft is None:
                 return
-            pinned = attempt >= OPTIMISTIC
+            pinned = moves >= OPTIMISTIC
             if not pinned:
                 self._merge_first(file)
             try:
@@ -209,11 +233,11 @@ class Publisher:
                         self._publish_or_not(file, file.draft, pinned)
                     return
             except Missing as missing:
-                if attempt == ATTEMPTS - 1:
-                    raise FsError("chunks vanish faster than they arrive") from None
-                self._fetcher.fetch(missing.cids, cancelled)
+                fetching.bring(missing)
             except _Moved:
-                continue
+                moves += 1
+            except _Undecided:
+                time.sleep(UNDECIDED_S)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
     def _merge_first(self, file: File) -> None:
@@ -239,14 +263,14 @@ class Publisher:
         if row is None:  # unlinked by a peer this moment
             self._files.refresh(file.ino)
             row = self._files.need_row(file.ino)
-        if pinned and file.ino not in self._files.orphans:
+        if file.ino in self._files.orphans:
+            self._keep_orphan(file, draft)
+            return
+        if pinned:
             row, view = self._commit_pinned(file, draft)
         else:
             view = self._over(file, draft, row)
-            if file.ino in self._files.orphans:
-                self._keep_orphan(file, draft, row, view)
-            else:
-                self._commit(file, draft, row, view)
+            self._commit(file, draft, row, view)
         self._end(file, view)
         self._files.refresh(file.ino)
         coherence = self._commits.coherence
@@ -261,7 +285,7 @@ class Publisher:
     def _over(self, file: File, draft: Draft, row: Inode) -> View:
         """The draft as a version over what the row shows. Raises Missing."""
         if not draft.base.shows(row):
-            self._rebase(draft, row)
+            self._rebase(file, draft, row)
             file.behind = True
         return self._materialise(file, draft)
 
@@ -283,16 +307,14 @@ class Publisher:
         file.seq = commit.seq
         return row, view
 
-    def _rebase(self, draft: Draft, row: Inode) -> None:
+    def _rebase(self, file: File, draft: Draft, row: Inode) -> None:
         """Lie over what a peer published. What came through O_APPEND goes to the end
         of that; otherwise what was written here wins, byte by byte. Raises Missing."""
         view = self._files.view_of(row)
-        added = draft.size - draft.base.size
-        limit = self._commits.options.dirty_bytes
         kept, draft.log = draft.log, None
         try:
-            if draft.appended and added <= limit:
-                draft.move_to_end(view)
+            if draft.appended:
+                draft.move_to_end(view, partial(self._store_whole, file, draft))
             else:
                 draft.rebase(view)
         finally:
@@ -338,13 +360,29 @@ class Publisher:
         if draft.log is not None:
             draft.log.publishing(tx.seq)
 
-    def _keep_orphan(self, file: File, draft: Draft, row: Inode, view: View) -> None:
-        """Without a name there is nobody to tell."""
+    def _keep_orphan(self, file: File, draft: Draft) -> None:
+        """Without a name there is nobody to tell. The draft stays, for only its journal
+        outlives a kill. Raises Missing."""
+        draft.since_s = time.monotonic()
+        orphan = self._files.orphans.get(file.ino)
+        if orphan is None:
+            raise _Moved
+        if not file.refs and (orphan.forgotten or not draft.inherited):
+            self._end(file, file.view)  # nor is there anybody to ask
+            self._files.published(file)
+        elif orphan.linkable:
+            self._keep_linkable(file, draft, orphan)
+
+    def _keep_linkable(self, file: File, draft: Draft, orphan: Orphan) -> None:
+        """What link(2) would name."""
+        view = self._materialise(file, draft)
         with self._files.lock:
-            orphan = self._files.orphans.get(file.ino)
-            if orphan is None:
+            if self._files.orphans.get(file.ino) is not orphan:
                 raise _Moved
-            orphan.row = permitted(orphan.row, draft.permissions)._replace(
+            if orphan.undecided:
+                raise _Undecided
+            row = orphan.row
+            orphan.row = permitted(row, draft.permissions)._replace(
                 size=view.size,
                 root=view.root,
                 chunk_log2=view.log2,
@@ -366,14 +404,14 @@ class Publisher:
         self.publish(file, cancelled)
         with file.lock:
             wanted = set(file.unsynced)
-            known = file.synced
+            known, overflows = file.synced, file.overflows
         if not known:
             wanted.update(_local_objects(file.view))
         self._store.sync(wanted)
         self._commits.sync()
         with file.lock:
             file.unsynced -= wanted
-            file.synced = True
+            file.synced = file.overflows == overflows
 
     # -- running out of buffers ------------------------------------------------
 

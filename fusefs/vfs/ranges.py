@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusefs.errors import FsError, Invalid, NotSupported, TooBig
+from fusefs.errors import Invalid, NotSupported, TooBig
 from fusefs.model.ids import ChunkId
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.store.store import Store
@@ -11,7 +11,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files
 from fusefs.vfs.killpriv import Privileges
-from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing
+from fusefs.vfs.missing import Fetcher, Missing
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.reading import Reader
 from fusefs.vfs.types import Caller
@@ -25,6 +25,10 @@ MAX_BYTES_COPIED = 16 << 20
 the rest, and can be interrupted in between."""
 MAX_PATCHES = 1 << 16
 """Shared chunks kept unpublished (64 GiB of copies, ~20 MiB of memory)."""
+
+
+class _Moved(Exception):
+    """The target is not any more what was looked at."""
 
 
 class Ranges:
@@ -148,10 +152,16 @@ class Ranges:
         first, end = offset_out >> log2, offset_out + min(n, count << log2)
 
         def change(draft: Draft) -> None:
+            if draft.base.log2 != log2 or (to_end and draft.size > end):
+                raise _Moved  # a peer published meanwhile: copy bytes after all
             draft.share(first, chunks)
+            self._publisher.note_unsynced(target, chunks)
             _grow(draft, end)
 
-        self._writer.edit(target, change, caller)
+        try:
+            self._writer.edit(target, change, caller)
+        except _Moved:
+            return 0
         if target.draft is not None and len(target.draft.patches) > MAX_PATCHES:
             self._publisher.publish(target, caller.cancelled)
         return end - offset_out
@@ -159,12 +169,12 @@ class Ranges:
     def _chunks(
         self, view: View, first: int, count: int, caller: Caller
     ) -> list[ChunkId]:
-        for _ in range(ATTEMPTS):
+        fetching = self._fetcher.begin(caller.cancelled)
+        while True:
             try:
                 return view.chunks(first, first + count)
             except Missing as missing:
-                self._fetcher.fetch(missing.cids, caller.cancelled)
-        raise FsError("manifest nodes vanish faster than they arrive")
+                fetching.bring(missing)
 
     def _copy(
         self,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
-from fusefs.errors import FsError, Invalid, NoSuchDevice
+from fusefs.errors import Invalid, NoSuchDevice
 from fusefs.model.ids import HOLE, ChunkId
 from fusefs.store.store import Store
 from fusefs.vfs.content import View
 from fusefs.vfs.files import File, Files, Handle
-from fusefs.vfs.missing import ATTEMPTS, ZEROS, Fetcher, Missing, Objects
+from fusefs.vfs.missing import ZEROS, Fetcher, Fetching, Missing, Objects
 from fusefs.vfs.ports import Peers
 from fusefs.vfs.types import Caller
 
@@ -50,7 +49,8 @@ class Reader:
         """
         handle = self._handles(number)
         file = handle.file
-        for _ in range(ATTEMPTS):
+        fetching: Fetching | None = None
+        while True:
             try:
                 if file.draft is None:
                     got = self._read(file.view, offset, into)
@@ -58,9 +58,8 @@ class Reader:
                     got = self._read_draft(file, offset, into)
                 break
             except Missing as missing:
-                self._wait_for(handle, missing.cids, offset, caller)
-        else:
-            raise FsError("chunks vanish faster than they arrive")
+                fetching = fetching or self._fetcher.begin(caller.cancelled)
+                self._wait_for(handle, fetching, missing, offset, len(into))
         if got and -NEAR_BYTES <= offset - handle.next_read <= NEAR_BYTES:
             self._sequential(handle, file.view, offset, got)
         else:
@@ -101,15 +100,33 @@ class Reader:
     # -- the network -----------------------------------------------------------
 
     def _wait_for(
-        self, handle: Handle, cids: Sequence[ChunkId], offset: int, caller: Caller
+        self,
+        handle: Handle,
+        fetching: Fetching,
+        missing: Missing,
+        offset: int,
+        size: int,
     ) -> None:
-        """Fetch; a sequential reader asks for what comes next in the same breath."""
+        """Fetch all that the read needs; a sequential reader asks for what comes next
+        in the same breath."""
         view = handle.file.view
-        index = offset >> view.log2
+        index, last = offset >> view.log2, (offset + size - 1) >> view.log2
         if abs(offset - handle.next_read) <= NEAR_BYTES:
             handle.window = max(handle.window, FIRST_WINDOW)
-            self._ask_ahead(handle, view, index)
-        self._fetcher.fetch(cids, caller.cancelled)
+            self._ask_ahead(handle, view, last)
+        if last > index:
+            missing = self._all_missing(view, index, last, missing)
+        fetching.bring(missing)
+
+    def _all_missing(
+        self, view: View, first: int, last: int, missing: Missing
+    ) -> Missing:
+        """Of these chunks, when the first of them is not here."""
+        try:
+            absent = self._store.missing(view.chunks(first, last + 1))
+        except Missing as node:
+            absent = list(node.cids)
+        return Missing(dict.fromkeys((*missing.cids, *absent)))
 
     def _sequential(self, handle: Handle, view: View, offset: int, got: int) -> None:
         """Grow the window as the reader enters a new chunk."""
@@ -140,21 +157,22 @@ class Reader:
     def lseek(self, number: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE by whole chunks. Raises NoSuchDevice (ENXIO)."""
         file = self._handles(number).file
-        for _ in range(ATTEMPTS):
+        fetching = self._fetcher.begin()
+        while True:
             try:
                 with file.lock:
                     return self._seek(file, offset, whence)
             except Missing as missing:
-                self._fetcher.fetch(missing.cids)
-        raise FsError("manifest nodes vanish faster than they arrive")
+                fetching.bring(missing)
 
     def _seek(self, file: File, offset: int, whence: int) -> int:
-        size = file.view.size if file.draft is None else file.draft.size
+        draft = file.draft
+        size = file.view.size if draft is None else draft.size
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise Invalid(f"lseek with whence {whence}")
         if not 0 <= offset < size:
             raise NoSuchDevice("seeking at or past the end")
-        log2 = file.view.log2
+        log2 = (file.view if draft is None else draft.base).log2
         index = offset >> log2
         found = self._next(file, index, whence == os.SEEK_DATA)
         if found is None or found << log2 >= size:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REGION_BYTES = 1 << 30
-REGIONS = 4096
-"""Drafts with a journal at once; further ones go without. 4 TiB of file, sparse."""
 REWRITE_BYTES = 16 << 20
 """A region as long as this, and twice as long as when it was written, is written anew
 elsewhere: it holds little that still shows."""
@@ -127,12 +125,15 @@ class Region:
                 log.warning("writes cannot be journalled: %s", error)
         self._at += done
         if done != total:
-            self._fail()
+            self.fail()
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         """What came so far must not pass for all."""
         self.failed = True
-        os.pwrite(self._fd, bytes(8), self._start)
+        try:
+            os.pwrite(self._fd, bytes(8), self._start)
+        except OSError as error:  # of no room: then nothing is there either
+            log.warning("a journal cannot be ended: %s", error)
 
     def wrote_all(self) -> None:
         """What is there now is the least it can be."""

@@ -27,11 +27,19 @@ from fusefs.vfs.regions import Record, Start
 log = logging.getLogger(__name__)
 
 
-def restore(namespace: Namespace, files: Files, objects: Objects, pool: Pool) -> None:
-    """All that can be made anew; the rest is lost, and who has it open is told."""
+def restore(
+    namespace: Namespace,
+    files: Files,
+    objects: Objects,
+    pool: Pool,
+    *,
+    same_mount: bool,
+) -> None:
+    """All that can be made anew; the rest is lost, and who has it open is told.
+    `same_mount`: programs may still have open what has no name."""
     for ino in files.journal.marks.live:
         try:
-            _restore(ino, namespace, files, objects, pool)
+            _restore(ino, namespace, files, objects, pool, same_mount)
         except (FsError, Missing, OSError) as error:
             log.warning("unpublished writes of inode %d are lost: %r", ino, error)
             files.journal.marks.give_up(ino)
@@ -41,7 +49,12 @@ def restore(namespace: Namespace, files: Files, objects: Objects, pool: Pool) ->
 
 
 def _restore(
-    ino: Ino, namespace: Namespace, files: Files, objects: Objects, pool: Pool
+    ino: Ino,
+    namespace: Namespace,
+    files: Files,
+    objects: Objects,
+    pool: Pool,
+    same_mount: bool,
 ) -> None:
     if _is_published(ino, namespace, files.journal.marks.published_as(ino)):
         files.journal.end(ino, None)
@@ -52,10 +65,13 @@ def _restore(
     for record, where in records:
         _apply(draft, record)
         end = where
-    if files.row(ino) is None and (unlinked := namespace.unlinked(ino)) is not None:
-        files.orphan(unlinked, born=True)
+    if files.row(ino) is None and not same_mount:
+        files.journal.end(ino, None)  # who had it open is gone
+        return
+    files.adopt_orphan(ino)
     file = files.acquire(ino)
     draft.log = files.journal.resume(ino, end)
+    draft.inherited = True
     file.draft = draft
     files.dirty[ino] = file
     files.release(file)

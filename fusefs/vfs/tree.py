@@ -165,19 +165,22 @@ class Tree:
 
     def _link(self, ino: Ino, parent: Ino, name: bytes, *, ask: bool) -> None:
         orphan = self._files.orphans.get(ino)
-        with self._commits.begin((parent, name)) as tx:
-            directory(tx, parent)
-            _check_parent(parent)
-            if tx.entry(parent, name) is not None:
-                raise Exists(repr(name))
-            if ask:
-                self._exclusive.check(tx, parent)
-            if orphan is not None:
-                self._name_orphan(tx, orphan, parent, name)
-            else:
-                self._add_link(tx, ino, parent, name)
+        self._files.undecided(ino, True)
+        try:
+            with self._commits.begin((parent, name)) as tx:
+                directory(tx, parent)
+                _check_parent(parent)
+                if tx.entry(parent, name) is not None:
+                    raise Exists(repr(name))
+                if ask:
+                    self._exclusive.check(tx, parent)
+                if orphan is not None:
+                    self._name_orphan(tx, orphan, parent, name)
+                else:
+                    self._add_link(tx, ino, parent, name)
+        finally:
+            self._files.undecided(ino, False)
         if orphan is not None:
-            self._files.unorphan(ino)
             self._files.refresh(ino)
 
     def _add_link(self, tx: Transaction, ino: Ino, parent: Ino, name: bytes) -> None:
@@ -314,14 +317,18 @@ class _Kept:
         if row is None or (entry.kind != S_DIR and row.nlink > 1):
             return
         row = row._replace(ctime_ns=max(row.ctime_ns, tx.now_ns))
-        if self._files.orphan(row):
+        if self._files.orphan(row, undecided=True):
             self._ino = entry.ino
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None and self._ino is not None:
+        if self._ino is None:
+            return
+        if kind is None:
+            self._files.undecided(self._ino, False)
+        else:
             self._files.unorphan(self._ino)
 
 

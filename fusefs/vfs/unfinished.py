@@ -22,6 +22,8 @@ from pathlib import Path
 from fusefs.model.ids import Ino, Seq
 
 _RECORD = struct.Struct("=QQ")
+REGIONS = 4096
+"""Drafts with a journal at once (`regions.py`); further ones go without."""
 _RECORDS = 16_384
 """Files with drafts at once: more than may be open, as a rule. Sparse, 256 KiB."""
 _MOST_LOSSES = 4096
@@ -66,22 +68,24 @@ class Unfinished:
             self._lost = {_EVERY_INO: self._lost[_EVERY_INO]}
         self._clear_all_but_live()
         used = {*self._slots.values(), *self._losses()}
-        self._free = [n for n in range(_LAST - 1, -1, -1) if n not in used]
+        free = [n for n in range(_LAST - 1, -1, -1) if n not in used]
+        self._low = [n for n in free if n < REGIONS]
+        self._high = [n for n in free if n >= REGIONS]
+        """Free numbers with a region for the journal, and without."""
 
     @property
     def live(self) -> dict[Ino, int]:
         """The drafts that there are: inode to the number of the mark."""
         return dict(self._slots)
 
-    def reserve(self, below: int = _LAST) -> int | None:
-        """The number of a mark to be; None when there is none left below that."""
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            return None
-        if slot < below:
-            return slot
-        self._free.append(slot)
+    def reserve(self, *, region: bool = False) -> int | None:
+        """The number of a mark to be; None when there is none left, or none with a
+        `region`."""
+        for free in (self._low,) if region else (self._high, self._low):
+            try:
+                return free.pop()
+            except IndexError:
+                continue
         return None
 
     def begin(self, ino: Ino, slot: int | None) -> None:
@@ -115,7 +119,7 @@ class Unfinished:
 
     def free(self, slot: int) -> None:
         """The number may be given to another draft."""
-        self._free.append(slot)
+        (self._low if slot < REGIONS else self._high).append(slot)
 
     def give_up(self, ino: Ino) -> None:
         """The draft of an earlier worker could not be made anew."""

@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 
+from fusefs.errors import FsError
 from fusefs.model.ids import Ino
 from fusefs.model.tx import Effects
 from fusefs.namespace.cache import RowCache
@@ -71,6 +73,8 @@ from fusefs.vfs.xattrs import Xattrs
 
 __all__ = ["Vfs", "VfsOptions"]
 
+log = logging.getLogger(__name__)
+
 _NOBODY = Caller()
 
 
@@ -109,7 +113,7 @@ class Vfs:
         publisher = Publisher(
             files, commits, store, objects, fetcher, pool, self._appends
         )
-        restore(namespace, files, objects, pool)
+        restore(namespace, files, objects, pool, same_mount=options.same_mount)
         publisher.spill(options.dirty_bytes)
         privileges = Privileges(files, commits, namespace)
         self._store = store
@@ -124,7 +128,9 @@ class Vfs:
         self._writer = Writer(
             files, publisher, privileges, fetcher, store, pool, options, clock
         )
-        self._background = Background(files, self._writer, store, options.writeback_s)
+        self._background = Background(
+            files, self._writer, store, self._appends, options.writeback_s
+        )
         self._reader = Reader(
             files, store, objects, fetcher, peers, options.read_ahead_chunks
         )
@@ -363,12 +369,16 @@ class Vfs:
     ) -> None:
         """Blocks if `wait`: call it from a thread that may wait."""
         opened = self._files.handle(handle)
+        ino = opened.file.ino
         opened.owners.add(owner)
-        if lock.kind != fcntl.F_WRLCK and self._locks.exclude_others(opened.file.ino):
-            self._writer.flush(opened, caller)  # the next holder reads what is written
-        self._locks.change(
-            opened.file.ino, owner, lock, wait, is_flock, caller.cancelled
-        )
+        try:
+            if lock.kind != fcntl.F_WRLCK and self._locks.exclude_others(ino):
+                self._writer.flush(opened, caller)  # for the next holder to read
+        except FsError as error:
+            if lock.kind != fcntl.F_UNLCK:
+                raise
+            log.warning("inode %d is unlocked unpublished: %s", ino, error)
+        self._locks.change(ino, owner, lock, wait, is_flock, caller.cancelled)
 
     def forget(self, ino: Ino) -> None:
         """The kernel dropped its last reference to the inode."""
@@ -400,6 +410,11 @@ class Vfs:
         it may be used (`flags` are not needed), so nothing has to be carried over.
         Raises Stale."""
         self._files.adopt(handle, ino)
+
+    def adopt_orphan(self, ino: Ino) -> bool:
+        """Go on with an inode that lost its last name under an earlier worker, and that
+        the kernel still knows; False: there is no such inode."""
+        return self._files.adopt_orphan(ino)
 
     def renew_leases(self) -> None:
         """Keep garbage collection away from what only unpublished writes name."""

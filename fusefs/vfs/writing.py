@@ -15,7 +15,7 @@ from fusefs.vfs.buffers import Pool
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Handle
 from fusefs.vfs.killpriv import Privileges
-from fusefs.vfs.missing import ATTEMPTS, Fetcher, Missing
+from fusefs.vfs.missing import Fetcher, Missing
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.types import Buffer, Caller
@@ -114,7 +114,8 @@ class Writer:
         caller: Caller | None = None,
     ) -> None:
         """Apply a change to the file's draft, fetching what it needs to know."""
-        for _ in range(ATTEMPTS):
+        fetching = self._fetcher.begin(caller.cancelled if caller else None)
+        while True:
             now = self._clock()
             try:
                 with file.lock:
@@ -123,8 +124,7 @@ class Writer:
                     change(draft)
                     return
             except Missing as missing:
-                self._fetcher.fetch(missing.cids, caller.cancelled if caller else None)
-        raise FsError("chunks vanish faster than they arrive")
+                fetching.bring(missing)
 
     def kill_suid(self, file: File) -> None:
         """The file was emptied by somebody without CAP_FSETID."""
@@ -151,8 +151,8 @@ class Writer:
                 self._publisher.publish(file, caller.cancelled)
                 self._publisher.barrier(file)
         finally:
-            if handle is None:
-                self._files.release(file)
+            if handle is None and self._files.release(file):
+                self._publisher.publish(file, caller.cancelled)
 
     # -- flushing --------------------------------------------------------------
 

@@ -518,6 +518,9 @@ class MemoryVfs:
         self.adopted.append((handle, ino))
         self._open[handle] = self._node(ino)
 
+    def adopt_orphan(self, ino: Ino) -> bool:
+        return False
+
     # -- changes from elsewhere
 
     def _resolve(self, path: str) -> Node:

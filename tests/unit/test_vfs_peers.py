@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, RecordingPeers, hear, local_vfs, replicate
+from tests.lib.pair import Pair, pair_of, random_bytes
 
 MIB = 1 << 20
 
@@ -50,49 +50,27 @@ class Kernel:
         return told
 
 
-class Pair:
-    """Two nodes: `b` fetches from `a` and the other way round."""
+class Watched(Pair):
+    """With an eye on what the kernel of `b` would be told."""
 
     def __init__(self, a: Local, b: Local) -> None:
-        self.a, self.b = a, b
-        assert isinstance(a.peers, RecordingPeers)
-        assert isinstance(b.peers, RecordingPeers)
-        self.a_peers, self.b_peers = a.peers, b.peers
-        self.a_peers.remote, self.b_peers.remote = b.store, a.store
-        self.sent = {a: 0, b: 0}
+        super().__init__(a, b)
         self.kernel = Kernel()
         b.vfs.set_invalidator(self.kernel)
 
-    def sync(self) -> None:
-        for one, other in ((self.a, self.b), (self.b, self.a)):
-            assert isinstance(one.peers, RecordingPeers)
-            for _, bodies in one.peers.published[self.sent[one] :]:
-                for body in bodies:
-                    other.store.put_verified(body.id, body.data)
-            self.sent[one] = len(one.peers.published)
-            replicate(one, other)
-
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    a_peers, b_peers = RecordingPeers(), RecordingPeers()
-    with (
-        local_vfs(tmp_path / "a", None, a_peers) as a,
-        local_vfs(tmp_path / "b", None, b_peers, root=False) as b,
-    ):
-        pair = Pair(a, b)
-        pair.sync()
-        yield pair
-
-
-def random_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(f"{size}/{seed}").randbytes(size)
+def pair(tmp_path: Path) -> Iterator[Watched]:
+    with pair_of(tmp_path) as made:
+        watched = Watched(made.a, made.b)
+        watched.sent = made.sent
+        yield watched
 
 
 # -- publishing -----------------------------------------------------------------------
 
 
-def test_small_file_travels_with_its_transaction(pair: Pair) -> None:
+def test_small_file_travels_with_its_transaction(pair: Watched) -> None:
     pair.a.put("/f", b"small")
     create, publish = pair.a_peers.published[-2:]
     assert create[1] == ()
@@ -100,13 +78,13 @@ def test_small_file_travels_with_its_transaction(pair: Pair) -> None:
     assert publish[0].seq == create[0].seq + 1
 
 
-def test_nodes_of_a_manifest_travel_and_large_chunks_do_not(pair: Pair) -> None:
+def test_nodes_of_a_manifest_travel_and_large_chunks_do_not(pair: Watched) -> None:
     pair.a.put("/f", random_bytes(2 * MIB + 5))
     _, bodies = pair.a_peers.published[-1]
     assert sorted(len(body.data) for body in bodies) == [5, 96]
 
 
-def test_flush_waits_for_peers_once_and_only_when_written(pair: Pair) -> None:
+def test_flush_waits_for_peers_once_and_only_when_written(pair: Watched) -> None:
     barriers = pair.a_peers.barriers
     handle = pair.a.create("/f", b"x")
     assert barriers == []
@@ -132,7 +110,7 @@ def test_sync_modes(tmp_path: Path, sync: str, expected: int) -> None:
         assert len(peers.barriers) == expected
 
 
-def test_appends_are_published_as_such(pair: Pair) -> None:
+def test_appends_are_published_as_such(pair: Watched) -> None:
     from fusefs.model.records import CONTENT, decode_content
 
     def ends() -> list[int]:
@@ -158,7 +136,7 @@ def test_appends_are_published_as_such(pair: Pair) -> None:
 
 
 def test_whole_files_written_apart_are_two_files_and_not_one_after_the_other(
-    pair: Pair,
+    pair: Watched,
 ) -> None:
     """cp of two files to one name, and `>` over one that was there: neither is an
     append, although each begins where the empty file ended."""
@@ -194,7 +172,7 @@ def test_long_open_files_are_published_in_the_background(tmp_path: Path) -> None
 # -- fetching -------------------------------------------------------------------------
 
 
-def test_bytes_come_when_they_are_read(pair: Pair) -> None:
+def test_bytes_come_when_they_are_read(pair: Watched) -> None:
     data = random_bytes(10 * MIB + 3)
     pair.a.put("/f", data)
     pair.sync()
@@ -204,7 +182,7 @@ def test_bytes_come_when_they_are_read(pair: Pair) -> None:
     assert pair.b.stat("/f").blocks == -(-len(data) // 512)
 
 
-def test_what_nobody_has_is_an_error_and_never_zeros(pair: Pair) -> None:
+def test_what_nobody_has_is_an_error_and_never_zeros(pair: Watched) -> None:
     pair.a.put("/f", random_bytes(100_000))
     pair.sync()
     pair.b_peers.remote = None
@@ -223,7 +201,7 @@ def test_what_nobody_has_is_an_error_and_never_zeros(pair: Pair) -> None:
     assert pair.b.cat("/f") == expected
 
 
-def test_overwriting_whole_chunks_fetches_nothing(pair: Pair) -> None:
+def test_overwriting_whole_chunks_fetches_nothing(pair: Watched) -> None:
     pair.a.put("/f", random_bytes(2 * MIB))
     pair.sync()
     handle = pair.b.open("/f")
@@ -235,7 +213,7 @@ def test_overwriting_whole_chunks_fetches_nothing(pair: Pair) -> None:
     pair.b.close(handle)
 
 
-def test_copying_needs_no_bytes(pair: Pair) -> None:
+def test_copying_needs_no_bytes(pair: Watched) -> None:
     data = random_bytes(4 * MIB)
     pair.a.put("/f", data)
     pair.sync()
@@ -251,7 +229,7 @@ def test_copying_needs_no_bytes(pair: Pair) -> None:
 # -- following ----------------------------------------------------------------------
 
 
-def test_an_open_file_follows_a_peer(pair: Pair) -> None:
+def test_an_open_file_follows_a_peer(pair: Watched) -> None:
     pair.a.put("/f", b"one")
     pair.sync()
     handle = pair.b.open("/f")
@@ -265,7 +243,7 @@ def test_an_open_file_follows_a_peer(pair: Pair) -> None:
     pair.b.close(handle)
 
 
-def test_a_file_removed_by_a_peer_stays_readable_while_open(pair: Pair) -> None:
+def test_a_file_removed_by_a_peer_stays_readable_while_open(pair: Watched) -> None:
     ino = pair.a.put("/f", b"data")
     pair.sync()
     handle = pair.b.open("/f")
@@ -281,7 +259,7 @@ def test_a_file_removed_by_a_peer_stays_readable_while_open(pair: Pair) -> None:
     assert pair.b.listing() == []
 
 
-def test_unpublished_writes_are_carried_over_a_peers_version(pair: Pair) -> None:
+def test_unpublished_writes_are_carried_over_a_peers_version(pair: Watched) -> None:
     """Like two programs on one disk: bytes written last win, no other byte is lost."""
     base = random_bytes(3 * MIB)
     pair.a.put("/f", base)
@@ -317,7 +295,7 @@ def test_unpublished_writes_are_carried_over_a_peers_version(pair: Pair) -> None
     assert [e.name for e in pair.a.listing()] == [b"f"]
 
 
-def test_appends_of_two_nodes_follow_each_other(pair: Pair) -> None:
+def test_appends_of_two_nodes_follow_each_other(pair: Watched) -> None:
     """Two logs into one file: no line is lost, also before ours is published."""
     pair.a.put("/log", b"begin\n")
     pair.sync()
@@ -337,7 +315,7 @@ def test_appends_of_two_nodes_follow_each_other(pair: Pair) -> None:
 
 @pytest.mark.parametrize("mapped", [False, None])
 def test_append_that_comes_behind_the_end_leaves_no_hole(
-    pair: Pair, mapped: bool | None
+    pair: Watched, mapped: bool | None
 ) -> None:
     """A shorter version of a peer may show for a moment, until the appends of both are
     merged: the kernel still knows the longer one, which it wrote itself."""
@@ -351,7 +329,7 @@ def test_append_that_comes_behind_the_end_leaves_no_hole(
     assert pair.b.cat("/log") == b"long from b\n"
 
 
-def test_log_is_kept_in_small_chunks(pair: Pair) -> None:
+def test_log_is_kept_in_small_chunks(pair: Watched) -> None:
     """An append stores the last chunk anew: in a log that is little, whatever its
     size. A file written otherwise has large ones."""
     log, data = pair.b.put("/log"), pair.b.put("/data", b"x")
@@ -366,7 +344,7 @@ def test_log_is_kept_in_small_chunks(pair: Pair) -> None:
     assert pair.a.cat("/log") == b"".join(b"%01023d\n" % n for n in range(100))
 
 
-def test_kernel_forgets_all_of_a_file_whose_chunks_changed_size(pair: Pair) -> None:
+def test_kernel_forgets_all_of_a_file_whose_chunks_changed_size(pair: Watched) -> None:
     """The two versions cannot be compared chunk by chunk."""
     ino = pair.b.put("/f", b"0123")
     before = pair.b.namespace.inode(ino)
@@ -380,7 +358,7 @@ def test_kernel_forgets_all_of_a_file_whose_chunks_changed_size(pair: Pair) -> N
     assert ("data", ino, 0, 0) in pair.kernel.take()
 
 
-def test_bytes_placed_behind_the_end_do_not_move(pair: Pair) -> None:
+def test_bytes_placed_behind_the_end_do_not_move(pair: Watched) -> None:
     pair.a.put("/db", b"0123")
     pair.sync()
     mine, theirs = pair.b.open("/db"), pair.a.open("/db", os.O_WRONLY | os.O_APPEND)
@@ -392,7 +370,7 @@ def test_bytes_placed_behind_the_end_do_not_move(pair: Pair) -> None:
     assert pair.b.cat("/db") == b"0123456\0page"
 
 
-def test_unpublished_cut_wins_over_a_peers_append(pair: Pair) -> None:
+def test_unpublished_cut_wins_over_a_peers_append(pair: Watched) -> None:
     pair.a.put("/f", b"0123456789")
     pair.sync()
     mine = pair.b.open("/f")
@@ -430,7 +408,7 @@ def test_rebase_over_another_chunk_size(tmp_path: Path) -> None:
 # -- telling the kernel ---------------------------------------------------------------
 
 
-def test_peers_changes_invalidate_exactly_what_changed(pair: Pair) -> None:
+def test_peers_changes_invalidate_exactly_what_changed(pair: Watched) -> None:
     ino = pair.a.put("/f", random_bytes(5 * MIB))
     pair.sync()
     told = pair.kernel.take()
@@ -451,7 +429,7 @@ def test_peers_changes_invalidate_exactly_what_changed(pair: Pair) -> None:
 
 
 def test_without_the_manifest_everything_of_the_file_is_invalidated(
-    pair: Pair,
+    pair: Watched,
 ) -> None:
     ino = pair.a.put("/f", random_bytes(3 * MIB))
     pair.sync()
@@ -465,7 +443,7 @@ def test_without_the_manifest_everything_of_the_file_is_invalidated(
     assert pair.kernel.take() == [("data", ino, 0, 0)]
 
 
-def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Pair) -> None:
+def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Watched) -> None:
     ino = pair.a.put("/f", b"x" * 10_000)
     pair.sync()
     vfs, user = pair.b.vfs, pair.b.caller
@@ -493,7 +471,7 @@ def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Pair) -> None:
     assert not kept()
 
 
-def test_conflict_names_that_vanish_are_told_later(pair: Pair) -> None:
+def test_conflict_names_that_vanish_are_told_later(pair: Watched) -> None:
     """Both write at once; then b's change of the conflict file reaches its kernel."""
     pair.a.put("/f", b"base")
     pair.sync()
@@ -513,7 +491,7 @@ def test_conflict_names_that_vanish_are_told_later(pair: Pair) -> None:
     assert [e.name for e in pair.a.listing()] == [e.name for e in pair.b.listing()]
 
 
-def test_stateless_listing_notices_peers(pair: Pair) -> None:
+def test_stateless_listing_notices_peers(pair: Watched) -> None:
     def names() -> list[bytes]:
         return [e.name for e in pair.b.vfs.readdir_ino(ROOT_INO, 2)]
 

@@ -22,7 +22,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.names import entry_reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
-from fusefs.errors import BadHandle, FsError
+from fusefs.errors import BadHandle, FsError, Stale
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Attr
 
@@ -32,17 +32,41 @@ _HANDLE_AT: Final = {
     Op.SETATTR: 8, Op.COPY_FILE_RANGE: 0, Op.COPY_FILE_RANGE_64: 0,
 }  # fmt: skip
 """Where in its record a request has the handle."""
+_BY_INODE: Final = (
+    Op.GETATTR, Op.SETATTR, Op.OPEN, Op.STATX,
+    Op.GETXATTR, Op.SETXATTR, Op.LISTXATTR, Op.REMOVEXATTR,
+)  # fmt: skip
+"""Requests about an inode whatever its name."""
 
 
 def wrapped(table: Sequence[Handler]) -> list[Handler]:
     """The table for a mount that was taken over."""
     out = list(table)
+    for op in _BY_INODE:
+        out[op] = _with_orphans(out[op])
     for op in _HANDLE_AT:
         out[op] = _with_handles(out[op], op)
     out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
     for op, (harmless, recognise) in _REPEATED.items():
         out[op] = _with_repeats(out[op], harmless, recognise)
     return out
+
+
+# -- inodes without a name -----------------------------------------------------------
+
+
+def _with_orphans(handler: Handler) -> Handler:
+    """What was unlinked while open is still there for who has it open."""
+
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        try:
+            return handler(ch, unique, nodeid)
+        except Stale:
+            if not ch.fs.adopt_orphan(nodeid):
+                raise
+            return handler(ch, unique, nodeid)
+
+    return served
 
 
 # -- handles -------------------------------------------------------------------------

@@ -1,0 +1,215 @@
+"""Inodes without a name: unlinked while open, killed meanwhile, named, come back."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NoSpace, Stale
+from fusefs.model.ids import ROOT_INO
+from fusefs.namespace.transaction import Transaction
+from fusefs.vfs import VfsOptions
+from fusefs.vfs.types import SetAttr
+from tests.lib.local import Local, local_vfs
+from tests.lib.pair import Pair, pair_of
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with pair_of(tmp_path) as made:
+        yield made
+
+
+def end(local: Local) -> None:
+    """Of a worker that was killed: what it had in memory is not looked at."""
+    local.vfs._background.stop()
+    local.store.close()
+    local.namespace.close()
+
+
+# -- a kill ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["written", "fsynced"])
+def test_unlinked_file_has_all_its_bytes_after_a_kill(
+    tmp_path: Path, saved: bool
+) -> None:
+    run = VfsOptions(
+        journal=tmp_path / "drafts", unfinished=tmp_path / "marks", writeback_s=1e9
+    )
+    killed = Local(tmp_path / "s", run)
+    handle = killed.create("/f", b"a" * 100)
+    killed.vfs.flush(handle)
+    ino = killed.walk("/f")
+    killed.vfs.unlink(ROOT_INO, b"f")
+    killed.vfs.write(handle, 100, b"d" * 1000)
+    if saved:
+        killed.vfs.fsync(handle)
+    with local_vfs(tmp_path / "s", run) as now:
+        assert now.vfs.adopt_orphan(ino)
+        assert now.vfs.getattr(ino).size == 1100
+        now.vfs.adopt_handle(handle, ino)
+        assert now.vfs.read(handle, 0, 9999) == b"a" * 100 + b"d" * 1000
+        now.vfs.fsync(handle)
+        now.vfs.release(handle)
+        now.vfs.forget(ino)
+        found = now.vfs.statistics()
+        assert (found.orphans, found.dirty_files, found.buffer_bytes) == (0, 0, 0)
+    end(killed)
+
+
+def test_unlinked_file_of_another_mount_is_void(tmp_path: Path) -> None:
+    paths = {"journal": tmp_path / "drafts", "unfinished": tmp_path / "marks"}
+    killed = Local(tmp_path / "s", VfsOptions(**paths))
+    handle = killed.create("/f", b"published")
+    killed.vfs.flush(handle)
+    ino = killed.walk("/f")
+    killed.vfs.unlink(ROOT_INO, b"f")
+    killed.vfs.write(handle, 0, b"not any more")
+    with local_vfs(tmp_path / "s", VfsOptions(**paths, same_mount=False)) as now:
+        assert now.vfs.statistics().dirty_files == 0
+        with pytest.raises(Stale):
+            now.vfs.getattr(ino)
+    end(killed)
+
+
+def test_an_orphan_nobody_ever_asked_for_goes_with_the_kernels_reference(
+    tmp_path: Path,
+) -> None:
+    run = VfsOptions(journal=tmp_path / "drafts", unfinished=tmp_path / "marks")
+    killed = Local(tmp_path / "s", run)
+    handle = killed.create("/f", b"x")
+    killed.vfs.flush(handle)
+    ino = killed.walk("/f")
+    killed.vfs.unlink(ROOT_INO, b"f")
+    killed.vfs.write(handle, 0, b"y")
+    with local_vfs(tmp_path / "s", run) as now:
+        now.vfs._writer.publish_older(0)
+        assert now.vfs.statistics().dirty_files == 1, "its handle may come yet"
+        now.vfs.forget(ino)
+        now.vfs._writer.publish_older(0)
+        assert now.vfs.statistics().dirty_files == 0
+    end(killed)
+
+
+# -- it comes back --------------------------------------------------------------------
+
+
+def test_a_file_that_comes_back_is_one_where_it_was_open(pair: Pair) -> None:
+    """A removes what B has written meanwhile, unseen: the file stays, for all."""
+    ino = pair.a.put("/f", b"old")
+    pair.sync()
+    tail = pair.a.open("/f", os.O_RDONLY)
+    pair.a.vfs.unlink(ROOT_INO, b"f")
+    theirs = pair.b.open("/f", os.O_WRONLY | os.O_TRUNC)
+    pair.b.vfs.write(theirs, 0, b"new data")
+    pair.b.close(theirs)
+    pair.sync()
+    assert pair.a.stat("/f").nlink == 1
+    assert pair.a.read_all(tail) == pair.a.cat("/f") == b"new data"
+    again = pair.a.open("/f", os.O_WRONLY | os.O_TRUNC)
+    pair.a.vfs.write(again, 0, b"from a")
+    pair.a.close(again)
+    pair.sync()
+    assert pair.b.cat("/f") == b"from a"
+    pair.a.close(tail)
+    assert (pair.a.walk("/f"), pair.a.vfs.statistics().orphans) == (ino, 0)
+
+
+def test_a_directory_that_comes_back_can_be_changed(pair: Pair) -> None:
+    ino = pair.a.mkdir("/d")
+    pair.sync()
+    pair.a.vfs.rmdir(ROOT_INO, b"d")  # the kernel still knows it: a shell is in it
+    pair.b.put("/d/x", b"x")
+    pair.sync()
+    pair.a.vfs.setattr(ino, SetAttr(mode=0o700), pair.a.caller)
+    pair.a.vfs.setxattr(ino, b"user.a", b"b")
+    pair.sync()
+    assert pair.b.stat("/d").mode & 0o777 == 0o700
+    assert pair.b.vfs.getxattr(ino, b"user.a") == b"b"
+    assert pair.a.stat("/d").nlink == 2
+
+
+# -- two at once ----------------------------------------------------------------------
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, name: str, local: Local
+) -> list[threading.Thread]:
+    """In the middle of this operation of a transaction another thread publishes."""
+    inside = getattr(Transaction, name)
+    threads: list[threading.Thread] = []
+
+    def with_company(self: Transaction, *words: object, **more: object) -> object:
+        done = inside(self, *words, **more)
+        thread = threading.Thread(target=lambda: local.vfs._writer.publish_older(0))
+        thread.start()
+        thread.join(0.2)
+        threads.append(thread)
+        if name == "unlink":
+            raise NoSpace("the disk is full")
+        return done
+
+    monkeypatch.setattr(Transaction, name, with_company)
+    return threads
+
+
+def test_what_is_written_while_an_unnamed_file_is_named_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        opened = local.vfs.tmpfile(ROOT_INO, 0o600, os.O_RDWR, local.caller)
+        local.vfs.write(opened.handle, 0, b"precious")
+        threads = meanwhile(monkeypatch, "create", local)
+        local.vfs.link(opened.attr.ino, ROOT_INO, b"named")
+        monkeypatch.undo()
+        for thread in threads:
+            thread.join()
+        local.close(opened.handle)
+        assert local.cat("/named") == b"precious"
+
+
+def test_what_is_written_while_an_unlink_fails_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        handle = local.create("/f", b"old")
+        local.vfs.flush(handle)
+        local.vfs.write(handle, 0, b"new data")
+        threads = meanwhile(monkeypatch, "unlink", local)
+        with pytest.raises(NoSpace):
+            local.vfs.unlink(ROOT_INO, b"f")
+        monkeypatch.undo()
+        for thread in threads:
+            thread.join()
+        local.close(handle)
+        assert local.cat("/f") == b"new data"
+
+
+def test_a_change_that_comes_while_a_file_is_opened_is_seen(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.a.put("/f", b"old")
+    pair.sync()
+    theirs = pair.b.open("/f", os.O_WRONLY | os.O_TRUNC)
+    pair.b.vfs.write(theirs, 0, b"new data")
+    pair.b.close(theirs)
+    files = pair.a.vfs._files
+    view_of, hears = files.view_of, []
+
+    def with_company(row):  # type: ignore[no-untyped-def]
+        if not hears:
+            hears.append(threading.Thread(target=lambda: pair.tell(pair.b, pair.a)))
+            hears[0].start()
+            hears[0].join(0.5)
+        return view_of(row)
+
+    monkeypatch.setattr(files, "view_of", with_company)
+    handle = pair.a.open("/f", os.O_RDONLY)
+    hears[0].join()
+    assert pair.a.read_all(handle) == b"new data"
+    pair.a.close(handle)
