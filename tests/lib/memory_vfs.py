@@ -240,6 +240,9 @@ class MemoryVfs:
                 there.touch()
             for changed in (old, new, node):
                 changed.touch(data=changed is not node)
+            if there is not None and flags & 2:
+                there.touch()
+                there.ctime = node.ctime
 
     def _lines(self, ino: int, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
         node = self._dir(ino)

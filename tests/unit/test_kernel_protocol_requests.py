@@ -275,6 +275,9 @@ def repeated() -> Iterator[tuple[Op, bytes, int]]:
     yield Op.RMDIR, b"gone\0", errno.ENOENT
     yield Op.REMOVEXATTR, b"user.gone\0", errno.ENODATA
     yield Op.RENAME, p.RENAME_IN.pack(1) + b"gone\0node\0", errno.ENOENT
+    yield Op.RENAME2, p.RENAME2_IN.pack(1, 1, 0) + b"gone\0node\0", errno.ENOENT
+    attribute = p.SETXATTR_IN.pack(5, os.XATTR_CREATE, 0, 0) + b"user.there\0value"
+    yield Op.SETXATTR, attribute, errno.EEXIST
     created = p.CREATE_IN.pack(os.O_CREAT | os.O_EXCL, stat.S_IFREG | 0o644, 0, 0)
     yield Op.CREATE, created + b"node\0", errno.EEXIST
 
@@ -283,6 +286,7 @@ def left_behind(desk: Desk) -> None:
     desk.fs.mkdir(Ino(1), b"left", 0o755, WHO)
     desk.fs.symlink(Ino(1), b"link", b"to", WHO)
     desk.fs.mknod(Ino(1), b"node", stat.S_IFREG | 0o644, 0, WHO)
+    desk.fs.setxattr(Ino(1), b"user.there", b"value", 0, WHO)
 
 
 @pytest.mark.parametrize(("op", "body", "usual"), list(repeated()))
@@ -304,6 +308,23 @@ def test_repeated_request_that_does_not_fit_what_is_there_fails(adopted: Desk) -
     assert adopted.ask(Op.SYMLINK, 1, body, unique=RESENT) == (errno.EEXIST, b"")
     body = p.MKDIR_IN.pack(0o755, 0) + b"node\0"
     assert adopted.ask(Op.MKDIR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
+
+
+def test_attribute_with_another_value_was_set_by_somebody_else(adopted: Desk) -> None:
+    left_behind(adopted)
+    body = p.SETXATTR_IN.pack(5, os.XATTR_CREATE, 0, 0) + b"user.there\0other"
+    assert adopted.ask(Op.SETXATTR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
+
+
+def test_exchange_that_was_done_is_not_done_again(adopted: Desk) -> None:
+    left_behind(adopted)
+    node, left = (adopted.fs.lookup(Ino(1), name).ino for name in (b"node", b"left"))
+    body = p.RENAME2_IN.pack(1, 2, 0) + b"node\0left\0"
+    for unique in (RESENT, RESENT, 2):  # not done yet; done; a program that wants it
+        assert adopted.ask(Op.RENAME2, 1, body, unique=unique) == (0, b"")
+        if unique == RESENT:
+            assert adopted.fs.lookup(Ino(1), b"left").ino == node
+    assert adopted.fs.lookup(Ino(1), b"left").ino == left
 
 
 def test_repeated_request_means_nothing_to_a_worker_from_the_start(desk: Desk) -> None:

@@ -87,16 +87,22 @@ def listxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return _sized(unique, names, room)
 
 
-def setxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+def setxattr_parts(ch: Channel) -> tuple[bytes, bytes, int]:
+    """(name, value, flags) of a SETXATTR."""
     size, flags = p.SETXATTR_COMPAT_IN.unpack_from(ch.buffer, REQUEST)
     session = ch.connection.session
     extended = session is None or session.has(p.SETXATTR_EXT)
     start = REQUEST + (p.SETXATTR_IN if extended else p.SETXATTR_COMPAT_IN).size
     name, _, rest = ch.buffer[start : ch.length].partition(b"\0")
+    return bytes(name), bytes(rest[:size]), flags
+
+
+def setxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    name, value, flags = setxattr_parts(ch)
     if name.startswith(_ACL):
         return encode.error(unique, errno.EOPNOTSUPP)
     with ch.changing(nodeid):
-        ch.fs.setxattr(nodeid, name, rest[:size], flags, ch.caller())
+        ch.fs.setxattr(nodeid, name, value, flags, ch.caller())
     return encode.ok(unique)
 
 

@@ -14,16 +14,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
+from fusefs.bindings.kernel.inodes import setxattr_parts
 from fusefs.bindings.kernel.names import entry_reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import BadHandle, FsError, Stale
 from fusefs.model.ids import Ino
+from fusefs.vfs.tree import EXCHANGE, NOREPLACE
 from fusefs.vfs.types import Attr
 
 _HANDLE_AT: Final = {
@@ -47,6 +50,7 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
     for op in _HANDLE_AT:
         out[op] = _with_handles(out[op], op)
     out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
+    out[Op.RENAME2] = _unless_exchanged(out[Op.RENAME2])
     for op, (harmless, recognise) in _REPEATED.items():
         out[op] = _with_repeats(out[op], harmless, recognise)
     return out
@@ -113,6 +117,8 @@ def _unless_written(handler: Handler) -> Handler:
 
 
 _CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL
+_LATELY_NS: Final = 60_000_000_000
+"""A successor is there within seconds."""
 
 # -- repeated requests ---------------------------------------------------------------
 
@@ -203,6 +209,39 @@ def _renamed(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.ok(unique)
 
 
+def _renamed2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """The same of a rename that replaces nothing; others would not say so."""
+    target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
+    if flags != NOREPLACE:
+        return None
+    _, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
+    ch.fs.lookup(target, new)
+    return encode.ok(unique)
+
+
+def _unless_exchanged(handler: Handler) -> Handler:
+    """Exchanged twice is not exchanged. It gives both the same ctime, which says
+    that it was done, lately; nothing else does that to two names."""
+
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
+        if unique & p.UNIQUE_RESEND and flags == EXCHANGE:
+            old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
+            one, other = ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
+            age_ns = time.time_ns() - one.ctime_ns
+            if one.ctime_ns == other.ctime_ns and age_ns < _LATELY_NS:
+                return encode.ok(unique)
+        return handler(ch, unique, nodeid)
+
+    return served
+
+
+def _set_attribute(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+    """XATTR_CREATE found one: ours if it has the value."""
+    name, value, _ = setxattr_parts(ch)
+    return encode.ok(unique) if ch.fs.getxattr(nodeid, name) == value else None
+
+
 _REPEATED: Final[dict[Op, tuple[int, Recognise]]] = {
     Op.MKDIR: (errno.EEXIST, _made_directory),
     Op.MKNOD: (errno.EEXIST, _made_node),
@@ -213,5 +252,7 @@ _REPEATED: Final[dict[Op, tuple[int, Recognise]]] = {
     Op.RMDIR: (errno.ENOENT, _done),
     Op.REMOVEXATTR: (errno.ENODATA, _done),
     Op.RENAME: (errno.ENOENT, _renamed),
+    Op.RENAME2: (errno.ENOENT, _renamed2),
+    Op.SETXATTR: (errno.EEXIST, _set_attribute),
 }
 """What each says when it was done already, and how to tell."""
