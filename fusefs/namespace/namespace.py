@@ -34,6 +34,7 @@ from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry
 from fusefs.namespace.warm import Warm
 from fusefs.store.checkpoint import Checkpoint
+from fusefs.store.database import translated
 
 FOLD_FROM = 200
 """Notes that are worth a transaction: reading the totals adds up fewer in 20 us."""
@@ -132,18 +133,20 @@ class Namespace(Reads):
 
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:
-        """One SQLite transaction; the write lock is held."""
+        """One SQLite transaction; the write lock is held. Raises NoSpace, Corrupt."""
         db, lock, warm = self._writer, self._write_lock, self._warm
         warm.enter(lock.counter)
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             yield db
             warm.commit(lock.raise_counter())
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             warm.clear()
             if db.in_transaction:
                 db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, "meta.db") from error
             raise
 
     @contextmanager

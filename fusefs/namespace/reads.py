@@ -36,6 +36,7 @@ from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_ve
 from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.totals import Totals
 from fusefs.namespace.types import Entry, Inode
+from fusefs.store.database import translated
 
 CACHED_ROWS = 32_768
 """Of each kind; an inode takes ~0.7 KiB."""
@@ -73,7 +74,10 @@ class Reads:
         self, sql: str, args: tuple[object, ...] = ()
     ) -> list[tuple[object, ...]]:
         with self._reader_lock:
-            return self._reader.execute(sql, args).fetchall()
+            try:
+                return self._reader.execute(sql, args).fetchall()
+            except sqlite3.Error as error:
+                raise translated(error, "meta.db") from error
 
     def _rows(self, sql: str, args: tuple[object, ...]) -> list[Row]:
         """A few rows. Read through the writer's connection where it is free: our own
@@ -82,6 +86,8 @@ class Reads:
         if lock.try_here():
             try:
                 return self._writer.execute(sql, args).fetchall()
+            except sqlite3.Error as error:
+                raise translated(error, "meta.db") from error
             finally:
                 lock.leave_here()
         return self._read(sql, args)

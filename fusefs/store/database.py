@@ -42,12 +42,12 @@ CREATE TABLE IF NOT EXISTS state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 Row = tuple[Any, ...]
 
 
-def translated(error: sqlite3.Error) -> FsError:
-    """The store's error for one of SQLite's."""
+def translated(error: sqlite3.Error, name: str = "small.db") -> FsError:
+    """Our error for one of SQLite's about this database."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return NoSpace("the store's disk is full (small.db)")
-    return Corrupt(f"small.db: {error}; run `dfs fsck`")
+        return NoSpace(f"the store's disk is full ({name})")
+    return Corrupt(f"{name}: {error}; run `dfs fsck`")
 
 
 class Database:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import WritesLost
+from fusefs.errors import NoSpace, WritesLost
 from fusefs.model.ids import Ino
-from fusefs.vfs import VfsOptions, regions
+from fusefs.vfs import Vfs, VfsOptions, regions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, replicate
+from tests.lib.pair import pair_of
 
 PUNCH, ZERO = 3, 16
 MIB = 1 << 20
@@ -262,3 +263,55 @@ def test_base_changed_by_a_peer_meanwhile_both_stay(
 def _copy_objects(source: Local, target: Local) -> None:
     for root, _, _ in source.namespace.live_roots():
         target.store.put(source.store.get(root))
+
+
+def test_draft_that_cannot_be_written_anew_is_a_loss_not_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved behind a peer's append, it is not what its records say any more."""
+    options = VfsOptions(
+        journal=tmp_path / "drafts", unfinished=tmp_path / "marks", writeback_s=1e9
+    )
+    with pair_of(tmp_path, options) as pair:
+        a, flags = pair.a, os.O_WRONLY | os.O_APPEND
+        a.put("/log", b"0123456789\n")
+        pair.sync()
+        mine, theirs = a.open("/log", flags), pair.b.open("/log", flags)
+        a.vfs.write(mine, 11, b"mine\n", a.caller, mapped=False)
+        pair.b.vfs.write(theirs, 11, b"t" * 49 + b"\n", pair.b.caller, mapped=False)
+        pair.b.close(theirs)
+        pair.tell(pair.b, a)
+
+        def full(*_: object, **__: object) -> None:
+            raise NoSpace("the disk is full")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(a.vfs._files.journal, "written", lambda *_: None)
+            disk.setattr(a.store, "put", full)
+            with pytest.raises(NoSpace):
+                a.vfs.flush(mine)  # moves it, and fails
+        draft = a.vfs._files.handle(mine).file.draft
+        assert draft is not None
+        a.vfs.write(mine, draft.size, b"more\n", a.caller, mapped=False)
+        a.vfs._background.stop()
+        a.vfs = Vfs(a.namespace, a.store, a.peers, options)
+        a.vfs.adopt_handle(mine, a.walk("/log"))
+        with pytest.raises(WritesLost):
+            a.vfs.fsync(mine)
+        assert a.cat("/log") == b"0123456789\n" + b"t" * 49 + b"\n"
+        a.vfs.release(mine)
+
+
+def test_write_succeeds_though_its_journal_cannot(workers: Workers) -> None:
+    handle = workers.now.create("/f", b"")
+    workers.now.vfs.flush(handle)
+    journal = workers.now.vfs._files.journal
+    closed, journal._fd = journal._fd, os.open("/dev/full", os.O_RDWR)
+    try:
+        assert workers.now.vfs.write(handle, 0, b"hello") == 5
+        assert workers.now.vfs.read(handle, 0, 9) == b"hello"
+    finally:
+        os.close(journal._fd)
+        journal._fd = closed
+    workers.now.close(handle)
+    assert workers.now.cat("/f") == b"hello"

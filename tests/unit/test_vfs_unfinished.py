@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusefs.model.ids import Ino
-from fusefs.vfs.unfinished import Unfinished
+from fusefs.vfs.unfinished import REGIONS, Unfinished
 
 
 def begin(marks: Unfinished, ino: int) -> None:
@@ -52,3 +52,18 @@ def test_without_a_file_nothing_is_kept() -> None:
     begin(first, 7)
     end(first, 7)
     assert not Unfinished(None, 200).lost(Ino(7), 150)
+
+
+def test_numbers_with_a_region_are_given_again_after_many(tmp_path: Path) -> None:
+    """One without, freed last, stood in front of them for good."""
+    marks = Unfinished(tmp_path / "marks", 100)
+    with_region = [marks.reserve(region=True) for _ in range(REGIONS)]
+    assert None not in with_region
+    assert marks.reserve(region=True) is None
+    without = marks.reserve()
+    assert without is not None
+    assert without >= REGIONS
+    for slot in (*with_region, without):
+        assert slot is not None
+        marks.free(slot)
+    assert marks.reserve(region=True) in with_region

@@ -1,0 +1,49 @@
+"""A disk that takes no more: an error a program understands, and nothing half done."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NoSpace
+from fusefs.model.ids import ROOT_INO, NodeId
+from fusefs.model.records import S_DIR
+from fusefs.namespace.namespace import Namespace
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=8M", "none", str(disk)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def make(node: Namespace, name: bytes) -> None:
+    with node.transaction() as t:
+        ino = t.new_ino(ROOT_INO, name, S_DIR)
+        t.create(ROOT_INO, name, ino, 0o040755, 0, 0)
+
+
+def test_full_disk_is_enospc_and_what_was_there_stays(small_disk: Path) -> None:
+    node = Namespace.create(small_disk, NodeId(1))
+    made = 0
+    with open(small_disk / "fill", "wb", buffering=0) as fill:
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                fill.write(bytes(65536))
+        with pytest.raises(NoSpace):
+            for made in range(10_000):
+                make(node, b"%05d" % made)
+        (small_disk / "fill").unlink()
+    make(node, b"again")
+    names = [entry.name for entry in node.children(ROOT_INO, limit=20_000)]
+    assert names == [b"%05d" % number for number in range(made)] + [b"again"]
+    assert node.problems() == []
+    node.close()
