@@ -151,7 +151,7 @@ class Locking:
         if asked is None:
             return
         if asked.owner == self._me:
-            self._tell(self._table.cancel(self._me, number))
+            self._tell(self._table.cancel(self._me, number, self._grace()))
         else:
             self._send(asked.owner, LockCancel(number))
 
@@ -289,7 +289,7 @@ class Locking:
                     # Cancelled meanwhile: the owner must not think we hold it.
                     self._assert_to(peer)
             case LockCancel():
-                self._tell(self._table.cancel(peer.id, message.number))
+                self._tell(self._table.cancel(peer.id, message.number, self._grace()))
             case LockRelease():
                 self._released(peer.id, message.key, message.range, message.seq)
             case LockAssert():
@@ -427,7 +427,7 @@ class Locking:
 
     def _released(self, node: NodeId, key: LockKey, what: Range, seq: Seq) -> None:
         self._releases.released(key, node, seq)
-        self._tell(self._table.release(node, key, what))
+        self._tell(self._table.release(node, key, what, self._grace()))
 
     def _note(self, key: LockKey, want: Range) -> None:
         ranges = changed(self._mine.get(key, ()), want)

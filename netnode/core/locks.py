@@ -114,16 +114,18 @@ class LockTable:
         found = conflict(self._holdings(key), node, want)
         return found.range if found else None
 
-    def cancel(self, node: NodeId, request: int) -> list[Verdict]:
+    def cancel(self, node: NodeId, request: int, grace: bool) -> list[Verdict]:
         self._waiting = [
             w for w in self._waiting if (w.node, w.request) != (node, request)
         ]
-        return self.retry(False)
+        return self.retry(grace)
 
-    def release(self, node: NodeId, key: LockKey, what: Range) -> list[Verdict]:
+    def release(
+        self, node: NodeId, key: LockKey, what: Range, grace: bool
+    ) -> list[Verdict]:
         """`what.kind` is UNLOCK."""
         self._set(node, key, what)
-        return self.retry(False)
+        return self.retry(grace)
 
     def retry(self, grace: bool) -> list[Verdict]:
         """Look at everyone who waits, in the order they came."""

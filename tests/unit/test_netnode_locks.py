@@ -22,9 +22,9 @@ def test_waiters_are_served_in_order_and_readers_do_not_overtake() -> None:
     assert table.ask(B, 2, KEY, W, True, False) == []
     assert table.ask(C, 3, KEY, R, True, False) == []
     assert table.ask(C, 4, KEY, R, False, False) == granted((C, 4))
-    assert table.release(C, KEY, U) == []
-    assert table.release(A, KEY, U) == granted((B, 2))
-    assert table.release(B, KEY, U) == granted((C, 3))
+    assert table.release(C, KEY, U, False) == []
+    assert table.release(A, KEY, U, False) == granted((B, 2))
+    assert table.release(B, KEY, U, False) == granted((C, 3))
     assert len(table) == 1
 
 
@@ -33,7 +33,7 @@ def test_cancelled_writer_lets_readers_through() -> None:
     table.ask(A, 1, KEY, R, False, False)
     table.ask(B, 2, KEY, W, True, False)
     table.ask(C, 3, KEY, R, True, False)
-    assert table.cancel(B, 2) == granted((C, 3))
+    assert table.cancel(B, 2, False) == granted((C, 3))
 
 
 def test_lease_that_is_not_renewed_ends() -> None:
@@ -61,6 +61,20 @@ def test_grace_ends_when_all_have_asserted_or_in_time() -> None:
     assert table.retry(True) == []
     (verdict,) = table.retry(False)
     assert not verdict.granted
+
+
+def test_unlock_and_cancel_in_grace_grant_nothing() -> None:
+    other = LockKey(Ino(6), False)
+    table = LockTable(0)
+    table.asserted(C, [HeldLock(other, W)], 1)
+    # B holds KEY and has not said so yet
+    assert table.ask(C, 1, KEY, W, True, True) == []
+    assert table.ask(C, 2, other, W, True, True) == []
+    assert table.release(C, other, U, True) == []
+    assert table.cancel(C, 2, True) == []
+    assert table.asserted(B, [HeldLock(KEY, W)], 2) == []
+    assert table.retry(False) == []
+    assert table.release(B, KEY, U, False) == granted((C, 1))
 
 
 def test_reservation_is_one_nodes_until_it_is_used_or_late() -> None:
