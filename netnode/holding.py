@@ -6,17 +6,27 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from fusefs.model.conflict import conflict_name
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Ino
-from fusefs.model.records import ATTRS, UNLINKED, decode_attrs, decode_unlinked, key_ino
+from fusefs.model.records import (
+    ATTRS,
+    DIRENT,
+    UNLINKED,
+    Unlinked,
+    decode_attrs,
+    decode_unlinked,
+    dirent_key,
+    key_ino,
+)
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector, covers
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
+from fusefs.namespace.types import Inode
 from netnode.core.guard import Guard, Removals
 from netnode.core.guard import State as GuardState
 from netnode.environment import Environment
@@ -53,35 +63,47 @@ class Holding:
 
     def removals_of_txs(self, txs: Sequence[Tx], vector: Vector) -> Removals:
         """What is shown here that these transactions would remove."""
-        return self._shown(
-            key_ino(write.key)
-            for tx in txs
-            if tx.seq > vector.get(tx.node, 0)
-            for write in tx.writes
-            if write.key[:1] == UNLINKED
-        )
+        names: dict[bytes, bytes] = {}
+        unlinked: list[tuple[Ino, bytes]] = []
+        for tx in txs:
+            for write in tx.writes:
+                if write.key[:1] == DIRENT:
+                    names[write.key] = write.value
+                elif write.key[:1] == UNLINKED and tx.seq > vector.get(tx.node, 0):
+                    unlinked.append((key_ino(write.key), write.value))
+        return self._shown(unlinked, {key for key, value in names.items() if value})
 
     def removals_of_states(self, states: Sequence[State], vector: Vector) -> Removals:
         """The same for registers of a delta."""
-        return self._shown(
-            key_ino(state.key)
-            for state in states
-            if state.key[:1] == UNLINKED
-            and any(
-                not covers(vector, sibling.dot)
-                for sibling in decode_register(state.state).siblings
-            )
-        )
+        named: set[bytes] = set()
+        unlinked: list[tuple[Ino, bytes]] = []
+        for state in states:
+            if state.key[:1] == DIRENT:
+                if decode_register(state.state).live:
+                    named.add(state.key)
+            elif state.key[:1] == UNLINKED:
+                unlinked += [
+                    (key_ino(state.key), sibling.value)
+                    for sibling in decode_register(state.state).live
+                    if not covers(vector, sibling.dot)
+                ]
+        return self._shown(unlinked, named)
 
-    def _shown(self, inos: Iterable[Ino]) -> Removals:
+    def _shown(
+        self, unlinked: Iterable[tuple[Ino, bytes]], named: Collection[bytes]
+    ) -> Removals:
+        """`named`: dirents that are live after the changes. Whose name is among them
+        was replaced (by `sed -i`, rsync, a checkout), not removed."""
         old_ns = self._old_ns()
-        found, counted = [], 0
-        for ino in dict.fromkeys(inos):
+        found: dict[Ino, bool] = {}
+        for ino, value in unlinked:
+            where = decode_unlinked(value)
+            if ino in found or dirent_key(where.parent, where.name) in named:
+                continue
             row = self._namespace.inode(ino)
-            if row is not None:
-                found.append(ino)
-                counted += row.btime_ns < old_ns
-        return Removals(found, counted)
+            if row is not None and not _has_others(row, where):
+                found[ino] = row.btime_ns < old_ns
+        return Removals(list(found), sum(found.values()))
 
     def _old_ns(self) -> int:
         return self.guard.old_ns(self._environment.wall_ms())
@@ -166,3 +188,11 @@ class Holding:
             f"holding back changes from {self.source} that remove "
             f"{self.guard.held} entries or more; decide: dfs apply, dfs reject"
         )
+
+
+def _has_others(row: Inode, where: Unlinked) -> bool:
+    """Only one of several names went. Who removes the last one of a file tells what
+    data he had seen; where there is none to see, the links here are counted."""
+    if stat.S_ISDIR(row.mode) or where.seen:
+        return False
+    return row.nlink > 1 or (stat.S_ISREG(row.mode) and row.size > 0)
