@@ -153,7 +153,6 @@ class ChunkPlane:
         self._act(
             self.scheduler.want(number, missing, priority, hint, now, now + limit_s)
         )
-        self._timer.set()
         return number
 
     def cancel(self, number: int) -> None:
@@ -177,6 +176,7 @@ class ChunkPlane:
                     source.send(Have(self._numbers, action.cids))
                 case Finished():
                     self._finish(action)
+        self._timer.set()  # whatever led to them may have moved the next event
 
     def _finish(self, finished: Finished) -> None:
         done = self._requests.pop(finished.request, None)
@@ -299,7 +299,6 @@ class ChunkPlane:
             case NoChunk():
                 for cid in message.cids:
                     self._act(self.scheduler.absent(cid, source.peer, now))
-                self._timer.set()
             case Have():
                 held = self._held(message)
                 connection.send(Held(message.number, held))
@@ -363,7 +362,6 @@ class ChunkPlane:
             self._act(self.scheduler.absent(cid, source.peer, now))
         else:
             self._act(self.scheduler.arrived(cid, source.peer, now))
-        self._timer.set()
 
     # -- serving -------------------------------------------------------------------
 

@@ -125,6 +125,8 @@ class FetchScheduler:
         self._chunks: dict[ChunkId, _Chunk] = {}
         self._waiting: dict[Priority, dict[ChunkId, None]] = {p: {} for p in Priority}
         self._requests: dict[int, _Request] = {}
+        self._overdue: dict[ChunkId, None] = {}
+        """A second peer should be asked, as soon as there is one to ask."""
         self._hedged: set[ChunkId] = set()
 
     # -- inputs ----------------------------------------------------------------
@@ -168,7 +170,7 @@ class FetchScheduler:
             self._release(cid, (peer,))
             return self._pump(now)
         self._waiting[chunk.priority].pop(cid, None)
-        self._hedged.discard(cid)
+        self._unhedge(cid)
         self._release(cid, (*chunk.owners, peer))
         actions: list[Action] = [
             CancelAsk(owner, cid) for owner in chunk.owners if owner != peer
@@ -233,21 +235,17 @@ class FetchScheduler:
         for number in [n for n, r in self._requests.items() if r.deadline <= now]:
             actions += self._drop(number)
             actions.append(Finished(number, Outcome.TIMED_OUT))
-        for chunk in list(self._chunks.values()):
-            if self._late(chunk, now):
-                peer = self._choose(chunk)
-                if peer is not None:
-                    self._hedged.add(chunk.cid)
-                    actions.append(self._ask(chunk, peer, now))
+        for chunk in self._chunks.values():
+            late_at = self._late_at(chunk)
+            if late_at is not None and late_at <= now:
+                self._overdue[chunk.cid] = None
         return actions + self._pump(now)
 
     def next_event(self) -> float | None:
         """When `tick` has something to do."""
         times = [r.deadline for r in self._requests.values()]
-        for chunk in self._chunks.values():
-            if len(chunk.owners) == 1 and chunk.cid not in self._hedged:
-                ((peer, at),) = chunk.owners.items()
-                times.append(at + self._patience(peer))
+        late = (self._late_at(chunk) for chunk in self._chunks.values())
+        times += [at for at in late if at is not None]
         return min(times, default=None)
 
     @property
@@ -265,6 +263,16 @@ class FetchScheduler:
         asks: dict[NodeId, list[ChunkId]] = {}
         finds: dict[NodeId, list[ChunkId]] = {}
         failed: list[ChunkId] = []
+        for cid in list(self._overdue):
+            chunk = self._chunks[cid]
+            peer = self._choose(chunk)
+            if peer is None:
+                self._look_around(chunk, finds)
+                continue
+            del self._overdue[cid]
+            self._hedged.add(cid)
+            self._ask(chunk, peer, now)
+            asks.setdefault(peer, []).append(cid)
         for priority in Priority:
             limit = WINDOW[priority]
             free = any(len(p.in_flight) < limit for p in self.peers.values())
@@ -277,13 +285,8 @@ class FetchScheduler:
                     self._ask(chunk, peer, now)
                     asks.setdefault(peer, []).append(cid)
                     free = any(len(p.in_flight) < limit for p in self.peers.values())
-                elif not self._candidates(chunk) and not chunk.finding:
-                    unasked = self._unasked(chunk)
-                    if not unasked:
-                        failed.append(cid)
-                    for other in unasked:
-                        finds.setdefault(other, []).append(cid)
-                        chunk.finding.add(other)
+                elif not self._look_around(chunk, finds):
+                    failed.append(cid)
         actions: list[Action] = [Ask(p, tuple(c)) for p, c in asks.items()]
         actions += [Find(p, tuple(c)) for p, c in finds.items()]
         for cid in failed:
@@ -314,30 +317,42 @@ class FetchScheduler:
         unasked = [p for p in open_ if p not in chunk.finding]
         return unasked if len(unasked) <= ASK_DIRECTLY and not chunk.finding else []
 
+    def _look_around(self, chunk: _Chunk, finds: dict[NodeId, list[ChunkId]]) -> bool:
+        """With no candidate left, ask all others whether they have it; False: there
+        are none."""
+        if self._candidates(chunk) or chunk.finding:
+            return True
+        for other in self._unasked(chunk):
+            finds.setdefault(other, []).append(chunk.cid)
+            chunk.finding.add(other)
+        return bool(chunk.finding)
+
     def _unasked(self, chunk: _Chunk) -> list[NodeId]:
         return [
             p for p in self.peers if p not in chunk.ruled_out and p not in chunk.owners
         ]
 
-    def _ask(self, chunk: _Chunk, peer: NodeId, now: float) -> Ask:
+    def _ask(self, chunk: _Chunk, peer: NodeId, now: float) -> None:
         chunk.owners[peer] = now
         self.peers[peer].in_flight.add(chunk.cid)
         self._waiting[chunk.priority].pop(chunk.cid, None)
-        return Ask(peer, (chunk.cid,))
 
     def _patience(self, peer: NodeId) -> float:
         load = self.peers.get(peer)
         usual = load.latency_s if load else FIRST_LATENCY_S
         return max(HEDGE_FLOOR_S, HEDGE_FACTOR * usual)
 
-    def _late(self, chunk: _Chunk, now: float) -> bool:
-        if len(chunk.owners) != 1 or chunk.cid in self._hedged:
-            return False
+    def _late_at(self, chunk: _Chunk) -> float | None:
+        """When its one owner takes too long; None once that is known."""
+        cid = chunk.cid
+        if len(chunk.owners) != 1 or cid in self._hedged or cid in self._overdue:
+            return None
         ((peer, at),) = chunk.owners.items()
-        if now < at + self._patience(peer):
-            return False
-        self._hedged.add(chunk.cid)
-        return True
+        return at + self._patience(peer)
+
+    def _unhedge(self, cid: ChunkId) -> None:
+        self._overdue.pop(cid, None)
+        self._hedged.discard(cid)
 
     def _rule_out(self, cid: ChunkId, peer: NodeId) -> None:
         chunk = self._chunks.get(cid)
@@ -345,9 +360,10 @@ class FetchScheduler:
             return
         chunk.ruled_out.add(peer)
         chunk.holders.discard(peer)
-        was_owner = chunk.owners.pop(peer, None) is not None
-        if was_owner and not chunk.owners:
-            self._hedged.discard(cid)
+        if chunk.owners.pop(peer, None) is None:
+            return
+        self._unhedge(cid)  # with one owner left it can be late again
+        if not chunk.owners:
             self._waiting[chunk.priority][cid] = None
 
     def _raise(self, chunk: _Chunk, priority: Priority) -> None:
@@ -386,7 +402,7 @@ class FetchScheduler:
                 continue
             del self._chunks[cid]
             self._waiting[chunk.priority].pop(cid, None)
-            self._hedged.discard(cid)
+            self._unhedge(cid)
             self._release(cid, chunk.owners)
             actions += [CancelAsk(owner, cid) for owner in chunk.owners]
         return actions

@@ -104,6 +104,32 @@ def test_slow_owner_is_hedged_and_the_loser_cancelled() -> None:
     assert finished(end) == [Finished(1, Outcome.OK)]
 
 
+def test_second_peer_that_has_it_not_is_followed_by_a_third() -> None:
+    made = scheduler(1, 2, 3, likely=(1, 2, 3))
+    ((stuck, _),) = asked(made.want(1, CIDS[:1], FORE, (), 0, 10)).items()
+    ((second, _),) = asked(made.tick(0.5)).items()
+    assert made.absent(CIDS[0], NodeId(second), 0.6) == []
+    at = made.next_event()
+    assert at is not None and at <= 0.6
+    assert asked(made.tick(0.6)) == {6 - stuck - second: CIDS[:1]}
+
+
+def test_overdue_chunk_is_asked_of_a_peer_that_comes_later() -> None:
+    made = scheduler(1, likely=(1, 2))
+    made.want(1, CIDS[:1], FORE, (), 0, 10)
+    assert made.tick(1) == []
+    assert made.next_event() == 10  # nobody to ask: nothing to do before
+    assert asked(made.peer_joined(NodeId(2), 2)) == {2: CIDS[:1]}
+
+
+def test_overdue_chunk_is_looked_for_at_unlikely_peers() -> None:
+    made = scheduler(1, 2, 3, 4, 5, likely=(1,))
+    made.want(1, CIDS[:1], FORE, (), 0, 10)
+    finds = made.tick(1)
+    assert {a.peer for a in finds if isinstance(a, Find)} == {2, 3, 4, 5}
+    assert asked(made.held(NodeId(4), CIDS[:1], CIDS[:1], 1.1)) == {4: CIDS[:1]}
+
+
 def test_dead_peers_chunks_go_to_others() -> None:
     made = scheduler(1, 2, likely=(1, 2))
     shares = asked(made.want(1, CIDS[:8], FORE, (), 0, 10))
