@@ -43,6 +43,9 @@ MAX_ROOTS = 100_000
 """Files waiting to be looked at."""
 SEEN_NODES = 50_000
 """Manifest nodes whose chunks were looked at: a file written in place shares most."""
+SEEN_S = 60.0
+"""So long a node that is still owed is not looked at again: its chunks have hardly
+been collected meanwhile, with the least grace of twice that."""
 PULL_LIMIT_S = 300.0
 PULL_BATCH = 64
 SETTLE_BATCH = 512
@@ -79,7 +82,8 @@ class Replicas:
         self._to_put: dict[NodeId, deque[ChunkId]] = {}
         self._written: deque[_Root] = deque()
         self._remote: deque[_Root] = deque()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
+        """Manifest nodes, and when the file was due that they were seen in."""
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
@@ -201,27 +205,42 @@ class Replicas:
     def _expand(self, root: _Root) -> Iterator[ChunkId]:
         """Chunks and manifest nodes of a file, without parts looked at before."""
         count = manifest.chunk_count(root.size, root.chunk_log2)
-        yield from self._walk(root.root, manifest.depth(count))
+        yield from self._walk(root.root, manifest.depth(count), root.due)
 
-    def _walk(self, node: bytes, level: int) -> Iterator[ChunkId]:
+    def _walk(self, node: bytes, level: int, due: float) -> Iterator[ChunkId]:
         if not node or node == HOLE:
             return
         if level == 0:
             yield ChunkId(node)
             return
-        if node in self._seen:
-            self._seen.move_to_end(node)
-            return
+        cid = ChunkId(node)
         try:
-            data = self._store.get(ChunkId(node))
+            if self._is_known(cid, due):
+                return
+            data = self._store.get(cid)
         except (ChunkMissing, Corrupt):
             return
-        self._seen[node] = None
+        self._note_seen(cid, due)
+        yield cid
+        for at in range(0, len(data), 32):
+            yield from self._walk(data[at : at + 32], level - 1, due)
+
+    def _is_known(self, node: ChunkId, due: float) -> bool:
+        """Whether its chunks were owed when it was looked at, and not written anew
+        since: after a collection the same bytes are pushed data again, in the node
+        as in its chunks. Raises ChunkMissing."""
+        seen_at = self._seen.get(node)
+        if seen_at is None:
+            return False
+        self._seen.move_to_end(node)
+        if due - seen_at < SEEN_S and node in self._pushes:
+            return True
+        return not self._store.flags(node) & PUSHED
+
+    def _note_seen(self, node: ChunkId, due: float) -> None:
+        self._seen[node] = due
         if len(self._seen) > SEEN_NODES:
             self._seen.popitem(last=False)
-        yield ChunkId(node)
-        for at in range(0, len(data), 32):
-            yield from self._walk(data[at : at + 32], level - 1)
 
     def _owe(self, cids: Iterable[ChunkId], due: float) -> None:
         members = self._membership.members()
@@ -260,15 +279,16 @@ class Replicas:
 
     async def _pull_tree(self, root: _Root, node: ChunkId, level: int) -> None:
         """Manifest nodes are small and needed to know the rest: all are fetched."""
-        if node == HOLE or node in self._seen:
+        here = not self._store.missing((node,))
+        if node == HOLE or (here and node in self._seen):
             return
-        if not self._store.has(node) and not await self._fetch_one(root, node):
+        if not here and not await self._fetch_one(root, node):
             return
         try:
             data = self._store.get(node)
         except (ChunkMissing, Corrupt):
             return
-        self._seen[bytes(node)] = None
+        self._note_seen(node, root.due)
         children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
         if level > 1:
             for child in children:

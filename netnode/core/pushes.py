@@ -101,6 +101,10 @@ class Pushes:
     def owed_to(self, peer: NodeId) -> int:
         return len(self._due.get(peer, ()))
 
+    def __contains__(self, cid: ChunkId) -> bool:
+        """It is owed to somebody."""
+        return cid in self._owed
+
     def __len__(self) -> int:
         return len(self._owed)
 

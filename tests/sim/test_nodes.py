@@ -6,10 +6,10 @@ import errno
 
 import trio
 
-from fusefs.model.ids import chunk_id
-from fusefs.model.records import Member
+from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
+from fusefs.model.records import S_REG, Member
 from fusefs.store.types import PUSHED
-from tests.sim.cluster import SimCluster, SimWorker
+from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulated
 
 
@@ -267,6 +267,38 @@ async def test_replicas_are_pushed_and_confirmed(cluster: SimCluster) -> None:
     await trio.sleep(5)
     assert b.store.get(cid) == c.store.get(cid) == data
     assert not a.store.flags(cid) & PUSHED
+
+
+def write_large(node: SimNode, name: bytes) -> list[ChunkId]:
+    """A file of three chunks; they and its manifest."""
+    chunks = [bytes((n,)) * 65536 for n in range(3)]
+    ids = [node.store.put(data) for data in chunks]
+    ids.append(node.store.put(b"".join(ids)))
+    with node.namespace.transaction() as t:
+        ino = t.new_ino(ROOT_INO, name, S_REG)
+        t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
+        t.set_content(
+            ino, size=3 * 65536, root=ids[-1], chunk_log2=16, mtime_ns=t.now_ns
+        )
+    node.publish(t.tx)
+    return ids
+
+
+@simulated
+async def test_what_was_collected_and_is_written_again_is_pushed_again(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    ids = write_large(a, b"file")
+    await trio.sleep(5)
+    assert b.store.missing(ids) == []
+    for node in (a, b):
+        for cid in ids:
+            assert node.store.delete_older(cid, float("inf"))
+    assert write_large(a, b"again") == ids
+    await trio.sleep(5)
+    assert b.store.missing(ids) == []
+    assert list(a.store.pushed()) == []
 
 
 @simulated
