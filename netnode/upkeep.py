@@ -16,6 +16,7 @@ from fusefs.model.ids import ChunkId
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.scrub import START
 from fusefs.store.store import Store
+from fusefs.store.types import RESPONSIBLE
 from netnode.chunks import ChunkPlane
 from netnode.core.fetch import Priority
 from netnode.environment import Environment
@@ -28,6 +29,10 @@ SCRUB_BYTES = 8 << 20
 SCRUB_PAUSE_S = 6 * 3600.0
 """From the end of one pass to the next."""
 FETCH_LIMIT_S = 300.0
+FETCH_EVERY_S = 30.0
+"""Between two questions for what nobody had."""
+PEERS_S = 0.5
+"""At the start nobody is connected yet."""
 SYNC_S = 5.0
 """What a node stored for others, a power cut may take so long: they have it, too."""
 
@@ -41,11 +46,18 @@ class Upkeep:
         self._store = store
         self._plane = plane
         self._environment = environment
+        self._lost: dict[ChunkId, None] = {}
+        """Damaged ones that are not asked for at the moment."""
         self.damaged = 0
         self.passes = 0
 
     async def run(self) -> None:
         """What a power cut may have damaged first, then everything, slowly."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_asking)
+            await self._look()
+
+    async def _look(self) -> None:
         self._fetch_again(await self._environment.offload(self._store.check_suspects))
         after: ChunkId | None = START
         while True:
@@ -66,11 +78,29 @@ class Upkeep:
 
     def _fetch_again(self, damaged: list[ChunkId]) -> None:
         self.damaged += len(damaged)
+        self._lost |= dict.fromkeys(damaged)
         for cid in damaged:
             log.warning("chunk %s was damaged; fetching it again", cid.hex())
-            self._plane.fetch(
-                (cid,), FETCH_LIMIT_S, Priority.REPAIR, (), lambda error, reason: None
-            )
+        self._ask()
+
+    async def _keep_asking(self) -> None:
+        while True:
+            while not (self._lost and self._plane.scheduler.peers):
+                await trio.sleep(PEERS_S)
+            self._ask()
+            await trio.sleep(FETCH_EVERY_S)
+
+    def _ask(self) -> None:
+        lost, self._lost = self._lost, {}
+        for cid in lost:
+
+            def done(error: int, reason: str, cid: ChunkId = cid) -> None:
+                if error:
+                    self._lost[cid] = None
+                else:  # its flags went with it: it may have counted as a copy
+                    self._store.set_flags((cid,), set_=RESPONSIBLE)
+
+            self._plane.fetch((cid,), FETCH_LIMIT_S, Priority.REPAIR, (), done)
 
 
 async def sync_disk(

@@ -8,7 +8,7 @@ import trio
 
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
-from fusefs.store.types import PUSHED
+from fusefs.store.types import PUSHED, RESPONSIBLE
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulated
 
@@ -481,3 +481,24 @@ async def test_damaged_chunk_is_found_and_fetched_again(cluster: SimCluster) -> 
     await trio.sleep(60)
     assert a.store.get(chunk_id(data)) == data
     assert a.node is not None and a.node.upkeep.damaged == 1
+
+
+@simulated
+async def test_chunk_found_damaged_while_alone_is_fetched_when_a_peer_comes(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    data = b"precious" * 8000
+    cid = chunk_id(data)
+    b.store.put(data)
+    b.store.set_flags([cid], set_=RESPONSIBLE, clear=PUSHED)
+    await b.stop()
+    a.store.put(b"worthless" * 7000, cid)
+    await trio.sleep(60)
+    assert a.node is not None and a.node.upkeep.damaged == 1
+    assert not a.store.has(cid)
+    await b.start()
+    await cluster.until_connected()
+    await trio.sleep(5)
+    assert a.store.get(cid) == data
+    assert a.store.flags(cid) & RESPONSIBLE
