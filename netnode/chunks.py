@@ -317,11 +317,17 @@ class ChunkPlane:
                 connection.send(Pong(message.number))
 
     def _held(self, message: Have) -> tuple[ChunkId, ...]:
-        absent = set(self._store.missing(message.cids))
-        held = tuple(cid for cid in message.cids if cid not in absent)
+        held = self._here(message.cids)
         if message.keep and held:
             self._store.set_flags(held, set_=RESPONSIBLE)
+            # The asker drops its copy for it: what was evicted before the flag was
+            # set is not held, and afterwards nothing is evicted.
+            held = self._here(held)
         return held
+
+    def _here(self, cids: Sequence[ChunkId]) -> tuple[ChunkId, ...]:
+        absent = set(self._store.missing(cids))
+        return tuple(cid for cid in cids if cid not in absent)
 
     async def _take(
         self,

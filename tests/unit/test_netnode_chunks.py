@@ -1,0 +1,39 @@
+"""What the chunk plane answers to a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from fusefs.model.ids import ChunkId, NodeId
+from fusefs.store.store import Store
+from fusefs.store.types import PUSHED
+from netnode.chunks import ChunkPlane
+from netnode.core.membership import Membership
+from netnode.environment import Environment
+from netnode.wire.messages import Have
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_held_after_an_eviction_in_between_is_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    store = Store.open(tmp_path, min_free_bytes=0)
+    cids = [store.put(b"%d" % number * 50_000) for number in range(3)]
+    store.set_flags(cids, clear=PUSHED)
+    set_flags = store.set_flags
+
+    def evicts_first(cids: Iterable[ChunkId], *, set_: int = 0, clear: int = 0) -> None:
+        gone, *_ = cids
+        store.delete(gone)
+        set_flags(cids, set_=set_, clear=clear)
+
+    monkeypatch.setattr(store, "set_flags", evicts_first)
+    plane = ChunkPlane(store, Membership(NodeId(1)), Environment(), lambda: 3)
+    held = plane._held(Have(1, tuple(cids), keep=keep))
+    assert held == tuple(cids[1:] if keep else cids)
+    assert store.missing(held) == []
+    assert [str(problem) for problem in store.check()] == []
+    store.close()
