@@ -45,11 +45,14 @@ class Heartbeat:
         peer.send(ping)
 
     def answered(self, peer: Peer, number: int) -> bool:
-        """A Pong; True when it measured the distance anew."""
+        """A Pong; True when it measured the distance anew. Closes wait for nobody who
+        is not known to be near, so a doubt does not last until the next heartbeat."""
         sent = peer.pings.pop(number, None)
         if sent is None:
             return False
         peer.nearness.measured(self._environment.now() - sent)
+        if peer.nearness.unsure:
+            self.ping(peer)
         return True
 
     async def run(self, after: Callable[[], None]) -> None:

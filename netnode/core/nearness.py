@@ -9,6 +9,9 @@ NEAR_S = 0.010
 SAMPLES = 10
 """Heartbeats remembered. The least of them counts: load delays an answer, nothing
 hastens one."""
+SURE_SAMPLES = 6
+"""So many before a peer is taken for far: a busy machine answers the first ones, while
+it still sets the connection up, in 12 to 24 ms."""
 SLOW_S = 1.0
 """A peer that owes an acknowledgement for this long is not waited for until it
 has caught up: it must not slow the others down."""
@@ -37,6 +40,13 @@ class Nearness:
     @property
     def rtt_s(self) -> float | None:
         return min(self._samples) if self._samples else None
+
+    @property
+    def unsure(self) -> bool:
+        """It seems to be far, and more measurements may say otherwise."""
+        rtt = self.rtt_s
+        measured = len(self._samples)
+        return rtt is not None and rtt > self._near_s and measured < SURE_SAMPLES
 
     def near(self, now: float) -> bool:
         """Whether a barrier waits for this peer."""

@@ -60,6 +60,22 @@ async def test_far_peers_are_not_waited_for(cluster: SimCluster) -> None:
 
 
 @simulated
+async def test_near_peer_whose_first_answer_was_late_is_soon_waited_for(
+    cluster: SimCluster,
+) -> None:
+    cluster.fabric.far("a", "b", 0.012)
+    a, b = cluster.add(), cluster.add()
+    await a.start()
+    await b.start()
+    await cluster.until(lambda: bool(a.connected() and b.connected()))
+    await trio.sleep(0.03)  # one round trip
+    cluster.fabric.far("a", "b", 0.0)
+    await trio.sleep(0.1)
+    assert a.node is not None and b.node is not None
+    assert a.node.replicator.near_peers() == b.node.replicator.near_peers() == 1
+
+
+@simulated
 async def test_joining_one_connects_to_all(cluster: SimCluster) -> None:
     nodes = await cluster.start(5)
     for node in nodes:

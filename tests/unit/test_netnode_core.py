@@ -13,7 +13,7 @@ from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
 from netnode.core.horizon import Told, durable, horizon
 from netnode.core.membership import Link, Membership, keep_new
-from netnode.core.nearness import Nearness
+from netnode.core.nearness import SURE_SAMPLES, Nearness
 from netnode.core.placement import holders, ranked
 from netnode.core.pushes import Pushes
 from netnode.core.repair import Agreement, Repair, differing
@@ -88,6 +88,19 @@ def test_near_is_the_least_round_trip_and_prompt() -> None:
     assert near.near(12.5)
     near.progressed(13, level=True)
     assert near.near(99)
+
+
+def test_few_long_round_trips_leave_it_open_how_far_a_peer_is() -> None:
+    near = Nearness(0.010)
+    assert not near.unsure  # nothing measured: the first answer is on its way
+    near.measured(0.020)
+    assert near.unsure
+    near.measured(0.004)
+    assert not near.unsure
+    far = Nearness(0.010)
+    for _ in range(SURE_SAMPLES):
+        far.measured(0.020)
+    assert not far.unsure
 
 
 # -- membership ----------------------------------------------------------------------
