@@ -34,6 +34,8 @@ class Dialling:
         self.backoff = Backoff(environment.rng.uniform)
         self.attempts = 0
         self.last_error = ""
+        self.logged: dict[str, str] = {}
+        """By address: each has its own reason, said once."""
         self.hurry = trio.Event()
 
 
@@ -134,6 +136,7 @@ class Dialler:
 
     def _failed(self, dialling: Dialling, address: str, error: str) -> None:
         dialling.attempts += 1
-        if error and error != dialling.last_error:
+        if error and error != dialling.logged.get(address):
             log.info("dialling %s: %s", address, error)
+        dialling.logged[address] = error
         dialling.last_error = error
