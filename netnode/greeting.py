@@ -10,6 +10,7 @@ from fusefs.model.ids import NodeId
 from fusefs.model.vector import Vector, dominates
 from netnode.core.membership import Membership
 from netnode.environment import Environment
+from netnode.tcp import join_address
 from netnode.wire.messages import Hello
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,7 @@ class Greeter:
             membership.seed_is(dialled, node)
             membership.learn_addresses(node, (dialled,), confirmed=True)
         elif theirs.port and remote:
-            host = f"[{remote}]" if ":" in remote else remote
-            membership.learn_addresses(node, (f"{host}:{theirs.port}",))
+            membership.learn_addresses(node, (join_address(remote, theirs.port),))
         membership.learn_addresses(node, theirs.addresses)
         for other, addresses in theirs.members.items():
             membership.learn_addresses(other, addresses)

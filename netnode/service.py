@@ -39,6 +39,7 @@ from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
 from netnode.serving import Serving
 from netnode.settling import Settling
+from netnode.tcp import join_address
 from netnode.transport import BrokenStream, Network, Stream
 from netnode.upkeep import Upkeep, sync_disk
 from netnode.wire.frames import ProtocolError
@@ -383,11 +384,12 @@ class Node:
         """Dial, then serve the control connection until it ends."""
         stream = await self._network.dial(address)
         try:
+            if node is not None and stream.node != node:
+                # Ourselves, too: private addresses are not the same everywhere.
+                raise BrokenStream("another node answers there")
             if stream.node == self.me:
                 self.membership.seed_is(address, self.me)
                 return
-            if node is not None and stream.node != node:
-                raise BrokenStream("another node answers there")
             if stream.node is not None and stream.node in self.peers:
                 self.membership.seed_is(address, stream.node)
                 return
@@ -452,7 +454,7 @@ class Node:
             self._dismiss(before)
         self._greeter.learn(theirs, connection.stream.remote, address)
         self.dialler.look()
-        where = address or f"{connection.stream.remote}:{theirs.port}"
+        where = address or join_address(connection.stream.remote, theirs.port)
         peer = Peer(self.me, theirs, connection, link, where)
         self.peers.add(peer)
         self.last_seen.pop(peer.id, None)

@@ -146,7 +146,8 @@ class Membership:
             addresses = self.addresses(node)
             if addresses:
                 out.append(Target(node, addresses))
+        reached = {a for node in connected for a in self.addresses(node)}
         for address, owner in self._seeds.items():
-            if owner is None:
+            if owner is None and address not in reached:
                 out.append(Target(None, (address,)))
         return out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 
+import pytest
 import trio
 
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.store.types import PUSHED, RESPONSIBLE
+from netnode.transport import BrokenStream
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulated
 
@@ -518,3 +520,15 @@ async def test_chunk_found_damaged_while_alone_is_fetched_when_a_peer_comes(
     await trio.sleep(5)
     assert a.store.get(cid) == data
     assert a.store.flags(cid) & RESPONSIBLE
+
+
+@simulated
+async def test_address_of_another_that_leads_to_ourselves_is_a_failure(
+    cluster: SimCluster,
+) -> None:
+    """So that the next one is tried: 172.17.0.1 is on every machine with Docker."""
+    a, b = await cluster.start(2)
+    assert a.node is not None
+    with pytest.raises(BrokenStream, match="another node"):
+        await a.node._dial("a:1", b.id)
+    await a.node._dial("a:1", None)  # a bare address may be our own

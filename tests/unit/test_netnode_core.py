@@ -129,16 +129,18 @@ def test_simultaneous_dials_leave_one() -> None:
 
 
 def test_members_and_seeds_are_dialled_until_connected() -> None:
-    membership = Membership(1, ["seed:1"])
-    assert [t.addresses for t in membership.targets(())] == [("seed:1",)]
+    membership = Membership(1, ["seed:1", "two:1"])
+    seeds = [t.addresses for t in membership.targets(())]
+    assert seeds == [("seed:1",), ("two:1",)]
     membership.seed_is("seed:1", 2)
     membership.learn_members(
         {2: Member("two", ("two:1",)), 3: Member("gone", ("x:1",), forgotten=True)}
     )
     membership.learn_addresses(2, ["new:1"], confirmed=True)
-    (target,) = membership.targets(())
+    target, seed = membership.targets(())
     assert (target.node, target.addresses) == (2, ("new:1", "two:1"))
-    assert membership.targets((2,)) == []
+    assert seed.addresses == ("two:1",)
+    assert membership.targets((2,)) == []  # two:1 is of a node that is connected
     assert membership.members() == [1, 2]
     assert membership.forgotten(3)
 
