@@ -187,18 +187,40 @@ class Commands:
         return {"new": added}
 
     async def forget(self, *arguments: str) -> Report:
-        """Remove a member for good: it counts for nothing any more."""
+        """NAME [force]: remove a member for good, it counts for nothing any more.
+        `force`: though it is connected."""
         node = self._node
-        for other, member in node.namespace.members().items():
-            if arguments and arguments[0] in (member.name, _hex(other)):
-                if other == node.me:
-                    raise CommandFailed("a node cannot forget itself")
-                gone = Member(member.name, (), member.public_key, forgotten=True)
-                tx = node.namespace.put_member(other, gone)
-                if tx is not None:
-                    node.publish((tx,))
-                return {"forgotten": _hex(other)}
-        raise CommandFailed(f"there is no member {' '.join(arguments)!r}")
+        called = arguments[0] if arguments else ""
+        other, member = self._member_called(called)
+        if other == node.me:
+            raise CommandFailed("a node cannot forget itself")
+        if other in node.peers and arguments[1:] != ("force",):
+            raise CommandFailed(
+                f"{called} is connected; unmount it first, or say --force"
+            )
+        gone = Member(member.name, (), member.public_key, forgotten=True)
+        tx = node.namespace.put_member(other, gone)
+        if tx is not None:
+            node.publish((tx,))
+        return {"forgotten": _hex(other)}
+
+    def _member_called(self, called: str) -> tuple[NodeId, Member]:
+        """By id or name. A name may be that of a former member, too: who joined anew
+        has it again."""
+        members = self._node.namespace.members()
+        for other, member in members.items():
+            if called == _hex(other):
+                return other, member
+        named = [(o, m) for o, m in members.items() if m.name == called]
+        found = [(o, m) for o, m in named if not m.forgotten] or named[:1]
+        if not found:
+            raise CommandFailed(f"there is no member {called!r}")
+        if len(found) > 1:
+            ids = ", ".join(_hex(other) for other, _ in found)
+            raise CommandFailed(
+                f"{len(found)} members are called {called}; give the id of one: {ids}"
+            )
+        return found[0]
 
     async def conflicts(self, *_: str) -> list[Report]:
         """What lost against a concurrent change and is shown beside the winner."""

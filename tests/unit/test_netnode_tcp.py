@@ -17,8 +17,8 @@ import pytest
 import trio
 
 from fusefs.errors import Interrupted, Unreachable, WouldBlock
-from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
-from fusefs.model.records import S_REG
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, chunk_id
+from fusefs.model.records import S_REG, Member
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink import control
@@ -442,10 +442,27 @@ def test_commands_of_the_link(pair: tuple[Running, Running]) -> None:
 def test_forgotten_member_is_refused(pair: tuple[Running, Running]) -> None:
     a, _ = pair
     until(lambda: len(a.namespace.members()) == 2)
-    a.ask("forget", "b")
+    with pytest.raises(control.Refused, match="b is connected; unmount it first"):
+        a.ask("forget", "b")
+    with pytest.raises(control.Refused, match="itself"):
+        a.ask("forget", "a", "force")
+    a.ask("forget", "b", "force")
     until(lambda: a.peers() == set())
     time.sleep(0.5)
     assert a.peers() == set()
+
+
+def test_member_is_forgotten_by_its_id_where_two_have_its_name(
+    pair: tuple[Running, Running],
+) -> None:
+    a, _ = pair
+    until(lambda: len(a.namespace.members()) == 2)
+    for number in (7, 8):
+        a.namespace.put_member(NodeId(number), Member("away", ()))
+    with pytest.raises(control.Refused, match=f"{7:016x}, {8:016x}"):
+        a.ask("forget", "away")
+    assert a.ask("forget", f"{7:016x}") == {"forgotten": f"{7:016x}"}
+    assert a.ask("forget", "away") == {"forgotten": f"{8:016x}"}
 
 
 # -- small things --------------------------------------------------------------------
