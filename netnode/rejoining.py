@@ -171,7 +171,8 @@ async def _bring_all(node: Node, old: Namespace, top: bytes, known: Vector) -> N
             batch = []
             await trio.lowlevel.checkpoint()
     count += _bring_batch(node, top, batch)
-    log.warning("%d files that only this node had are in /lost+found/%s", count, top)
+    where = os.fsdecode(top)
+    log.warning("%d files that only this node had are in /lost+found/%s", count, where)
 
 
 def _bring_batch(node: Node, top: bytes, batch: Sequence[Found]) -> int:

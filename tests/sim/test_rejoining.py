@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
+from pathlib import Path
 
+import pytest
 import trio
 
 from fusefs.model.ids import NodeId, chunk_id
@@ -115,3 +117,17 @@ async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -
     assert "older than" in b.node.refused
     assert len(a.node.peers) == 0
     assert a.names() == [b"later"]
+
+
+def test_log_says_where_the_files_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @simulated
+    async def body(cluster: SimCluster) -> None:
+        (a,) = await cluster.start(1)
+        assert a.node is not None
+        old, known = a.namespace, a.namespace.vector()
+        await rejoining._bring_all(a.node, old, b"c-20260102T030405Z", known)
+
+    body(tmp_path)
+    assert "0 files that only this node had are in /lost+found/c-2026" in caplog.text
