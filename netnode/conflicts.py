@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 
+import msgspec
+
 from fusefs.namespace.conflicts import KEEP, Conflict, settle
 from netnode.link import CommandFailed
 from netnode.service import Node
@@ -33,7 +35,8 @@ def _line(node: Node, path: bytes, conflict: Conflict) -> Report:
 
 
 async def resolve(node: Node, path: str, keep: str) -> list[Report]:
-    """Settle the conflicts of a file, given the path of the winner or of a loser.
+    """Settle the conflicts of a file, given the path of the winner or of a loser; what
+    lost, with the size of what is there now.
 
     Raises CommandFailed when there is none or `keep` is no choice.
     """
@@ -44,11 +47,19 @@ async def resolve(node: Node, path: str, keep: str) -> list[Report]:
     for where, conflict in node.namespace.conflicts():
         winner = os.path.join(os.path.dirname(where), conflict.winner)
         if wanted in (where, winner):
-            settled.append(_line(node, where, conflict))
             _settle(node, conflict, keep)
+            settled.append((where, conflict))
     if not settled:
         raise CommandFailed(f"there is no conflict at {path}")
-    return settled
+    return [_line(node, where, _as_it_is(node, each)) for where, each in settled]
+
+
+def _as_it_is(node: Node, settled: Conflict) -> Conflict:
+    """With the size that the winner's name has now: the loser may have got it."""
+    entry = node.namespace.entry(settled.directory, settled.winner)
+    row = node.namespace.inode(entry.ino) if entry is not None else None
+    size = row.size if row is not None else 0
+    return msgspec.structs.replace(settled, winner_size=size)
 
 
 def _settle(node: Node, conflict: Conflict, keep: str) -> None:
