@@ -6,9 +6,11 @@ import datetime
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import trio
 
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
+from fusefs.store.types import StoreStatistics
 from netnode import conflicts
 from netnode.addresses import reachable
 from netnode.identity import Token, encode_token
@@ -63,9 +65,8 @@ class Commands:
     async def status(self, *_: str) -> Report:
         """Everything that is known at once; nothing here waits for a peer."""
         node = self._node
-        totals = await node.environment.offload(node.namespace.totals)
-        stored = await node.environment.offload(node.store.statistics)
-        worker = await self._worker_statistics()
+        stored, worker = await self._counted()
+        totals = node.namespace.totals()
         chunks, replicator = node.chunks, node.replicator
         return {
             "node_id": _hex(node.me),
@@ -107,6 +108,20 @@ class Commands:
             "barrier": _barrier(worker),
             "worker": worker,
         }
+
+    async def _counted(self) -> tuple[StoreStatistics, object]:
+        """What takes a while, at the same time: counting what is stored, and asking
+        the worker."""
+        worker: list[object] = []
+
+        async def ask() -> None:
+            worker.append(await self._worker_statistics())
+
+        node = self._node
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            stored = await node.environment.offload(node.store.statistics)
+        return stored, worker[0]
 
     async def peers(self, *_: str) -> list[Report]:
         """Connected ones first, then members that are away."""

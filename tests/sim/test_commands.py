@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from netnode import conflicts
+from netnode.commands import Commands
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -54,3 +55,26 @@ def test_settled_conflict_is_told_with_the_size_that_is_there_now(
         assert row is not None and row.size == size
 
     body(tmp_path)
+
+
+@simulated
+async def test_status_counts_while_the_worker_is_asked(cluster: SimCluster) -> None:
+    (a,) = await cluster.start(1)
+    a.create(b"file", data=b"data")
+    assert a.node is not None
+    asked = trio.Event()
+
+    async def counting(work):  # type: ignore[no-untyped-def]
+        await asked.wait()
+        return work()
+
+    async def worker() -> object:
+        await trio.sleep(0.1)
+        asked.set()
+        return {"pid": 1}
+
+    a.node.environment.offload = counting
+    with trio.fail_after(5):
+        status = await Commands(a.node, bytes(32), "/mnt", worker).status()
+    assert status["worker"] == {"pid": 1}
+    assert (status["inodes"], status["chunks"]) == (2, 1)
