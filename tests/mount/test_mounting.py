@@ -66,6 +66,17 @@ def test_store_and_mountpoint_inside_each_other_are_refused(
     assert "is below the store" in refused(where, f"--store={outer}")
 
 
+def test_a_store_inside_a_dfs_mount_is_refused(
+    fresh: Cluster, somewhere: tuple[str, str]
+) -> None:
+    node = fresh.add().mount()
+    said = refused(somewhere[0], f"--store={node.mnt}/store", "--port=0")
+    assert "is in a dfs mount" in said and "--store" in said
+    done = dfs("node", f"--store={node.mnt}/store", "--port=0", check=False)
+    assert done.returncode == 32 and "is in a dfs mount" in done.stderr
+    assert os.listdir(node.mnt) == []
+
+
 def test_a_store_that_holds_other_files_is_refused(
     fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -228,6 +239,26 @@ def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> Non
         assert f"({os.getpid()})" in done.stderr
         out.write("still works")
     assert (node.mnt / "open").read_text() == "still works"
+
+
+def test_node_without_a_mount_serves_until_its_store_is_unmounted(
+    fresh: Cluster,
+) -> None:
+    storage = fresh.add().run_without_mount()
+    a = fresh.add().mount(token=storage.token())
+    fresh.wait_connected()
+    (a.mnt / "file").write_bytes(b"x" * 100_000)
+    fresh.wait_equal()
+    wait_until(lambda: a.status()["to_replicate"] == 0, "it has the bytes, too")
+    a.umount()
+    b = fresh.add().mount(token=storage.token())
+    assert (b.mnt / "file").read_bytes() == b"x" * 100_000
+    now = storage.processes()
+    assert now is not None and not storage.status()["mountpoint"]
+    dfs("umount", str(storage.store))
+    assert nodes.wait_gone(now.pid, 0) and storage.processes() is None
+    done = dfs("status", "--store", str(storage.store), check=False)
+    assert done.returncode == 3 and "stopped" in done.stdout
 
 
 def test_sigterm_unmounts_even_while_busy(fresh: Cluster) -> None:
