@@ -79,7 +79,7 @@ def canonical(directory: str) -> str:
     if it is a symbolic link, that is resolved too.
     """
     path = os.path.abspath(directory)
-    if os.path.islink(path) and find(path) is None:
+    if find(path) is None and os.path.islink(path):
         return os.path.realpath(path)
     parent, name = os.path.split(path)
     return os.path.join(os.path.realpath(parent), name) if name else "/"

@@ -241,6 +241,18 @@ def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> Non
     assert (node.mnt / "open").read_text() == "still works"
 
 
+def test_force_ends_a_mount_whose_worker_is_stuck(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "kept").write_text("content")
+    os.kill(node.worker_pid(), signal.SIGSTOP)
+    began_s = time.monotonic()
+    dfs("umount", "--force", str(node.mnt))
+    assert time.monotonic() - began_s < 20
+    assert node.processes() is None and table.find(str(node.mnt)) is None
+    node.mount()
+    assert (node.mnt / "kept").read_text() == "content"
+
+
 def test_node_without_a_mount_serves_until_its_store_is_unmounted(
     fresh: Cluster,
 ) -> None:
