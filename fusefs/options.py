@@ -59,9 +59,9 @@ def _size(text: str) -> int:
     try:
         value = float(number.removesuffix(unit)) * _UNITS[unit]
     except ValueError:
-        raise ValueError("a number of bytes such as 512M or 10GiB") from None
-    if value < 0:
-        raise ValueError("a number of bytes of 0 or more")
+        value = -1
+    if not 0 <= value < 1 << 63:
+        raise ValueError("a number of bytes such as 512M or 10GiB")
     return int(value)
 
 
@@ -187,7 +187,11 @@ PASSED = frozenset(_PASSED.split())
 """Handed to mount(2) or fusermount."""
 DROPPED = frozenset(_DROPPED.split())
 """Legal in fstab, nothing to do for us."""
-_DROPPED_PREFIXES = ("x-", "X-", "comment=", "uid=", "gid=", "context=", "max_read=")
+_DROPPED_PREFIXES = ("x-", "X-", "comment=", "user=", "context=", "max_read=")
+_OWNERS = frozenset(
+    {"uid", "gid", "umask", "fmask", "dmask", "file_mode", "dir_mode", "idmap"}
+)
+"""What other file systems show instead of owners and modes they do not have."""
 _OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 
 
@@ -204,7 +208,8 @@ def split_mount_options(groups: Iterable[str]) -> MountWords:
     """Takes the words of every `-o`; later words win over earlier ones.
 
     Raises:
-        ConfigError: a word that is neither mount's, FUSE's nor ours.
+        ConfigError: a word that is neither mount's, FUSE's nor ours, or one whose
+            meaning would be lost.
     """
     flags: dict[str, None] = {}
     settings: dict[str, str] = {}
@@ -224,9 +229,20 @@ def split_mount_options(groups: Iterable[str]) -> MountWords:
         elif word == "nonempty":
             nonempty = True
         elif key != "subtype":
-            known = [*BY_NAME, *PASSED, *DROPPED, "fsname", "nonempty"]
-            raise _unknown("option", key, known, "-o")
+            raise _not_taken(key)
     return MountWords(tuple(flags), settings, fsname, nonempty)
+
+
+def _not_taken(key: str) -> ConfigError:
+    if key in PASSED or key in DROPPED or key == "nonempty":
+        return ConfigError(f"-o: {key} takes no value")
+    if key in _OWNERS:
+        return ConfigError(
+            f"-o: {key} is not taken: each file has an owner and a mode of its own, "
+            "the same on every machine"
+        )
+    known = [*BY_NAME, *PASSED, *DROPPED, "fsname", "nonempty"]
+    return _unknown("option", key, known, "-o")
 
 
 def _words(groups: Iterable[str]) -> Iterable[str]:
@@ -243,9 +259,14 @@ FOREIGN_VARIABLES = frozenset(
 benchmark scripts use."""
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word somebody may have meant; empty when none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")
+
+
 def _unknown(what: str, key: str, known: Iterable[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(key, known)
+    hint = f"; did you mean {near!r}?" if near else ""
     return ConfigError(f"{where}: unknown {what} {key!r}{hint}")
 
 

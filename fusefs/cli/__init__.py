@@ -81,10 +81,10 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _unknown(word: str) -> int:
-    import difflib
+    from fusefs.options import nearest
 
-    near = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, VERBS)
+    hint = f"; did you mean {near!r}?" if near else "; dfs --help lists them"
     print(f"dfs: unknown command {word!r}{hint}", file=sys.stderr)
     return 2
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -31,17 +30,15 @@ class Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         if unknown.startswith("-"):
             flag = unknown.partition("=")[0]
-            message = f"unknown option {flag}; did you mean {self._nearest(flag)}?"
+            near = options.nearest(flag, self._option_string_actions)
+            hint = f"; did you mean {near}?" if near else ""
+            message = f"unknown option {flag}{hint}"
         code = {"mount": MOUNT_USAGE, "umount": MOUNT_USAGE, "fsck": FSCK_USAGE}
         self.exit(
             code.get(self._verb, USAGE),
             f"dfs {self._verb}: {message}\n"
             f"dfs {self._verb} --help tells what it takes\n",
         )
-
-    def _nearest(self, flag: str) -> str:
-        known = [f for f in self._option_string_actions if f.startswith("--")]
-        return difflib.get_close_matches(flag, known, n=1, cutoff=0.0)[0]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -61,6 +61,12 @@ def test_precedence_argv_over_o_over_environment_over_file_over_default() -> Non
         ({"env": {"DFS_SYNC": "no"}}, "it must be one of close, off, all"),
         ({"file": {"port": "70000"}}, "config.toml: port is '70000'"),
         ({"argv": {"cache_size": "much"}}, "a number of bytes such as 512M"),
+        ({"argv": {"min_free": "inf"}}, "a number of bytes such as 512M"),
+        ({"argv": {"min_free": "nan"}}, "a number of bytes such as 512M"),
+        ({"argv": {"min_free": "-1"}}, "a number of bytes such as 512M"),
+        ({"o": ("ro=1",)}, "-o: ro takes no value"),
+        ({"o": ("uid=1000",)}, "-o: uid is not taken: each file has an owner"),
+        ({"o": ("umask=022",)}, "-o: umask is not taken"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(
@@ -71,9 +77,17 @@ def test_what_is_wrong_is_named_with_its_place(
     assert sentence in str(caught.value)
 
 
+def test_a_word_like_no_other_gets_no_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"^-o: unknown option 'reconnect'$"):
+        resolve(o=("reconnect",))
+
+
 def test_words_of_mount_are_passed_on_or_dropped() -> None:
     words = options.split_mount_options(
-        ["rw,nosuid,nodev,_netdev", "noatime,x-systemd.automount,allow_other,sync"]
+        [
+            "rw,nosuid,nodev,_netdev",
+            "noatime,x-systemd.automount,allow_other,sync,user=me",
+        ]
     )
     assert words.flags == ("nosuid", "nodev", "noatime", "allow_other", "sync")
     assert words.settings == {}
