@@ -24,7 +24,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = ""
     """Address to listen on; empty is all."""
     name: str = ""
-    """What people call this node; the host's name by default."""
+    """What people call this node; by default the name its store was made with, which
+    is the host's unless one was given."""
     join: str = ""
     """A join token; used only while the store has no identity yet."""
     advertise: str = ""

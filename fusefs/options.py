@@ -4,12 +4,14 @@ A setting comes from the first of: command line (a long option, or a word of `-o
 environment, TOML file, default. An unknown key is an error that names the nearest
 valid one; a bad value is an error that says where it came from and what is valid.
 
-Pure but for `load_file`; only the CLI imports it.
+Pure but for `load_file` and the name of the node, which its store and its host know;
+only the CLI imports it.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +52,8 @@ class Resolved(NamedTuple):
 
 # -- values ------------------------------------------------------------------------
 
+LONGEST_NAME_BYTES = 64
+"""As of a host. It is part of the names of conflict files, which have 255."""
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -116,12 +120,21 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _name(text: str) -> str:
+    name = text.strip()
+    if not 0 < len(os.fsencode(name)) <= LONGEST_NAME_BYTES:
+        raise ValueError(f"a name of 1 to {LONGEST_NAME_BYTES} bytes")
+    if "/" in name or not name.isprintable():
+        raise ValueError("a name without slashes and control characters")
+    return name
+
+
 OPTIONS: tuple[Option, ...] = (
     Option("store", _path, "directory of this node's data", "DIR"),
     Option("port", _whole(0, 65535), "TCP port; 0 is any free one (4000)", "N"),
     Option("listen", _text, "address to listen on (all)", "ADDR"),
     Option("advertise", _text, "host:port that others should dial", "ADDR"),
-    Option("name", _text, "name of this node (the host's name)", "NAME"),
+    Option("name", _name, "name of this node (its store's, else the host's)", "NAME"),
     Option("join", _text, "join the cluster of this token (dfs invite)", "TOKEN"),
     Option("discovery", _flag, "find peers by mDNS: yes or no (yes)", "YES"),
     Option("binding", _one_of("kernel", "fusepy"), "kernel or fusepy (kernel)", "B"),
@@ -320,6 +333,21 @@ def default_store(environ: Mapping[str, str], home: Path) -> str:
     return str(Path(data_home) / "dfs")
 
 
+class _Identity(msgspec.Struct):
+    """What we read of STORE/identity/node.json."""
+
+    name: str = ""
+
+
+def name_in(store: Path) -> str:
+    """The name with which the store was made; empty when there is none to be read."""
+    try:
+        data = (store / "identity" / "node.json").read_bytes()
+        return msgspec.json.decode(data, type=_Identity).name
+    except (OSError, msgspec.DecodeError):
+        return ""
+
+
 def resolve(
     argv: Mapping[str, str],
     *,
@@ -355,6 +383,8 @@ def resolve(
             values[name] = _parse(BY_NAME[name], text, where)
             origin[name] = where
     values.setdefault("store", default_store(environ, home))
+    if "name" not in values and (known := name_in(Path(str(values["store"])))):
+        values["name"], origin["name"] = known, "store"
     values.setdefault("name", socket.gethostname())
     both = split_mount_options([*file_words.flags, *words.flags])
     fields: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ def test_every_option_is_a_field_and_its_default_parses() -> None:
     for option in options.OPTIONS:
         assert option.name in fields
         default = fields[option.name].default
-        if option.name not in ("store", "join"):
+        if option.name not in ("store", "join", "name"):
             assert option.parse(str(default)) == default
 
 
@@ -103,6 +104,23 @@ def test_sync_is_mounts_word_and_sync_with_a_value_is_ours() -> None:
     assert resolve(o=("sync",)).config.sync == "close"
     assert resolve(o=("sync",)).config.mount_flags == ("sync",)
     assert resolve(o=("sync=all",)).config.sync == "all"
+
+
+def test_the_name_is_the_one_the_store_was_made_with(tmp_path: Path) -> None:
+    at = {"store": str(tmp_path)}
+    assert resolve(at).config.name == socket.gethostname()
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "node.json").write_text('{"name": "attic", "node_id": 7}')
+    remembered = resolve(at)
+    assert (remembered.config.name, remembered.config.fsname) == ("attic", "dfs@attic")
+    assert remembered.origin["name"] == "store"
+    assert resolve({**at, "name": "cellar"}).config.name == "cellar"
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "\udcff", "ä" * 33])
+def test_a_name_nobody_could_read_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"name is .* must be a name"):
+        resolve({"name": name})
 
 
 @pytest.mark.parametrize(
