@@ -75,9 +75,21 @@ def _run(verb: str, argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return exits.FAILED
+    except OSError as error:
+        code = {"fsck": exits.FSCK_OPERATIONAL}.get(verb, exits.FAILED)
+        code, reason = exits.MOUNT_SYSTEM if mounts else code, _about(error)
     if reason:
         print(f"dfs {verb}: {reason}", file=sys.stderr)
     return code
+
+
+def _about(error: OSError) -> str:
+    """A sentence about what the system did not let us do."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = f"{where}{error.strerror or error}"
+    if isinstance(error, PermissionError):
+        what += "; it belongs to another user: do this as that user, or as root"
+    return what
 
 
 def _unknown(word: str) -> int:

@@ -92,14 +92,18 @@ def wait_for_report(pipe: IO[bytes]) -> readiness.Report | None:
 def _failure(
     config: Config, report: readiness.Report | None, code: int, output: IO[bytes]
 ) -> CommandError:
-    log = config.run_dir / "supervisor.log"
     if report is not None:
-        return CommandError(f"{report.failed}\nlogs: {log.parent}/*.log", report.code)
+        return CommandError(f"{report.failed}{_where_logs_are(config)}", report.code)
     output.seek(0)
     said = output.read().decode(errors="replace").strip()
     reason = f"the supervisor ended with status {code}"
-    where = f"\nlog: {log}" if log.exists() else ""
     return CommandError(
-        f"{reason}\n{said}{where}".rstrip(),
+        f"{reason}\n{said}{_where_logs_are(config)}".rstrip(),
         MOUNT_SYSTEM if config.mountpoint else FAILED,
     )
+
+
+def _where_logs_are(config: Config) -> str:
+    """Nothing when they are empty: many a failure comes before the first line."""
+    filled = any(log.stat().st_size for log in config.run_dir.glob("*.log"))
+    return f"\nlogs: {config.run_dir}/*.log" if filled else ""

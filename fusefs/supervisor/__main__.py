@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
     except CommandError as error:
         return _fail(str(error), error.code)
     except OSError as error:
-        return _fail(f"{error.strerror}: {error.filename}", MOUNT_SYSTEM)
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", MOUNT_SYSTEM)
     try:
         supervisor = Supervisor(config, device, lock, Loop())
         code = supervisor.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
+from fusefs.errors import FsError
 from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE, CommandError
 from fusefs.namespace.namespace import Namespace
 from fusefs.supervisor import lock
@@ -115,15 +117,42 @@ def create(config: Config) -> None:
 
 
 def mark_running(config: Config) -> Config:
-    """Notes in the store that it is in use; finds out how the last use ended."""
-    namespace = Namespace.open(Path(config.store))
+    """Notes in the store that it is in use; finds out how the last use ended.
+
+    Raises:
+        CommandError: the database is damaged, or cannot be used.
+    """
     try:
-        power_cut = namespace.life.mark_running()
-    finally:
-        namespace.close()
+        namespace = Namespace.open(Path(config.store))
+        try:
+            power_cut = namespace.life.mark_running()
+        finally:
+            namespace.close()
+    except (FsError, sqlite3.Error) as error:
+        raise CommandError(
+            unusable(config.store, error),
+            MOUNT_FAILURE if config.mountpoint else FAILED,
+        ) from error
     if power_cut:
         log.warning("the machine went down while mounted; chunks will be verified")
     return msgspec.structs.replace(config, power_cut=power_cut)
+
+
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+"""Errors that say nothing about what is in the database."""
+
+
+def unusable(store: str, error: FsError | sqlite3.Error) -> str:
+    """The sentence for a user whose store cannot be opened."""
+    reason = error.strerror if isinstance(error, FsError) else str(error)
+    of_newer = "has format" in str(reason)
+    if of_newer or getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
+        return f"the store {store} cannot be opened: {reason}"
+    return (
+        f"the database of the store {store} is damaged ({reason}); move the store away "
+        "and join again with --join TOKEN: bytes that only this machine had are in "
+        "objects/ of the old one"
+    )
 
 
 def mark_clean(config: Config) -> None:

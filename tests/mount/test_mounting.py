@@ -95,11 +95,26 @@ def test_port_in_use_is_refused(fresh: Cluster, somewhere: tuple[str, str]) -> N
     assert "--port" in said
 
 
+def test_a_damaged_database_is_a_sentence_that_says_what_to_do(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "file").write_text("x")
+    node.umount()
+    saved = {path: path.read_bytes() for path in node.store.glob("meta.db*")}
+    for path in saved:
+        path.unlink()
+    (node.store / "meta.db").write_bytes(b"noise" * 10_000)
+    said = refused(str(node.mnt), f"--store={node.store}", "--port=0")
+    assert "is damaged" in said and "--join TOKEN" in said
+    for path, data in saved.items():
+        path.write_bytes(data)
+
+
 def test_bad_token_is_refused_and_leaves_no_store(
     fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
 ) -> None:
     for token in ("nonsense", "dfs1-abcdefgh", "dfs1-" + "a" * 80):
-        assert "token" in refused(*somewhere, "--port=0", f"--join={token}")
+        said = refused(*somewhere, "--port=0", f"--join={token}")
+        assert "token" in said and "logs:" not in said  # there is nothing in them
     assert not (tmp_path / "store" / "format").exists()
     assert nodes.at_mountpoint(somewhere[0]) is None
 

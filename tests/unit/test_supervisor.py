@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from fusefs import readiness
+from fusefs.config import Config
 from fusefs.mountpoint import nodes, table
 from fusefs.mountpoint.exits import CommandError
-from fusefs.supervisor import lock, state
+from fusefs.namespace import schema
+from fusefs.supervisor import lock, preparing, state
 from fusefs.supervisor.child import LONGEST_DELAY_S, Child, delay_s
 from fusefs.supervisor.loop import Loop
 
@@ -44,6 +46,25 @@ def test_reports_noise_between_them_is_left_out() -> None:
     ready, failed, *_ = readiness.parse(lines)
     assert ready.ready == {"port": 1}
     assert (failed.failed, failed.code) == ("no", 32)
+
+
+def test_what_to_do_about_a_database_depends_on_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "meta.db"
+    path.write_bytes(b"not a database" * 1000)
+    said = _why_not_open(tmp_path)
+    assert "is damaged" in said and "--join TOKEN" in said
+    path.unlink()
+    schema.create(path).execute("PRAGMA user_version = 99")
+    said = _why_not_open(tmp_path)
+    assert "has format 99" in said and "damaged" not in said
+
+
+def _why_not_open(store: Path) -> str:
+    config = Config(store=str(store), mountpoint="/mnt/dfs")
+    with pytest.raises(CommandError) as caught:
+        preparing.mark_running(config)
+    assert caught.value.code == 32
+    return str(caught.value)
 
 
 def _child(tmp_path: Path, code: str) -> Child:
