@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from fusefs.mountpoint.exits import FAILED, NO_STORE, CommandError
@@ -18,12 +19,8 @@ def node(store: Path, what: str, *arguments: str, timeout_s: float = 5.0) -> obj
     try:
         return control.ask(socket_path, what, *arguments, timeout_s=timeout_s)
     except control.NotRunning:
-        if not (store / "format").exists():
-            raise CommandError(
-                f"there is no store at {store}; name it with --store or DFS_STORE",
-                NO_STORE,
-            ) from None
-        raise CommandError(f"no node runs on the store {store}", FAILED) from None
+        check_store(store)
+        raise CommandError(not_running(store), FAILED) from None
     except control.Refused as error:
         raise CommandError(str(error), FAILED) from None
     except TimeoutError:
@@ -31,3 +28,23 @@ def node(store: Path, what: str, *arguments: str, timeout_s: float = 5.0) -> obj
             f"the node did not answer in {timeout_s:g} s; see {store}/run/node.log",
             FAILED,
         ) from None
+
+
+def check_store(store: Path) -> None:
+    """There is a store.
+
+    Raises:
+        CommandError: there is none.
+    """
+    if not (store / "format").exists():
+        raise CommandError(
+            f"there is no store at {store}; name it with --store or DFS_STORE", NO_STORE
+        )
+
+
+def not_running(store: Path) -> str:
+    """The sentence for a user whose node is not there to be asked."""
+    return (
+        f"no node runs on the store {store}; "
+        f"mount it with: dfs mount DIR --store {shlex.quote(str(store))}"
+    )

@@ -122,6 +122,13 @@ def _store_at(directory: str) -> Path:
 
     where = table.canonical(directory)
     node = nodes.at_mountpoint(where)
-    if node is None:
-        raise CommandError(f"no dfs node is mounted on {where}", FAILED)
-    return Path(node.store)
+    if node is not None:
+        return Path(node.store)
+    mount = table.find(where)
+    if mount is not None and mount.is_ours:
+        raise CommandError(
+            f"the mount on {where} is dead (its processes were killed); "
+            f"dfs mount {where} replaces it",
+            FAILED,
+        )
+    raise CommandError(f"no dfs node is mounted on {where}", FAILED)

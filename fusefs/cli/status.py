@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from fusefs.cli import settings
-from fusefs.mountpoint.exits import DEGRADED, NO_STORE, OK, CommandError
+from fusefs.cli import asking, settings
+from fusefs.mountpoint.exits import DEGRADED, OK
 from fusefs.nodelink import control
 from fusefs.supervisor import state
 from fusefs.supervisor.lock import holder
@@ -32,11 +32,7 @@ def main(argv: list[str]) -> int:
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
     store = settings.store_of(arguments)
-    if not (store / "format").exists():
-        raise CommandError(
-            f"there is no store at {store}; name it with --store or DFS_STORE",
-            NO_STORE,
-        )
+    asking.check_store(store)
     answer = gather(store)
     print(msgspec.json.encode(answer).decode() if arguments.json else page(answer))
     return OK if answer["state"] == "running" else DEGRADED

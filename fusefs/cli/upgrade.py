@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from fusefs.cli import settings
+from fusefs.cli import asking, settings
 from fusefs.mountpoint.exits import FAILED, NO_STORE, CommandError
 from fusefs.supervisor import lock, state
 
@@ -24,15 +24,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("directory", nargs="?", metavar="DIR", help="the mountpoint")
     settings.add_store(parser)
     store = settings.store_of(parser.parse_args(argv))
+    asking.check_store(store)
     owner = lock.holder(store)
     before = state.read(store)
     if owner is None or before is None:
-        raise CommandError(f"no node runs on the store {store}", NO_STORE)
+        raise CommandError(asking.not_running(store), NO_STORE)
     os.kill(owner.pid, signal.SIGHUP)
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
         now = state.read(store)
         if now is not None and state.is_successor(before, now):
+            what = "worker and node" if before.mountpoint else "node"
+            print(f"{what} restarted on {before.mountpoint or store}")
             return 0
         time.sleep(LOOK_EVERY_S)
     raise CommandError(

@@ -39,10 +39,12 @@ def acquire(store: Path, mountpoint: str) -> int:
 
 def in_use(store: Path, owner: Owner) -> str:
     """The sentence for a user whose store is taken."""
-    doing = f"mounted on {owner.mountpoint}" if owner.mountpoint else "run by a node"
+    doing, end = f"mounted on {owner.mountpoint}", "unmount that one first"
+    if not owner.mountpoint:
+        doing, end = "run by a node", f"end that one with: dfs umount {store}"
     return (
         f"store {store} is in use: {doing} (process {owner.pid}); give another "
-        "store with --store, or unmount that one first"
+        f"store with --store, or {end}"
     )
 
 

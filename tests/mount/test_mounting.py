@@ -311,6 +311,8 @@ def test_dead_mount_of_a_crash_is_recovered(fresh: Cluster) -> None:
         assert nodes.wait_gone(pid, 10)
     with pytest.raises(OSError, match=r"not connected|abort"):
         os.listdir(node.mnt)
+    done = dfs("status", str(node.mnt), check=False)
+    assert f"the mount on {node.mnt} is dead" in done.stderr and done.returncode == 1
     node.mount()
     assert (node.mnt / "kept").read_text() == "content"
 

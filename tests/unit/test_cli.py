@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fusefs import cli
@@ -19,3 +21,15 @@ def test_an_error_of_the_system_is_a_sentence_and_no_traceback(
     said = capsys.readouterr().err
     assert said.startswith("dfs invite: /home/other/store/format: Permission denied; ")
     assert "another user" in said
+
+
+def test_a_store_without_a_node_is_told_apart_from_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, code in (("invite", 1), ("upgrade", 10)):
+        assert cli.main([verb, "--store", str(tmp_path / "none")]) == 10
+        assert "there is no store at" in capsys.readouterr().err
+        (tmp_path / "format").touch()
+        assert cli.main([verb, "--store", str(tmp_path)]) == code
+        said = capsys.readouterr().err
+        assert f"mount it with: dfs mount DIR --store {tmp_path}" in said

@@ -38,7 +38,12 @@ def test_lock_second_owner_is_told_who_has_it(tmp_path: Path) -> None:
     finally:
         os.close(held)
     assert lock.holder(tmp_path) is None
-    os.close(lock.acquire(tmp_path, ""))
+    held = lock.acquire(tmp_path, "")
+    try:
+        with pytest.raises(CommandError, match=f"dfs umount {tmp_path}$"):
+            lock.acquire(tmp_path, "/mnt/other")
+    finally:
+        os.close(held)
 
 
 def test_reports_noise_between_them_is_left_out() -> None:
