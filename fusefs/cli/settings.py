@@ -108,12 +108,24 @@ def _file(named: str | None, home: Path) -> tuple[dict[str, str], str]:
 def store_of(arguments: argparse.Namespace) -> Path:
     """The store a verb is about.
 
-    The mountpoint it was given, else --store, DFS_STORE, the file, the default.
+    The mountpoint it was given, else --store, DFS_STORE, the file, the default; where
+    that does not exist, the one of the only node this user runs.
     """
     directory = getattr(arguments, "directory", None)
     if directory:
         return _store_at(directory)
-    return Path(resolve(arguments).config.store)
+    config, origin = resolve(arguments)
+    store = Path(config.store)
+    if "store" in origin or (store / "format").exists():
+        return store
+    return _store_of_only_node() or store
+
+
+def _store_of_only_node() -> Path | None:
+    from fusefs.mountpoint import nodes
+
+    node = nodes.only_one_of(os.geteuid())
+    return Path(node.store) if node else None
 
 
 def _store_at(directory: str) -> Path:

@@ -47,6 +47,19 @@ def at_mountpoint(where: str) -> Running | None:
     return next((n for n in running() if n.mountpoint == where), None)
 
 
+def only_one_of(user: int) -> Running | None:
+    """The node of this user, if there is exactly one."""
+    found = [n for n in running() if _owner(n.pid) == user]
+    return found[0] if len(found) == 1 else None
+
+
+def _owner(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def without_mount(store: str) -> Running | None:
     """The node that runs on this store and has no mount."""
     return next((n for n in running() if n.store == store and not n.mountpoint), None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fusefs import cli
-from fusefs.cli import invite
+from fusefs.cli import invite, settings
+from fusefs.mountpoint import nodes
 
 
 def test_an_error_of_the_system_is_a_sentence_and_no_traceback(
@@ -33,3 +35,30 @@ def test_a_store_without_a_node_is_told_apart_from_no_store(
         assert cli.main([verb, "--store", str(tmp_path)]) == code
         said = capsys.readouterr().err
         assert f"mount it with: dfs mount DIR --store {tmp_path}" in said
+
+
+def test_the_only_node_of_the_user_is_meant_where_no_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in os.environ if n.startswith("DFS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    mine, other = nodes.Running(os.getpid(), "/srv/a", "/mnt"), "/srv/named"
+    running = [mine, nodes.Running(1 << 30, "/srv/ended", "")]
+    monkeypatch.setattr(nodes, "running", lambda: running)
+
+    def store(*words: str) -> str:
+        parser = settings.Parser("status", "")
+        settings.add_store(parser)
+        return str(settings.store_of(parser.parse_args(words)))
+
+    assert store() == "/srv/a"
+    assert store("--store", other) == other
+    running.append(nodes.Running(os.getpid(), "/srv/b", ""))
+    assert store() == str(tmp_path / "dfs")
+    running.pop()
+    (tmp_path / "dfs").mkdir()
+    (tmp_path / "dfs" / "format").touch()
+    assert store() == str(tmp_path / "dfs")
