@@ -151,6 +151,15 @@ def test_joining_a_member_that_is_away_mounts_and_says_so(fresh: Cluster) -> Non
     wait_until((b.mnt / "file").exists, "the tree arrives", limit_s=60)
 
 
+def test_invite_warns_of_a_token_that_leads_nowhere(fresh: Cluster) -> None:
+    a = fresh.add().mount()
+    done = dfs("invite", "--store", str(a.store))
+    assert f"has only 127.0.0.1:{a.port} in it" in done.stderr
+    a.umount()
+    a.mount("--advertise=example.org")
+    assert not dfs("invite", "--store", str(a.store)).stderr
+
+
 def test_status_answers_while_the_worker_is_stuck(fresh: Cluster) -> None:
     a = fresh.add().mount("-o", "watchdog_s=0")
     pid = a.worker_pid()
