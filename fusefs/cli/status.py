@@ -103,6 +103,7 @@ def page(answer: Answer) -> str:
     if get("sync"):
         lines.append(_line("sync", str(get("sync"))))
     lines += _peers(get("peers"))
+    lines += _push(get("to_replicate"), get("peers"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)
 
@@ -135,11 +136,26 @@ def _peers(peers: object) -> list[str]:
             rtt = peer.get("rtt_ms")
             near = f"{rtt:.1f} ms" if isinstance(rtt, int | float) else ""
             lag = peer.get("lag") or 0
-            text = f"{where} {near:<9} {f'behind by {lag}' if lag else 'in sync'}"
+            text = (
+                f"{where} {near:<9} {f'behind by {lag}' if lag else 'has all of ours'}"
+            )
         else:
             text = f"{where} not connected"
         lines.append(_line("" if number else "peers", text))
     return lines
+
+
+def _push(chunks: object, peers: object) -> list[str]:
+    """What not all who should keep it have yet."""
+    if not isinstance(chunks, int) or not chunks or not isinstance(peers, list):
+        return []
+    connected = sum(bool(peer.get("connected")) for peer in peers)
+    if not peers:
+        return []
+    if connected == len(peers):
+        return [_line("push", f"{chunks:,} chunks are on their way to peers")]
+    alone = "" if connected else "; no peer is connected"
+    return [_line("push", f"{chunks:,} chunks lack copies on other members{alone}")]
 
 
 def _barrier(barrier: object) -> list[str]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from pathlib import Path
+
+import msgspec
 
 from fusefs.cli import settings
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
 from fusefs.mountpoint.nodes import Running
+from fusefs.nodelink import control
 from fusefs.supervisor import state
 
+ASK_S = 0.5
 WAIT_S = 90.0
 """For the node to write what is dirty and to end."""
 FORCED_S = 5.0
@@ -45,11 +50,15 @@ def main(argv: list[str]) -> int:
     where = table.canonical(arguments.directory)
     node = nodes.at_mountpoint(where)
     if unmounting.is_mounted(where) or node is not None:
+        stays = _stays_behind(node)
         _unmount(where, lazy=arguments.lazy, force=arguments.force)
     elif (node := nodes.without_mount(where)) is not None:
+        stays = _stays_behind(node)
         os.kill(node.pid, signal.SIGTERM)
     else:
         raise _failure(f"{where} is not a dfs mount")
+    if stays:
+        print(f"dfs umount: {stays}", file=sys.stderr)
     if node is None or arguments.lazy:
         return 0
     if arguments.force and not nodes.wait_gone(node.pid, FORCED_S):
@@ -60,6 +69,27 @@ def main(argv: list[str]) -> int:
             f"{WAIT_S:.0f} s; see {node.store}/run/supervisor.log"
         )
     return 0
+
+
+def _stays_behind(node: Running | None) -> str:
+    """What other members do not have yet, as a sentence. A node that does not say is
+    not waited for."""
+    if node is None:
+        return ""
+    socket_path = Path(node.store) / "run" / "node.sock"
+    try:
+        status = control.ask(socket_path, "status", timeout_s=ASK_S)
+    except (control.NotRunning, control.Refused, TimeoutError, msgspec.DecodeError):
+        return ""
+    if not isinstance(status, dict) or not status.get("peers"):
+        return ""
+    chunks = status.get("to_replicate")
+    if not chunks:
+        return ""
+    return (
+        f"{chunks:,} chunks may be only on this machine; they go to the peers when it "
+        "is mounted again"
+    )
 
 
 def _kill_worker(node: Running) -> None:

@@ -151,6 +151,19 @@ def test_joining_a_member_that_is_away_mounts_and_says_so(fresh: Cluster) -> Non
     wait_until((b.mnt / "file").exists, "the tree arrives", limit_s=60)
 
 
+def test_what_only_one_machine_has_is_told_by_status_and_umount(
+    fresh: Cluster,
+) -> None:
+    a, b = fresh.start(2)
+    b.umount()
+    (a.mnt / "file").write_bytes(b"x" * 100_000)
+    wait_until(lambda: bool(a.status()["to_replicate"]), "it is owed to b")
+    page = dfs("status", str(a.mnt)).stdout
+    assert "chunks lack copies on other members; no peer is connected" in page
+    done = dfs("umount", str(a.mnt))
+    assert "chunks may be only on this machine" in done.stderr
+
+
 def test_invite_warns_of_a_token_that_leads_nowhere(fresh: Cluster) -> None:
     a = fresh.add().mount()
     done = dfs("invite", "--store", str(a.store))
