@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fusefs import readiness
 from fusefs.cli import launching, settings
+from fusefs.cli.status import scarce
 from fusefs.config import Config
 from fusefs.mountpoint import checks, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
         foreground=arguments.foreground,
     ).config
     checks.check_all(config)
+    warn_of_full_disk("mount", config)
     if config.foreground:
         launching.replace_process(config)
     is_new = not (Path(config.store) / "format").exists()
@@ -64,6 +66,16 @@ def main(argv: list[str]) -> int:
     if joined:
         print(f"dfs mount: {joined}", file=sys.stderr)
     return 0
+
+
+def warn_of_full_disk(verb: str, config: Config) -> None:
+    """Nothing keeps a node from serving what it has, so it is not refused."""
+    place = Path(config.store)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    disk = os.statvfs(place)
+    if said := scarce(disk.f_bavail * disk.f_frsize, config.min_free):
+        print(f"dfs {verb}: the disk of {config.store} has {said}", file=sys.stderr)
 
 
 def _take_source(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusefs.cli import launching, settings
+from fusefs.cli.mount import warn_of_full_disk
 from fusefs.mountpoint import checks
 
 DESCRIPTION = """\
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     config = settings.resolve(arguments, foreground=not arguments.background).config
     checks.check_store(config)
     checks.check_port(config)
+    warn_of_full_disk("node", config)
     if config.foreground:
         launching.replace_process(config)
     facts = launching.start(config)

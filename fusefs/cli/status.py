@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusefs import config
 from fusefs.cli import asking, settings
 from fusefs.mountpoint.exits import DEGRADED, OK
 from fusefs.nodelink import control
@@ -50,6 +51,10 @@ def gather(store: Path) -> Answer:
     if not node and answer["pids"]:
         answer["state"] = "silent"
     answer.update(node)
+    try:
+        answer["min_free"] = config.load(store / "run" / "config.json").min_free
+    except (OSError, msgspec.DecodeError):
+        pass
     return answer
 
 
@@ -98,6 +103,7 @@ def page(answer: Answer) -> str:
     if "chunks" in answer:
         here = size(get("chunk_bytes", 0))
         lines.append(_line("chunks", f"{get('chunks'):,} here, {here}"))
+    lines += _disk(get("objects"), get("min_free"))
     if get("digest"):
         lines.append(_line("digest", str(get("digest"))))
     if get("sync"):
@@ -110,6 +116,22 @@ def page(answer: Answer) -> str:
 
 def _line(label: str, text: str) -> str:
     return f"{label:<9}{text}".rstrip()
+
+
+def _disk(objects: object, min_free: object) -> list[str]:
+    free = objects.get("free_bytes") if isinstance(objects, dict) else None
+    if not isinstance(free, int) or not isinstance(min_free, int):
+        return []
+    text = scarce(free, min_free)
+    return [_line("disk", text)] if text else []
+
+
+def scarce(free_bytes: int, min_free: int) -> str:
+    """Said of a disk on which nothing can be written; else empty."""
+    if free_bytes >= min_free:
+        return ""
+    least = size(min_free)
+    return f"{size(free_bytes)} free, less than min_free {least}: writes get ENOSPC"
 
 
 def _state(answer: Answer) -> str:

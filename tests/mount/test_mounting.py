@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tests.lib.cluster import (
     clean_environment,
     cluster,
     dfs,
+    errno_of,
     wait_until,
 )
 
@@ -162,6 +164,19 @@ def test_what_only_one_machine_has_is_told_by_status_and_umount(
     assert "chunks lack copies on other members; no peer is connected" in page
     done = dfs("umount", str(a.mnt))
     assert "chunks may be only on this machine" in done.stderr
+
+
+def test_a_disk_without_room_is_told_by_mount_and_status(fresh: Cluster) -> None:
+    node = fresh.add()
+    words = (f"--store={node.store}", "--port=0", "--min-free=1000T")
+    done = dfs("mount", str(node.mnt), *words)
+    sentence = "free, less than min_free 1000.0 TiB: writes get ENOSPC"
+    assert sentence in done.stderr
+    assert sentence in dfs("status", str(node.mnt)).stdout
+    assert errno_of(lambda: (node.mnt / "f").write_bytes(b"x" * 9999)) == errno.ENOSPC
+    node.umount()
+    assert not dfs("mount", str(node.mnt), *words[:2], "--min-free=0").stderr
+    assert "less than" not in dfs("status", str(node.mnt)).stdout
 
 
 def test_invite_warns_of_a_token_that_leads_nowhere(fresh: Cluster) -> None:
