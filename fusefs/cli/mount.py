@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fusefs import readiness
 from fusefs.cli import launching, settings
-from fusefs.cli.status import scarce
+from fusefs.cli.status import scarce, with_advice
 from fusefs.config import Config
 from fusefs.mountpoint import checks, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
@@ -21,6 +21,8 @@ ANSWER_S = 20.0
 """Ready but silent for so long: the mount is reported as failed."""
 SYNC_S = 10.0
 """A new member's first `ls` should show the tree; a large one may take longer."""
+REACH_S = 2.0
+"""For a member to be reached by a node that has a tree already."""
 
 DESCRIPTION = """\
 Mounts the file system on DIR and starts this machine's node. The first mount makes
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
     is_new = not (Path(config.store) / "format").exists()
     facts = launching.start(config)
     _wait_until_it_answers(config)
-    joined = _wait_for_first_sync(config) if config.join and is_new else ""
+    joined = _wait_for_first_sync(config, is_new) if config.join else ""
     if not arguments.helper:
         print(_announcement(config, facts))
     if joined:
@@ -96,26 +98,38 @@ def _wait_until_it_answers(config: Config) -> None:
     )
 
 
-def _wait_for_first_sync(config: Config) -> str:
-    """Gives a new member a moment to have the tree; says what is still missing."""
-    end_s = time.monotonic() + SYNC_S
+def _wait_for_first_sync(config: Config, is_new: bool) -> str:
+    """Gives a new member a moment to have the tree; says what is still missing. One
+    that was a member before may join anew, or be alone with the tree it has."""
+    began_s = time.monotonic()
     sync = "alone"
-    while time.monotonic() < end_s:
-        try:
-            answer = control.ask(config.run_dir / "node.sock", "digest", timeout_s=1)
-        except (control.NotRunning, control.Refused, TimeoutError):
-            answer = None
-        if isinstance(answer, dict):
-            sync = str(answer.get("sync"))
+    while (waited_s := time.monotonic() - began_s) < SYNC_S:
+        if sync == "alone" and not is_new and waited_s > REACH_S:
+            break
+        sync = _sync(config, "digest") or sync
         if sync == "in sync":
             return ""
         time.sleep(0.02)
     if sync == "alone":
+        if "--join" in (refused := _sync(config, "status")):
+            return with_advice(refused, config.mountpoint)
+        from netnode.identity import decode_token
+
+        addresses = ", ".join(decode_token(config.join).addresses)
         return (
-            "no member could be reached yet at the token's addresses; the node goes "
-            "on trying (dfs status tells when)"
+            f"no member could be reached yet (the token has {addresses}); the node "
+            "goes on trying (dfs status tells when)"
         )
     return f"the tree is still arriving: {sync}"
+
+
+def _sync(config: Config, what: str) -> str:
+    """How far the node is, in its answer to this; empty when it gives none."""
+    try:
+        answer = control.ask(config.run_dir / "node.sock", what, timeout_s=1)
+    except (control.NotRunning, control.Refused, TimeoutError):
+        return ""
+    return str(answer.get("sync")) if isinstance(answer, dict) else ""
 
 
 def _announcement(config: Config, facts: dict[str, readiness.Fact]) -> str:

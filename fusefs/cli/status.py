@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from pathlib import Path
 
@@ -107,8 +109,10 @@ def page(answer: Answer) -> str:
     if get("digest"):
         lines.append(_line("digest", str(get("digest"))))
     if get("sync"):
-        lines.append(_line("sync", str(get("sync"))))
-    lines += _peers(get("peers"))
+        sync = with_advice(str(get("sync")), str(get("mountpoint") or "DIR"))
+        lines.append(_line("sync", sync))
+    dialled = _dialled(answer)
+    lines += dialled if dialled and not get("peers") else _peers(get("peers")) + dialled
     lines += _push(get("to_replicate"), get("peers"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)
@@ -165,6 +169,36 @@ def _peers(peers: object) -> list[str]:
             text = f"{where} not connected"
         lines.append(_line("" if number else "peers", text))
     return lines
+
+
+def with_advice(sync: str, where: str) -> str:
+    """The node's word. Of one that was refused it is that of the node that did it,
+    which does not know where this one is mounted."""
+    advice = f"unmount, then dfs mount {where} --join TOKEN"
+    return sync.replace("dfs mount --join TOKEN", advice)
+
+
+def _dialled(answer: Answer) -> list[str]:
+    """While nobody is connected: who is tried, and what came of it."""
+    peers, unreached = answer.get("peers"), answer.get("unreached")
+    if not isinstance(peers, list) or not isinstance(unreached, list):
+        return []
+    if any(peer.get("connected") for peer in peers):
+        return []
+    lines = []
+    for tried in unreached:
+        error = str(tried.get("error"))
+        if error.removeprefix("refused: ") != answer.get("sync"):
+            text = f"{tried.get('address')}: {_ERRNO.sub(_plain, error)}, trying again"
+            lines.append(_line("dialling" if peers else "joining", text))
+    return lines
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\].*")
+
+
+def _plain(match: re.Match[str]) -> str:
+    return os.strerror(int(match[1]))
 
 
 def _push(chunks: object, peers: object) -> list[str]:

@@ -147,10 +147,35 @@ def test_joining_a_member_that_is_away_mounts_and_says_so(fresh: Cluster) -> Non
     a.umount()
     words = (f"--store={b.store}", "--port=0", f"--join={token}", "--discovery=no")
     done = dfs("mount", str(b.mnt), *words)
-    assert "no member could be reached yet" in done.stderr
+    assert f"could be reached yet (the token has 127.0.0.1:{a.port})" in done.stderr
+    page = dfs("status", str(b.mnt)).stdout
+    assert f"joining  127.0.0.1:{a.port}: Connection refused, trying again" in page
+    assert "peers" not in page
+    b.umount()
+    began_s = time.monotonic()
+    assert "could be reached yet" in dfs("mount", str(b.mnt), *words).stderr
+    assert time.monotonic() - began_s < 8  # a member, if one without a tree, before
     assert os.listdir(b.mnt) == []
     a.mount()
     wait_until((b.mnt / "file").exists, "the tree arrives", limit_s=60)
+
+
+def test_a_forgotten_node_that_joins_is_told_and_then_has_the_tree(
+    fresh: Cluster,
+) -> None:
+    a, b = fresh.start(2)
+    (a.mnt / "file").write_text("x")
+    fresh.wait_equal()
+    b.umount()
+    dfs("forget", b.name, "--store", str(a.store))
+    words = ("mount", str(b.mnt), f"--store={b.store}", "--port=0", "--discovery=no")
+    done = dfs(*words, "--join", a.token())
+    assert f"unmount, then dfs mount {b.mnt} --join TOKEN" in done.stderr
+    assert f"unmount, then dfs mount {b.mnt}" in dfs("status", str(b.mnt)).stdout
+    b.umount()
+    assert not dfs(*words, "--join", a.token()).stderr
+    assert os.listdir(b.mnt) == ["file"]
+    assert b.status()["name"] == b.name  # as its store was made
 
 
 def test_what_only_one_machine_has_is_told_by_status_and_umount(
