@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusefs import cli
-from fusefs.cli import invite, settings
+from fusefs.cli import invite, settings, status
 from fusefs.mountpoint import nodes
 
 
@@ -62,3 +62,50 @@ def test_the_only_node_of_the_user_is_meant_where_no_store_is_named(
     (tmp_path / "dfs").mkdir()
     (tmp_path / "dfs" / "format").touch()
     assert store() == str(tmp_path / "dfs")
+
+
+def _page(**answer: object) -> list[str]:
+    return status.page({"state": "running", "store": "/s", **answer}).splitlines()
+
+
+def _peer(name: str, *, connected: bool) -> dict[str, object]:
+    return {"name": name, "address": "", "connected": connected, "lag": 0}
+
+
+def test_status_tells_how_far_what_was_written_here_has_come() -> None:
+    near, away = _peer("b", connected=True), _peer("c", connected=False)
+    assert "push" not in str(_page(peers=[], to_replicate=3))
+    assert _page(peers=[near], to_replicate=0)[-1].endswith("has all of ours")
+    for peers, said in (
+        ([near], "push     3 chunks are on their way to peers"),
+        ([near, away], "push     3 chunks lack copies on other members"),
+        (
+            [away],
+            "push     3 chunks lack copies on other members; no peer is connected",
+        ),
+    ):
+        assert said in _page(peers=peers, to_replicate=3)
+
+
+def test_status_tells_whom_a_node_without_peers_tries() -> None:
+    tried = [{"address": "h:4000", "error": "[Errno 111] ECONNREFUSED"}]
+    assert "joining  h:4000: Connection refused, trying again" in _page(
+        peers=[], unreached=tried, sync="alone"
+    )
+    away = _peer("c", connected=False)
+    lines = _page(peers=[away], unreached=tried, sync="alone")
+    assert lines[-1] == "dialling h:4000: Connection refused, trying again"
+    near = _peer("b", connected=True)
+    assert "h:4000" not in str(_page(peers=[near, away], unreached=tried))
+
+
+def test_status_says_once_that_a_node_was_refused_and_what_to_do() -> None:
+    why = "it was removed; it can come back as a new node: dfs mount --join TOKEN"
+    lines = _page(
+        peers=[_peer("b", connected=False)],
+        unreached=[{"address": "h:4000", "error": f"refused: {why}"}],
+        sync=why,
+        mountpoint="/mnt/dfs",
+    )
+    assert str(lines).count("it was removed") == 1
+    assert "unmount, then dfs mount /mnt/dfs --join TOKEN" in str(lines)
