@@ -138,21 +138,28 @@ def mark_running(config: Config) -> Config:
     return msgspec.structs.replace(config, power_cut=power_cut)
 
 
-PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
-"""Errors that say nothing about what is in the database."""
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""Errors that come from what is in the database (the last: a table is missing), not
+from its disk, its permissions or another process."""
 
 
 def unusable(store: str, error: FsError | sqlite3.Error) -> str:
     """The sentence for a user whose store cannot be opened."""
     reason = error.strerror if isinstance(error, FsError) else str(error)
-    of_newer = "has format" in str(reason)
-    if of_newer or getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
+    if not _is_damage(error) and (Path(store) / "meta.db").exists():
         return f"the store {store} cannot be opened: {reason}"
     return (
         f"the database of the store {store} is damaged ({reason}); move the store away "
         "and join again with --join TOKEN: bytes that only this machine had are in "
         "objects/ of the old one"
     )
+
+
+def _is_damage(error: FsError | sqlite3.Error) -> bool:
+    code = getattr(error.__cause__ or error, "sqlite_errorcode", None)
+    if code is None:
+        return "has format" not in str(error)  # of a newer dfs
+    return code & 0xFF in DAMAGE
 
 
 def mark_clean(config: Config) -> None:

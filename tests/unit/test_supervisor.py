@@ -62,6 +62,10 @@ def test_what_to_do_about_a_database_depends_on_what_is_wrong(tmp_path: Path) ->
     schema.create(path).execute("PRAGMA user_version = 99")
     said = _why_not_open(tmp_path)
     assert "has format 99" in said and "damaged" not in said
+    path.unlink()
+    path.mkdir()
+    said = _why_not_open(tmp_path)
+    assert "unable to open" in said and "damaged" not in said
 
 
 def _why_not_open(store: Path) -> str:
