@@ -20,7 +20,8 @@ _PAGE = 1000
 _BATCH = 100
 _INSERT = (
     "INSERT INTO small(id, size, stored_s, flags, data)"
-    " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(id) DO NOTHING"
+    " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(id) DO UPDATE SET data = excluded.data"
+    " WHERE data <> excluded.data"  # damaged
 )
 _MOVE = (
     "UPDATE small SET stored_s = ?2, flags = flags | ?3,"

@@ -56,6 +56,9 @@ class Objects:
         self._known: dict[ChunkId, int] = {}
         self._durability = Durability(files, database)
         self._used: dict[ChunkId, int] = {}
+        self._began_s = clock()
+        self._seen_whole: set[ChunkId] = set()
+        """Large objects of earlier times that this process has hashed."""
 
     # -- writing --------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Objects:
         stat = self.files.stat(cid)
         if stat is None or stat.st_size != size:
             return False
-        if (cid, stat.st_mtime) in self.suspects and not self.verify(cid):
+        if self._doubtful(cid, stat.st_mtime) and not self.verify(cid):
             return False
         with self.lock:
             now_s = self._clock()
@@ -159,12 +162,11 @@ class Objects:
     # -- reading --------------------------------------------------------------
 
     def get(self, cid: ChunkId) -> bytes:
-        """The whole object. Raises ChunkMissing, also for one that a power cut
-        damaged (it is deleted, and can be fetched again)."""
+        """The whole object. Raises ChunkMissing, also for one that is damaged (it is
+        deleted, and can be fetched again)."""
         if self._known.get(cid, 0) < SMALL_LIMIT_BYTES:
-            data = self.index.get_small(cid)
+            data = self._get_small(cid)
             if data is not None:
-                self._remember(cid, len(data))
                 return data
         file = self._descriptors.get(cid) or self._open(cid)
         if file is None:
@@ -193,22 +195,40 @@ class Objects:
             raise Corrupt(f"reading {path_of(cid)}: {error.strerror}") from error
 
     def _read_small(self, cid: ChunkId, offset: int, into: memoryview) -> int:
-        data = self.index.get_small(cid)
+        data = self._get_small(cid)
         if data is None:
             raise self._missing(cid)
-        self._remember(cid, len(data))
         part = memoryview(data)[offset : offset + len(into)]
         into[: len(part)] = part
         return len(part)
 
+    def _get_small(self, cid: ChunkId) -> bytes | None:
+        """A small object, hashed each time: that costs less than asking for it."""
+        data = self.index.get_small(cid)
+        if data is None:
+            return None
+        if chunk_id(data) != cid:
+            self.delete_if_damaged(cid)
+            return None
+        self._remember(cid, len(data))
+        return data
+
+    def _doubtful(self, cid: ChunkId, mtime_s: float) -> bool:
+        """Whether a large object must be hashed before it is used: bytes rot on disks,
+        and a power cut leaves files half written. What was stored since this process
+        began was hashed by who stored it."""
+        if (cid, mtime_s) in self.suspects:
+            return True
+        return mtime_s < self._began_s and cid not in self._seen_whole
+
     def _open(self, cid: ChunkId) -> ChunkFile | None:
-        """Open a large object, after hashing it if it is a suspect."""
+        """Open a large object, after hashing it if that is in doubt."""
         fd = self.files.open(cid)
         if fd is None:
             return None
         stat = os.fstat(fd)
         file = ChunkFile(fd, stat.st_size)
-        if (cid, stat.st_mtime) in self.suspects and not self._sound(cid, file):
+        if self._doubtful(cid, stat.st_mtime) and not self._sound(cid, file):
             self.delete_if_damaged(cid)
             return None
         self._descriptors.add(cid, file)
@@ -294,6 +314,9 @@ class Objects:
         if chunk_id(data) != cid:
             return False
         self.suspects.clear(cid)
+        if len(self._seen_whole) >= KNOWN_LIMIT:
+            self._seen_whole.clear()
+        self._seen_whole.add(cid)
         return True
 
     def delete_if_damaged(self, cid: ChunkId) -> bool:

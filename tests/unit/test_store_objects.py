@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -274,3 +275,60 @@ def test_statistics_count_objects(store):
     assert (found.cache_bytes, found.pushed, found.unsynced) == (50_000, 1, 2)
     store.sync([large])
     assert store.statistics().unsynced == 1
+
+
+def damage(directory: Path, data: bytes) -> None:
+    """One byte is another one, as after years on a disk."""
+    cid, bad = chunk_id(data), b"X" + data[1:]
+    with sqlite3.connect(directory / "small.db") as db:
+        db.execute("UPDATE small SET data = ? WHERE id = ?", (bad, cid))
+    db.close()
+    path = directory / "objects" / path_of(cid)
+    if path.exists():
+        then = path.stat().st_mtime - 1000
+        path.chmod(0o600)
+        path.write_bytes(bad)
+        os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_damaged_object_is_never_given_out(tmp_path, size):
+    data = bytes_of(size)
+    with checked_store(tmp_path) as store:
+        cid = store.put(data)
+    damage(tmp_path, data)
+    with checked_store(tmp_path) as again:
+        into = memoryview(bytearray(10))
+        with pytest.raises(ChunkMissing):
+            again.read_into(cid, size - 10, into)
+        assert again.missing([cid]) == [cid], "so that it is fetched again"
+        again.put_verified(cid, data)
+        assert again.get(cid) == data
+
+
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_damaged_object_does_not_stand_for_what_is_written_again(tmp_path, size):
+    data = bytes_of(size)
+    with checked_store(tmp_path) as store:
+        store.put(data)
+    damage(tmp_path, data)
+    with checked_store(tmp_path) as again:
+        assert again.get(again.put(data)) == data
+
+
+def test_object_of_earlier_times_is_hashed_once(tmp_path, monkeypatch):
+    data = bytes_of(40_000)
+    with checked_store(tmp_path) as store:
+        cid = store.put(data)
+        then = os.stat(tmp_path / "objects" / path_of(cid)).st_mtime - 1000
+        os.utime(tmp_path / "objects" / path_of(cid), (then, then))
+    with checked_store(tmp_path) as again:
+        hashed = []
+        monkeypatch.setattr(again, "_sound", lambda *_: not hashed.append(1))
+        again._seen_whole.add(cid)
+        assert again.get(cid) == data
+        assert hashed == []
+        again._seen_whole.clear()
+        again._descriptors.clear()
+        assert again.get(cid) == data
+        assert hashed == [1]
