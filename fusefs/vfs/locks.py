@@ -55,7 +55,9 @@ class _Claim:
         self.held = held
         self.wait = wait
         self.dropped: list[FileLock] = []
-        """What the owner unlocked or closed meanwhile: it goes when it is granted."""
+        """What the owner unlocked or closed meanwhile: it goes when it is granted. Not
+        from one that waits, which has nothing to lose yet; if the descriptor it waits
+        through is closed, the kernel unlocks (linux/fs/locks.c, fcntl_setlk)."""
 
 
 class Locks:
@@ -182,7 +184,11 @@ class Locks:
         what = Held(owner, _F_UNLCK, want.start, want.end, 0)
         with self._changed:
             for other in self._claims.get(key, ()):
-                if other.held.owner == owner and other.held.kind != _F_UNLCK:
+                if (
+                    other.held.owner == owner
+                    and other.held.kind != _F_UNLCK
+                    and not other.wait
+                ):
                     other.dropped.append(want._replace(kind=_F_UNLCK))
             if not any(
                 h.owner == owner and _overlap(h, want) for h in self._held.get(key, ())

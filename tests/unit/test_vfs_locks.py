@@ -229,22 +229,29 @@ def test_the_cluster_hears_of_every_change_once() -> None:
     assert locks.test(INO, 1, FileLock(R, 0, 9, 1), False) == FileLock(W, 3, 4, 0)
 
 
-def test_a_claim_keeps_others_out_and_an_unlock_meanwhile_counts() -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_claim_keeps_others_out_and_an_unlock_meanwhile_takes_what_was_there(
+    waits: bool,
+) -> None:
+    """Who waits in F_SETLKW has nothing yet: a close by another thread of his process
+    takes nothing from him, and he must not be told otherwise."""
     cluster = Cluster()
     locks = Locks(cluster)
     cluster.gate.clear()
     want = FileLock(W, 0, 9, 1)
     thread = threading.Thread(
-        target=lambda: locks.change(INO, 1, want, True, False, lambda: False)
+        target=lambda: locks.change(INO, 1, want, waits, False, lambda: False)
     )
     thread.start()
     assert cluster.inside.wait(5)
-    assert not take(locks, 2, W)
+    if waits:  # else others would wait for the answer
+        assert not take(locks, 2, W)
     locks.drop(INO, 1, False)  # the owner closed the file: waits for nobody
     cluster.gate.set()
     thread.join(5)
-    assert len(locks) == 0 and cluster.asked == [W, U]
-    assert take(locks, 2, W)
+    assert len(locks) == int(waits)
+    assert cluster.asked == ([W] if waits else [W, U])
+    assert take(locks, 2, W) is not waits
 
 
 def exclusive(local: Local, name: bytes) -> None:
