@@ -16,8 +16,9 @@ EVERY_S = 60.0
 """How often it is considered: much longer than it takes until things are on disk."""
 WORTH = 1000
 """Operations that make a new horizon worth a transaction at once ..."""
-LONGEST_S = 600.0
-"""... and the time after which fewer do."""
+LONGEST_S = 120.0
+"""... and the time after which fewer do: who removes files because his disk is full
+waits for it."""
 
 
 class Horizon(NamedTuple):
