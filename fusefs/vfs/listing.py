@@ -142,11 +142,9 @@ class Listings:
             self._check(ino)
         yield from self._dots(ino, cookie)
         shot = self._snapshot(ino, fresh=cookie <= PARENT)
-        start = bisect_right(shot.cookies, cookie)
-        cookies, entries = shot.cookies, shot.entries
-        for at in range(start, len(cookies)):
-            entry = entries[at]
-            yield DirEntry(cookies[at], entry.name, entry.ino, entry.kind)
+        cookies, names, inos, kinds, _ = shot
+        for at in range(bisect_right(cookies, cookie), len(cookies)):
+            yield DirEntry(cookies[at], names[at], Ino(inos[at]), kinds[at])
 
     def readdirplus_ino(self, ino: Ino, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
         return self._plus(self.readdir_ino(ino, cookie))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from fusefs.model.ids import Ino
 from fusefs.namespace.types import Entry
 
 KEPT_ENTRIES = 250_000
-"""Entries kept in all (~0.2 KiB each): one very large directory and more."""
+"""Entries kept in all (~75 bytes each and the name): one very large directory and
+more."""
 _EACH = 16
 """What a listing costs beside its entries, in entries."""
 FIRST_COOKIE = 16
@@ -25,23 +27,38 @@ def cookie_of(name: bytes) -> int:
 
 
 class Snapshot(NamedTuple):
-    """Parallel lists in order of the cookies."""
+    """Parallel columns in order of the cookies."""
 
-    cookies: list[int]
-    entries: list[Entry]
+    cookies: array[int]
+    names: list[bytes]
+    inos: array[int]
+    kinds: bytes
     current: bool
     """Nothing changed since; otherwise good only for going on with a listing."""
 
 
 def sort(entries: Iterable[Entry]) -> Snapshot:
-    """Equal hashes get the next free number, in name order."""
-    keyed = sorted((cookie_of(e.name), e.name, e) for e in entries)
-    cookies: list[int] = []
+    """`entries` in order of their names. Equal hashes get the next free number."""
+    hashes, inos, kinds = array("q"), array("q"), bytearray()
+    names: list[bytes] = []
+    for entry in entries:  # none is kept: a large directory is large enough
+        hashes.append(cookie_of(entry.name))
+        names.append(entry.name)
+        inos.append(entry.ino)
+        kinds.append(entry.kind)
+    order = sorted(range(len(names)), key=hashes.__getitem__)
+    cookies = array("q")
     last = 0
-    for cookie, _, _ in keyed:
-        last = cookie if cookie > last else last + 1
+    for at in order:
+        last = max(hashes[at], last + 1)
         cookies.append(last)
-    return Snapshot(cookies, [e for _, _, e in keyed], True)
+    return Snapshot(
+        cookies,
+        [names[at] for at in order],
+        array("q", (inos[at] for at in order)),
+        bytes(kinds[at] for at in order),
+        True,
+    )
 
 
 class Snapshots:
