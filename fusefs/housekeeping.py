@@ -34,8 +34,8 @@ SCARCE_SHARE = 0.1
 and removed files go after `SCARCE_GRACE_S`."""
 SCARCE_EVERY_S, SCARCE_GRACE_S = 60.0, 120.0
 REST = 50
-"""Times as long as it took, a task rests: counting what a large store holds takes a
-second, and nobody waits for it."""
+"""Times as long as a look took it is not repeated: counting what a large store holds
+takes a second, and nobody waits for it."""
 PAUSE_S = 0.002
 """Given to others between a few hundred objects of a collection."""
 
@@ -64,6 +64,7 @@ class Housekeeping:
         self._vector_seen: Vector = {}
         self._changed_s = self._collected_s
         """When the tree was last seen to have changed."""
+        self._rested_s = 0.0
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -78,17 +79,15 @@ class Housekeeping:
         tasks: list[tuple[float, Callable[[], None]]] = [
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
-            (LOOK_EVERY_S, self._look),
+            (LOOK_EVERY_S, self._look_and_rest),
         ]
         began_s = time.monotonic()
         due_s = [began_s + every_s for every_s, _ in tasks]
         while not self._ended.wait(max(0.0, min(due_s) - time.monotonic())):
             turn = due_s.index(min(due_s))
             every_s, task = tasks[turn]
-            began_s = time.monotonic()
             self._do(task)
-            now_s = time.monotonic()
-            due_s[turn] = now_s + max(every_s, REST * (now_s - began_s))
+            due_s[turn] = time.monotonic() + every_s
 
     def _do(self, task: Callable[[], None]) -> None:
         try:
@@ -107,6 +106,14 @@ class Housekeeping:
     def _evict(self) -> None:
         if freed := self._store.evict():
             log.info("evicted bytes=%d", freed)
+
+    def _look_and_rest(self) -> None:
+        began_s = time.monotonic()
+        if began_s < self._rested_s:
+            return
+        self._look()
+        now_s = time.monotonic()
+        self._rested_s = now_s + REST * (now_s - began_s)
 
     def _look(self) -> None:
         """Collect when it is time, and sooner when there is a reason."""

@@ -49,9 +49,10 @@ class Namespace(Reads):
         path = directory / "meta.db"
         writer = schema.connect(path)
         lock = WriteLock(directory / "write.lock")
-        if schema.check_version(writer, path) < schema.VERSION:
+        schema.check_version(writer, path)
+        if schema.lacks_totals(writer):
             with lock:
-                schema.upgrade(writer)
+                schema.add_totals(writer)
         super().__init__(path, writer, lock)
         self._clock = clock
         self._warm = Warm()
@@ -251,13 +252,17 @@ class Namespace(Reads):
     def verify(self) -> int:
         """Compare every register on this disk with the digests; how many of the 256
         buckets were off. They then tell of the damage, so that a heartbeat finds it.
-        Reads a snapshot: writers are not held up."""
+        The totals are set right. Reads a snapshot: writers are not held up."""
         snapshot = schema.connect(self.path, read_only=True)
         try:
             snapshot.execute("BEGIN")
             recorded, actual = read_buckets(snapshot), actual_buckets(snapshot)
+            kept, counted = totals.read(snapshot), totals.counted(snapshot)
         finally:
             snapshot.close()
+        if kept != counted:  # an earlier program wrote, too
+            with self._write() as db:
+                totals.moved(db, *totals.difference(kept, counted))
         if recorded == actual:
             return 0
         with self._write() as db:

@@ -252,7 +252,10 @@ class Reads:
     def totals(self) -> Totals:
         """Inodes and bytes shown, from what was kept of them."""
         with self._reader_lock:
-            return totals.read(self._reader)
+            try:
+                return totals.read(self._reader)
+            except sqlite3.Error as error:
+                raise translated(error, "meta.db") from error
 
     def made_before(self, btime_ns: int) -> int:
         """How many of the inodes."""

@@ -10,7 +10,7 @@ from fusefs.namespace import totals
 from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES
 
 APPLICATION_ID = 0x64667331
-VERSION = 2
+VERSION = 1
 
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -86,9 +86,8 @@ def create(path: Path) -> sqlite3.Connection:
     return db
 
 
-def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """Its version. Raises Corrupt when the file is not ours or is newer than this
-    program."""
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    """Raises Corrupt when the file is not ours or is newer than this program."""
     try:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -98,24 +97,26 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
         raise Corrupt(f"{path} is not a dfs metadata database")
     if version > VERSION:
         raise Corrupt(f"{path} has format {version}; this dfs reads up to {VERSION}")
-    return int(version)
 
 
-def upgrade(db: sqlite3.Connection) -> None:
-    """From an earlier version to this one, all or nothing. The write lock is held: the
-    other process may have done it meanwhile."""
-    db.execute("BEGIN IMMEDIATE")
+def lacks_totals(db: sqlite3.Connection) -> bool:
+    """Whether only programs had it that did not keep them. They can still use it."""
+    return not db.execute("SELECT 1 FROM meta WHERE key = 'inodes'").fetchone()
+
+
+def add_totals(db: sqlite3.Connection) -> None:
+    """All or nothing. The write lock is held: the other process may have done it."""
     try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version < 2:
+        db.execute("BEGIN IMMEDIATE")
+        if lacks_totals(db):
             for column in ("inodes", "bytes"):
                 db.execute(
                     f"ALTER TABLE digest_delta ADD COLUMN {column}"
                     " INTEGER NOT NULL DEFAULT 0"
                 )
             totals.recount(db)
-        db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise

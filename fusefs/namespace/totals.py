@@ -36,9 +36,14 @@ def counted(db: sqlite3.Connection) -> Totals:
 
 
 def moved(db: sqlite3.Connection, inodes: int, size: int) -> None:
-    """What was noted is folded: it will not be added up any more."""
+    """They are by so much more now, by no note that will be added up."""
     for key, by in (("inodes", inodes), ("bytes", size)):
         db.execute("UPDATE meta SET value = value + ? WHERE key = ?", (by, key))
+
+
+def difference(kept: Totals, counted: Totals) -> tuple[int, int]:
+    """What `moved` has to be told."""
+    return counted.inodes - kept.inodes, counted.bytes - kept.bytes
 
 
 def recount(db: sqlite3.Connection) -> None:

@@ -31,7 +31,9 @@ INO_MASK: Final = SLOTS - 1
 """Inode numbers are hashes in their low bits (model/ids.py)."""
 _HEADER: Final = 4096
 _BYTES: Final = _HEADER + 2 * SLOTS
-_RECEIVED, _TELLS = 0, 1
+_RECEIVED, _TELLS, _NOTES = 0, 1, 2
+_NOTED: Final = 8
+"""Exchanges under way that are noted at once: more than threads ever do."""
 LIMIT_S: Final = 1.0
 """A node that died with a fence up is back by then."""
 _SLICE_S: Final = 0.001
@@ -125,6 +127,21 @@ class Gate:
     def tell(self) -> None:
         """All that the kernel is told is marked here, from now on and before."""
         self.numbers[_TELLS] = 1
+
+    # -- for the next worker ---------------------------------------------------------
+
+    def note(self, unique: int, before_ns: int) -> None:
+        """This request is about to be carried out, and nothing it is about was changed
+        later than that."""
+        at = _NOTES + 2 * (unique // 2 % _NOTED)
+        self.numbers[at] = 0
+        self.numbers[at + 1] = before_ns
+        self.numbers[at] = unique
+
+    def noted(self, unique: int) -> int:
+        """What the worker before noted of the request; 0: nothing, it never began."""
+        at = _NOTES + 2 * (unique // 2 % _NOTED)
+        return self.numbers[at + 1] if self.numbers[at] == unique else 0
 
     # -- serving threads -------------------------------------------------------------
 

@@ -409,6 +409,10 @@ class Draft:
                 pieces.append(((index << self.base.log2) + a, piece))
         return pieces
 
+    def settle_on(self, base: View) -> None:
+        """This version is what shows: nothing of the draft is not in it."""
+        self._start_over(base)
+
     def _start_over(self, base: View) -> None:
         self.discard()
         self.base, self.mask, self.size = base, (1 << base.log2) - 1, base.size

@@ -305,6 +305,14 @@ class Files:
             if orphan is not None:
                 orphan.undecided = now
 
+    def is_void(self, file: File, orphan: Orphan) -> bool:
+        """Whether nobody can get at an inode without a name any more."""
+        if file.refs:
+            return False
+        if self._kernel_refs:
+            return orphan.forgotten
+        return file.draft is None or not file.draft.inherited
+
     def adopt_orphan(self, ino: Ino) -> bool:
         """The kernel knows an inode that lost its last name before this worker began:
         it is an orphan again. False: it is not known at all."""
@@ -313,20 +321,22 @@ class Files:
         unlinked = self._namespace.unlinked(ino)
         return unlinked is not None and self.orphan(unlinked, born=True)
 
-    def forget(self, ino: Ino) -> None:
-        """The kernel dropped its last reference."""
+    def forget(self, ino: Ino) -> File | None:
+        """The kernel dropped its last reference. Gives the file if it has a draft,
+        which is void now."""
         if ino not in self.orphans:
-            return
+            return None
         with self.lock:
             orphan = self.orphans.get(ino)
             if orphan is None:
-                return
+                return None
             orphan.forgotten = True
             file = self._files.get(ino)
             if file is None:
                 del self.orphans[ino]
-            else:
-                self._drop_if_unused(file)
+                return None
+            self._drop_if_unused(file)
+            return file if file.draft is not None else None
 
     # -- following the namespace -----------------------------------------------
 

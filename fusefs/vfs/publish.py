@@ -38,6 +38,9 @@ OPTIMISTIC, MOST_MOVES = 3, 16
 all, when others change the inode meanwhile."""
 UNDECIDED_S = 0.0005
 """A transaction takes as long, and ends."""
+MOST_PATCHES = 64
+"""Of an unlinked file, whose draft is there as long as the file: each stat looks at
+all of them."""
 MAX_BODIES = 16
 """Small objects that travel with one transaction (at most 1 MiB in all)."""
 MAX_UNSYNCED = 4096
@@ -367,15 +370,25 @@ class Publisher:
         orphan = self._files.orphans.get(file.ino)
         if orphan is None:
             raise _Moved
-        if not file.refs and (orphan.forgotten or not draft.inherited):
-            self._end(file, file.view)  # nor is there anybody to ask
+        if orphan.undecided:
+            raise _Undecided
+        if self._files.is_void(file, orphan):
+            self._end(file, file.view)
             self._files.published(file)
         elif orphan.linkable:
-            self._keep_linkable(file, draft, orphan)
+            view = self._materialise(file, draft)
+            self._keep_row(file, draft, orphan, view)
+            self._end(file, view)  # it would not outlive a kill in any case
+        elif len(draft.patches) > MOST_PATCHES:
+            view = self._materialise(file, draft)
+            self._keep_row(file, draft, orphan, view)
+            file.view = view
+            draft.settle_on(view)
+            if draft.log is not None:
+                draft.log.rewrite(draft)
 
-    def _keep_linkable(self, file: File, draft: Draft, orphan: Orphan) -> None:
-        """What link(2) would name."""
-        view = self._materialise(file, draft)
+    def _keep_row(self, file: File, draft: Draft, orphan: Orphan, view: View) -> None:
+        """What link(2) would name, if anything may be."""
         with self._files.lock:
             if self._files.orphans.get(file.ino) is not orphan:
                 raise _Moved

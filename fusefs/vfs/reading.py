@@ -114,7 +114,7 @@ class Reader:
         if abs(offset - handle.next_read) <= NEAR_BYTES:
             handle.window = max(handle.window, FIRST_WINDOW)
             self._ask_ahead(handle, view, last)
-        if last > index:
+        if last > index and handle.file.draft is None:
             missing = self._all_missing(view, index, last, missing)
         fetching.bring(missing)
 

@@ -174,9 +174,9 @@ class Tree:
                     raise Exists(repr(name))
                 if ask:
                     self._exclusive.check(tx, parent)
-                if orphan is not None:
+                if orphan is not None and tx.inode(ino) is None:
                     self._name_orphan(tx, orphan, parent, name)
-                else:
+                else:  # perhaps it was named a moment ago
                     self._add_link(tx, ino, parent, name)
         finally:
             self._files.undecided(ino, False)

@@ -382,7 +382,9 @@ class Vfs:
 
     def forget(self, ino: Ino) -> None:
         """The kernel dropped its last reference to the inode."""
-        self._files.forget(ino)
+        file = self._files.forget(ino)
+        if file is not None:
+            self._writer.publish(file)
 
     # -- changes from elsewhere ------------------------------------------------
 

@@ -318,13 +318,19 @@ def test_attribute_with_another_value_was_set_by_somebody_else(adopted: Desk) ->
 
 def test_exchange_that_was_done_is_not_done_again(adopted: Desk) -> None:
     left_behind(adopted)
-    node, left = (adopted.fs.lookup(Ino(1), name).ino for name in (b"node", b"left"))
+    names = (b"node", b"left")
+    node, left = (adopted.fs.lookup(Ino(1), name).ino for name in names)
     body = p.RENAME2_IN.pack(1, 2, 0) + b"node\0left\0"
-    for unique in (RESENT, RESENT, 2):  # not done yet; done; a program that wants it
+
+    def ask(unique: int) -> tuple[Ino, Ino]:
         assert adopted.ask(Op.RENAME2, 1, body, unique=unique) == (0, b"")
-        if unique == RESENT:
-            assert adopted.fs.lookup(Ino(1), b"left").ino == node
-    assert adopted.fs.lookup(Ino(1), b"left").ino == left
+        return tuple(adopted.fs.lookup(Ino(1), name).ino for name in names)
+
+    assert ask(p.UNIQUE_RESEND | 6) == (left, node), "it had not begun"
+    assert ask(8) == (node, left)
+    assert ask(p.UNIQUE_RESEND | 8) == (node, left), "it was done"
+    adopted.connection.gate.note(10, adopted.fs.lookup(Ino(1), b"node").ctime_ns)
+    assert ask(p.UNIQUE_RESEND | 10) == (left, node), "only the one before was"
 
 
 def test_repeated_request_means_nothing_to_a_worker_from_the_start(desk: Desk) -> None:

@@ -23,13 +23,12 @@ def make(node: Namespace, name: bytes, size: int) -> Ino:
     return ino
 
 
-def as_version_1(directory: Path) -> None:
-    """What a program before the totals left."""
+def without_totals(directory: Path) -> None:
+    """What a program before them left."""
     with sqlite3.connect(directory / "meta.db") as db:
         for column in ("inodes", "bytes"):
             db.execute(f"ALTER TABLE digest_delta DROP COLUMN {column}")
             db.execute("DELETE FROM meta WHERE key = ?", (column,))
-        db.execute("PRAGMA user_version = 1")
     db.close()
 
 
@@ -50,13 +49,13 @@ def test_they_follow_every_change_folded_or_not(tmp_path: Path) -> None:
     node.close()
 
 
-def test_a_store_of_the_version_before_is_counted_once(tmp_path: Path) -> None:
+def test_a_store_of_an_earlier_program_is_counted_once(tmp_path: Path) -> None:
     node = Namespace.create(tmp_path, NodeId(1))
     make(node, b"a", 1000)
     node.buckets()
     make(node, b"b", 50)
     node.close()
-    as_version_1(tmp_path)
+    without_totals(tmp_path)
     node, other = Namespace.open(tmp_path), Namespace.open(tmp_path)
     assert node.totals() == other.totals() == Totals(3, 1050)
     make(other, b"c", 5)
@@ -85,6 +84,22 @@ def test_wrong_totals_are_a_problem_that_rebuilding_mends(tmp_path: Path) -> Non
     node.rebuild()
     assert node.problems() == []
     assert node.totals() == Totals(2, 1000)
+    node.close()
+
+
+def test_what_an_earlier_program_writes_is_counted_by_the_next_look(
+    tmp_path: Path,
+) -> None:
+    """While one is being replaced, or after going back to it."""
+    node = Namespace.create(tmp_path, NodeId(1))
+    make(node, b"a", 1000)
+    with sqlite3.connect(tmp_path / "meta.db") as db:
+        db.execute("UPDATE digest_delta SET inodes = 0, bytes = 0")
+    db.close()
+    assert node.totals() == Totals(1, 0)
+    assert node.verify() == 0
+    assert node.totals() == Totals(2, 1000)
+    assert node.problems() == []
     node.close()
 
 

@@ -66,6 +66,27 @@ def test_one_read_over_many_chunks_that_are_elsewhere(pair: Pair) -> None:
     pair.b.close(handle)
 
 
+def test_a_read_over_a_draft_needs_nothing_that_the_draft_hides(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.a.put("/f", b"a" * MIB + b"b" * MIB)
+    pair.sync()
+    handle = pair.b.open("/f")
+    pair.b.vfs.write(handle, MIB, b"B" * MIB)
+    hidden = pair.b.vfs._files.handle(handle).file.view.chunk(1)
+    get = pair.a.store.get
+
+    def nobody_has(cid):  # type: ignore[no-untyped-def]
+        if cid == hidden:
+            raise Unreachable("nobody has it")
+        return get(cid)
+
+    monkeypatch.setattr(pair.a.store, "get", nobody_has)
+    assert pair.b.vfs.read(handle, MIB - 5, 10) == b"aaaaaBBBBB"
+    monkeypatch.undo()
+    pair.b.close(handle)
+
+
 def test_concurrent_appends_of_many_chunks_are_merged(pair: Pair) -> None:
     pair.a.put("/log", b"begin")
     pair.sync()

@@ -13,6 +13,7 @@ from fusefs.errors import NoSpace, Stale
 from fusefs.model.ids import ROOT_INO
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs import VfsOptions
+from fusefs.vfs.publish import MOST_PATCHES
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, local_vfs
 from tests.lib.pair import Pair, pair_of
@@ -213,3 +214,97 @@ def test_a_change_that_comes_while_a_file_is_opened_is_seen(
     hears[0].join()
     assert pair.a.read_all(handle) == b"new data"
     pair.a.close(handle)
+
+
+# -- what no handle keeps --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
+def test_unnamed_file_that_was_synced_is_named_once(tmp_path: Path, flags: int) -> None:
+    """Its draft is not laid over, or behind, what was made of it before."""
+    with local_vfs(tmp_path / "s") as local:
+        opened = local.vfs.tmpfile(ROOT_INO, 0o600, flags, local.caller)
+        local.vfs.write(opened.handle, 0, b"0123456789")
+        local.vfs.fsync(opened.handle)
+        local.vfs.setattr(opened.attr.ino, SetAttr(size=5), local.caller, opened.handle)
+        local.vfs.link(opened.attr.ino, ROOT_INO, b"named")
+        local.vfs.write(opened.handle, 5, b"+")
+        local.close(opened.handle)
+        assert local.cat("/named") == b"01234+"
+
+
+def test_unlinked_file_is_there_as_long_as_the_kernel_knows_it(tmp_path: Path) -> None:
+    """Held by O_PATH it can be opened again, and cut without being open."""
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/f", b"old")
+        handle = local.open("/f")
+        local.vfs.unlink(ROOT_INO, b"f")
+        local.vfs.write(handle, 0, b"new data")
+        local.vfs.setattr(ino, SetAttr(mode=0o600), local.caller)
+        local.close(handle)
+        again = local.vfs.open(ino, os.O_RDWR, local.caller).handle
+        assert local.read_all(again) == b"new data"
+        local.close(again)
+        local.vfs.setattr(ino, SetAttr(size=3), local.caller)
+        shown = local.vfs.getattr(ino)
+        assert (shown.size, shown.mode & 0o777, shown.nlink) == (3, 0o600, 0)
+        local.vfs.forget(ino)
+        found = local.vfs.statistics()
+        assert (found.orphans, found.dirty_files, found.buffer_bytes) == (0, 0, 0)
+        with pytest.raises(Stale):
+            local.vfs.getattr(ino)
+
+
+def test_unlinked_file_that_is_written_for_long_stays_small(tmp_path: Path) -> None:
+    options = VfsOptions(
+        chunk_log2=12,
+        journal=tmp_path / "drafts",
+        unfinished=tmp_path / "marks",
+        writeback_s=1e9,
+    )
+    killed = Local(tmp_path / "s", options)
+    handle = killed.create("/f", b"")
+    killed.vfs.flush(handle)
+    ino = killed.walk("/f")
+    killed.vfs.unlink(ROOT_INO, b"f")
+    wanted = b""
+    for number in range(2 * MOST_PATCHES):
+        piece = b"%04d" % number * 1024
+        killed.vfs.write(handle, len(wanted), piece)
+        wanted += piece
+        killed.vfs._writer.publish_older(0)
+    draft = killed.vfs._files.handle(handle).file.draft
+    assert draft is not None
+    assert len(draft.patches) <= MOST_PATCHES
+    assert killed.read_all(handle) == wanted
+    with local_vfs(tmp_path / "s", options) as now:
+        now.vfs.adopt_handle(handle, ino)
+        assert now.read_all(handle) == wanted
+        now.vfs.release(handle)
+        now.vfs.forget(ino)
+    end(killed)
+
+
+def test_draft_without_a_handle_outlives_an_unlink_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise NoSpace("the disk is full")
+
+    with local_vfs(tmp_path / "s") as local:
+        handle = local.create("/f", b"old")
+        local.vfs.flush(handle)
+        local.vfs.write(handle, 0, b"new data")
+        with monkeypatch.context() as disk:
+            disk.setattr(local.vfs._writer._publisher, "_commit", full)
+            with pytest.raises(NoSpace):
+                local.vfs.flush(handle)
+            local.vfs.release(handle)
+        threads = meanwhile(monkeypatch, "unlink", local)
+        with pytest.raises(NoSpace):
+            local.vfs.unlink(ROOT_INO, b"f")
+        monkeypatch.undo()
+        for thread in threads:
+            thread.join()
+        local.vfs._writer.publish_older(0)
+        assert local.cat("/f") == b"new data"

@@ -17,6 +17,7 @@ from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
 from fusefs.nodelink.fence import INO_MASK
+from fusefs.vfs.tree import EXCHANGE
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
@@ -159,6 +160,11 @@ def rename(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def rename2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
+    if flags == EXCHANGE:  # so that it is not done twice (recovery.py)
+        old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
+        one, other = ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
+        before_ns = max(one.ctime_ns, other.ctime_ns, 1)
+        ch.connection.gate.note(unique & ~p.UNIQUE_RESEND, before_ns)
     return _rename(ch, unique, nodeid, target, flags, p.RENAME2_IN.size)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -117,8 +116,6 @@ def _unless_written(handler: Handler) -> Handler:
 
 
 _CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL
-_LATELY_NS: Final = 60_000_000_000
-"""A successor is there within seconds."""
 
 # -- repeated requests ---------------------------------------------------------------
 
@@ -220,16 +217,16 @@ def _renamed2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 
 def _unless_exchanged(handler: Handler) -> Handler:
-    """Exchanged twice is not exchanged. It gives both the same ctime, which says
-    that it was done, lately; nothing else does that to two names."""
+    """Exchanged twice is not exchanged. It was done when both have one ctime, later
+    than what was noted before (names.py)."""
 
     def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
         if unique & p.UNIQUE_RESEND and flags == EXCHANGE:
+            before_ns = ch.connection.gate.noted(unique & ~p.UNIQUE_RESEND)
             old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
             one, other = ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
-            age_ns = time.time_ns() - one.ctime_ns
-            if one.ctime_ns == other.ctime_ns and age_ns < _LATELY_NS:
+            if one.ctime_ns == other.ctime_ns and 0 < before_ns < one.ctime_ns:
                 return encode.ok(unique)
         return handler(ch, unique, nodeid)
 
