@@ -35,6 +35,8 @@ lint || lint_failed=1
 [ -z "$lint_failed" ] || say "$program: the linters found something, see above"
 
 tests_failed=0
-"$venv/bin/python" -m pytest -n 2 --dist loadfile "$@" || tests_failed=$?
+# In the order of the files, so that many short ones come last and fill both.
+"$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ||
+  tests_failed=$?
 [ -z "$lint_failed" ] || exit 1
 exit "$tests_failed"
