@@ -54,6 +54,7 @@ class Draft:
         "bodies",
         "ctime_ns",
         "cut",
+        "idle",
         "inherited",
         "log",
         "lowest",
@@ -89,6 +90,8 @@ class Draft:
         shows without them."""
         self.inherited = False
         """Made anew after a kill, and nobody has asked for the file since."""
+        self.idle = False
+        """Of a file without a name that nobody had open when it was looked at last."""
         self.since_s = since_s
         self.streaming = False
         """Whole chunks were written: the next ones get large buffers at once."""

@@ -372,13 +372,18 @@ class Publisher:
             raise _Moved
         if orphan.undecided:
             raise _Undecided
+        idle = not (file.refs or draft.inherited)
         if self._files.is_void(file, orphan):
             self._end(file, file.view)
             self._files.published(file)
-        elif orphan.linkable:
+        elif orphan.linkable or (idle and draft.idle):
+            # It would not outlive a kill in any case, or there is nobody for whom.
             view = self._materialise(file, draft)
             self._keep_row(file, draft, orphan, view)
-            self._end(file, view)  # it would not outlive a kill in any case
+            self._end(file, view)
+            self._files.published(file)
+        elif idle:  # nearly always void in a moment
+            draft.idle = True
         elif len(draft.patches) > MOST_PATCHES:
             view = self._materialise(file, draft)
             self._keep_row(file, draft, orphan, view)

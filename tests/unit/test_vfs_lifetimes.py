@@ -255,6 +255,23 @@ def test_unlinked_file_is_there_as_long_as_the_kernel_knows_it(tmp_path: Path) -
             local.vfs.getattr(ino)
 
 
+def test_unlinked_file_that_nobody_has_open_needs_no_buffers(tmp_path: Path) -> None:
+    """The kernel may keep an inode for hours after a peer removed its name."""
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/f", b"old")
+        handle = local.open("/f")
+        local.vfs.unlink(ROOT_INO, b"f")
+        local.vfs.write(handle, 0, b"new data")
+        local.close(handle)
+        assert local.vfs.statistics().dirty_files == 1
+        local.vfs._writer.publish_older(0)
+        found = local.vfs.statistics()
+        assert (found.dirty_files, found.buffer_bytes) == (0, 0)
+        again = local.vfs.open(ino, os.O_RDONLY, local.caller).handle
+        assert local.read_all(again) == b"new data"
+        local.close(again)
+
+
 def test_unlinked_file_that_is_written_for_long_stays_small(tmp_path: Path) -> None:
     options = VfsOptions(
         chunk_log2=12,
