@@ -41,6 +41,12 @@ class Forget:
     def entry(self, parent: Ino, name: bytes) -> None:
         self._paths.forget()
 
+    def knows(self, ino: Ino) -> bool:
+        return False
+
+    def returned(self, directory: Ino) -> None:
+        pass
+
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
         self._paths.forget()
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from fusefs.errors import Corrupt
 from fusefs.model.ids import Ino
+from fusefs.model.records import S_DIR
 from fusefs.model.tx import ContentChange, Effects, EntryChange
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.namespace import Namespace
@@ -42,10 +43,16 @@ _KNOWN_PAGES = 65_536
 class NoInvalidator:
     """A binding that cannot tell the kernel, or none at all."""
 
+    def knows(self, ino: Ino) -> bool:
+        return False
+
     def entry(self, parent: Ino, name: bytes) -> None:
         pass
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
+        pass
+
+    def returned(self, directory: Ino) -> None:
         pass
 
     def attributes(self, ino: Ino) -> None:
@@ -140,15 +147,26 @@ class Coherence:
         """The same in the kernel."""
         self.invalidator.everything()
 
-    def _tell_entries(self, entries: Iterable[EntryChange]) -> None:
+    def _tell_entries(self, entries: Sequence[EntryChange]) -> None:
+        moved = {e.old for e in entries}
         for e in entries:
             if e.old == e.new:
                 continue
+            if e.new and e.new not in moved:
+                self._tell_return(Ino(e.new))
             self.invalidations += 1
-            if e.new == 0:
+            # One that has another name now, or has more, is not deleted: the kernel
+            # would take a directory in use for dead, and a file for one without links.
+            if e.new == 0 and self._namespace.inode(Ino(e.old)) is None:
                 self.invalidator.deleted(e.parent, Ino(e.old), e.name)
             else:
                 self.invalidator.entry(e.parent, e.name)
+
+    def _tell_return(self, ino: Ino) -> None:
+        if self.invalidator.knows(ino):
+            row = self._namespace.inode(ino)
+            if row is not None and row.mode >> 12 == S_DIR:
+                self.invalidator.returned(ino)
 
     def _tell_contents(self, contents: Iterable[ContentChange]) -> None:
         for change in contents:

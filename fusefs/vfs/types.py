@@ -117,8 +117,15 @@ class Invalidator(Protocol):
     forgotten. A binding that cannot invalidate does nothing.
     """
 
+    def knows(self, ino: Ino) -> bool:
+        """Whether the kernel certainly holds the inode."""
+
     def entry(self, parent: Ino, name: bytes) -> None: ...
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None: ...
+    def returned(self, directory: Ino) -> None:
+        """A directory that had no name has one again: what the kernel knew as removed
+        stays removed for it, and this is another one."""
+
     def attributes(self, ino: Ino) -> None: ...
     def data(self, ino: Ino, offset: int, length: int) -> None:
         """Pages of [offset, offset + length), length 0: to the end; attributes."""

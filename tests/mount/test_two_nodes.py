@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import stat
 from pathlib import Path
 
@@ -209,3 +210,63 @@ def test_errors_are_those_of_posix(pair: list[Node]) -> None:
         (lambda: os.getxattr(a.mnt / "dir", "user.none"), errno.ENODATA),
     ]
     assert [errno_of(call) for call, _ in cases] == [wanted for _, wanted in cases]
+
+
+def test_directory_moved_while_it_is_in_use_elsewhere_lives_on(
+    pair: list[Node],
+) -> None:
+    """The kernel there is told of another name, not of a delete."""
+    a, b = pair
+    (a.mnt / "moved").mkdir()
+    (a.mnt / "moved" / "f").write_text("here")
+    inside = os.open(b.mnt / "moved", os.O_RDONLY)  # as a shell with its cwd there
+    try:
+        (a.mnt / "moved").rename(a.mnt / "moved-on")
+        there = b.mnt / "moved-on"
+        appears(there / "f")
+        assert os.listdir(there) == os.listdir(inside) == ["f"]
+        (there / "g").write_text("made there")
+        assert (a.mnt / "moved-on" / "g").read_text() == "made there"
+    finally:
+        os.close(inside)
+
+
+def test_one_of_two_names_removed_elsewhere_leaves_one_link(pair: list[Node]) -> None:
+    a, b = pair
+    (a.mnt / "first").write_text("x")
+    os.link(a.mnt / "first", a.mnt / "second")
+    appears(b.mnt / "second")
+    for _ in range(20):
+        assert (b.mnt / "first").stat().st_nlink == 2
+        assert (b.mnt / "second").stat().st_nlink == 2
+        (a.mnt / "first").unlink()
+        there = b.mnt / "first"
+        wait_until(lambda there=there: not there.exists(), "the name is gone")
+        assert (b.mnt / "second").stat().st_nlink == 1
+        os.link(b.mnt / "second", b.mnt / "first")
+        appears(a.mnt / "first")
+
+
+def test_directory_that_comes_back_lives_where_it_was_removed(
+    pair: list[Node],
+) -> None:
+    """Somebody there still has the removed one open, which the kernel keeps dead."""
+    a, b = pair
+    (a.mnt / "returns").mkdir()
+    appears(b.mnt / "returns")
+    inside = os.open(a.mnt / "returns", os.O_RDONLY)
+    node = b.node_pid()
+    os.kill(node, signal.SIGSTOP)
+    try:
+        (b.mnt / "returns" / "f").write_text("precious")
+        (a.mnt / "returns").rmdir()
+    finally:
+        os.kill(node, signal.SIGCONT)
+    try:
+        appears(a.mnt / "returns" / "f")
+        assert os.listdir(a.mnt / "returns") == ["f"]
+        (a.mnt / "returns" / "g").write_text("made here")
+        appears(b.mnt / "returns" / "g")
+        assert (b.mnt / "returns" / "g").read_text() == "made here"
+    finally:
+        os.close(inside)

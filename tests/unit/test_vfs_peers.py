@@ -30,6 +30,12 @@ class Kernel:
     def entry(self, parent: Ino, name: bytes) -> None:
         self.told.append(("entry", parent, name))
 
+    def knows(self, ino: Ino) -> bool:
+        return True
+
+    def returned(self, directory: Ino) -> None:
+        self.told.append(("returned", directory))
+
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
         self.told.append(("deleted", parent, child, name))
 
@@ -426,6 +432,28 @@ def test_peers_changes_invalidate_exactly_what_changed(pair: Watched) -> None:
     pair.a.vfs.unlink(ROOT_INO, b"f")
     pair.sync()
     assert ("deleted", ROOT_INO, ino, b"f") in pair.kernel.take()
+
+
+def test_a_name_that_goes_is_no_delete_while_the_inode_lives(pair: Watched) -> None:
+    """A delete makes the kernel take a directory that is in use for dead."""
+    ino = pair.a.mkdir("/from")
+    one = pair.a.put("/one", b"x")
+    pair.a.vfs.link(one, ROOT_INO, b"two")
+    pair.sync()
+    pair.kernel.take()
+    pair.a.vfs.rename(ROOT_INO, b"from", ROOT_INO, b"to")
+    pair.a.vfs.unlink(ROOT_INO, b"one")
+    pair.sync()
+    told = pair.kernel.take()
+    assert ("entry", ROOT_INO, b"from") in told
+    assert ("entry", ROOT_INO, b"one") in told
+    assert not any(word[0] == "deleted" for word in told)
+    pair.a.vfs.unlink(ROOT_INO, b"two")
+    pair.a.vfs.rmdir(ROOT_INO, b"to")
+    pair.sync()
+    told = pair.kernel.take()
+    assert ("deleted", ROOT_INO, one, b"two") in told
+    assert ("deleted", ROOT_INO, ino, b"to") in told
 
 
 def test_without_the_manifest_everything_of_the_file_is_invalidated(

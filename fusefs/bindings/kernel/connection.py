@@ -113,6 +113,9 @@ class Connection:
         """Inodes on which a POSIX lock was asked for while the kernel held them. A
         close(2) there sends a FLUSH, which is how it releases the locks of a process;
         elsewhere one that only reads does not (FOPEN_NOFLUSH)."""
+        self.generations: dict[Ino, int] = {}
+        """Of directories that came back after the kernel had seen them removed; all
+        other inodes have 0."""
         self.raised = 0
         """Changes with each notification."""
         self._epochs = itertools.count(1)
@@ -159,6 +162,9 @@ class Connection:
         """Changes with each notification, and with each change of a peer that is
         acknowledged without one."""
         return self.raised, self.gate.received
+
+    def another_generation(self, ino: Ino) -> None:
+        self.generations[ino] = self.generations.get(ino, 0) + 1
 
     def raise_epoch(self) -> None:
         """Replies that were computed before do not become valid for ever."""

@@ -53,6 +53,12 @@ def entry(unique: int, attr: Attr, entry_valid_s: int, attr_valid_s: int) -> byt
     )  # fmt: skip
 
 
+def of_generation(reply: bytes, generation: int, at: int = 16) -> bytes:
+    """An answer with an entry, which begins there, of this generation of the inode."""
+    number = generation.to_bytes(8, "little")
+    return reply[: at + 8] + number + reply[at + 16 :]
+
+
 _NOTHING: Final = (0,) * 16
 
 

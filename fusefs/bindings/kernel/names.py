@@ -60,7 +60,10 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         lookups.table[ino] = lookups.table.get(ino, 0) + 1
     same = numbers[0] == received and connection.raised == raised
     valid = FOREVER_S if same else 0
-    return encode.entry(unique, attr, valid, valid)
+    reply = encode.entry(unique, attr, valid, valid)
+    if ino in connection.generations:
+        return encode.of_generation(reply, connection.generations[ino])
+    return reply
 
 
 def lookup_noted(ch: Channel, unique: int, nodeid: Ino) -> Reply:
@@ -230,6 +233,7 @@ def _lines_plus(
 ) -> tuple[list[bytes], list[Ino]]:
     """The lines that fit, and the inodes in them."""
     left = size
+    generations = ch.connection.generations
     parts: list[bytes] = []
     seen: list[Ino] = []
     for line, attr in ch.fs.readdirplus_ino(nodeid, cookie):
@@ -244,6 +248,8 @@ def _lines_plus(
         parts.append(packed)
         if name not in _DOTS:
             seen.append(attr[0])
+            if attr[0] in generations:
+                parts[-1] = encode.of_generation(packed, generations[attr[0]], at=0)
     return parts, seen
 
 

@@ -119,6 +119,15 @@ class Notifier:
             message = _delete(parent, child, name)
             self._run(lambda: self._name_gone(parent, message), (parent, child))
 
+    def knows(self, ino: Ino) -> bool:
+        return ino in self._connection.lookups.table
+
+    def returned(self, directory: Ino) -> None:
+        """Its next answer to a lookup has another generation: the kernel makes a new
+        inode of it, and leaves the dead one to who is still in it."""
+        self._connection.raise_epoch()
+        self._connection.another_generation(directory)
+
     def attributes(self, ino: Ino) -> None:
         """Forget attributes; of a directory also its cached listing."""
         connection = self._connection
