@@ -115,13 +115,16 @@ def row_problems(store: Store, row: Object, repair: bool) -> Iterator[Problem]:
             return
         if repair and stat is None:
             store.index.delete_large(row.cid)
-        elif repair and stat is not None:
-            store.index.put_large(row.cid, stat.st_size, 0, int(stat.st_mtime))
     if stat is None:
         yield Problem("row-without-file", row.cid.hex(), path_of(row.cid), repair)
-    else:
-        detail = f"the row says {row.size} bytes, the file has {stat.st_size}"
-        yield Problem("wrong-size", row.cid.hex(), detail, repair)
+        return
+    detail = f"the row says {row.size} bytes, the file has {stat.st_size}"
+    if repair and _damaged(store, row.cid):  # the row was right
+        store.delete(row.cid)
+    elif repair:
+        with store.lock:
+            store.index.put_large(row.cid, stat.st_size, 0, int(stat.st_mtime))
+    yield Problem("wrong-size", row.cid.hex(), detail, repair)
 
 
 def _small(

@@ -17,7 +17,15 @@ from fusefs.vfs.attributes import Attributes
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.files import Files, permitted
 from fusefs.vfs.killpriv import CAPABILITY, without_set_id
-from fusefs.vfs.types import NOW, Attr, Caller, Permissions, SetAttr
+from fusefs.vfs.types import (
+    EARLIEST_NS,
+    LATEST_NS,
+    NOW,
+    Attr,
+    Caller,
+    Permissions,
+    SetAttr,
+)
 from fusefs.vfs.writing import Writer
 
 LOOKS, LOOK_AGAIN_S = 20, 0.0005
@@ -177,10 +185,15 @@ class Inodes:
             tx.remove_xattr(row.ino, CAPABILITY)
 
     def _times(self, change: SetAttr) -> tuple[int | None, int | None]:
-        now = self._clock()
-        mtime = now if change.mtime_ns == NOW else change.mtime_ns
-        atime = now if change.atime_ns == NOW else change.atime_ns
-        return mtime, atime
+        mtime, atime = self._time(change.mtime_ns), self._time(change.atime_ns)
+        return mtime, atime or (None if atime is None else 1)  # 0: never set
+
+    def _time(self, given_ns: int | None) -> int | None:
+        if given_ns is None:
+            return None
+        if given_ns == NOW:
+            return self._clock()
+        return min(max(given_ns, EARLIEST_NS), LATEST_NS)
 
     def _defer_permissions(self, ino: Ino, change: SetAttr) -> bool:
         """While writes are unpublished, mode and owner wait with them: tar, rsync and

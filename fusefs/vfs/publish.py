@@ -16,7 +16,7 @@ from fusefs.errors import FsError
 from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, chunk_id
 from fusefs.model.manifest import chunk_count
-from fusefs.model.tx import Body
+from fusefs.model.tx import Body, Effects
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
@@ -50,6 +50,10 @@ fsync looks at all of them."""
 
 class _Moved(Exception):
     """Somebody else changed the inode between our look and our transaction."""
+
+
+class _Gone(Exception):
+    """A peer removed it, which our caches were not told yet."""
 
 
 class _Undecided(Exception):
@@ -239,6 +243,9 @@ class Publisher:
                 fetching.bring(missing)
             except _Moved:
                 moves += 1
+            except _Gone:
+                self._commits.namespace.forget(Effects(inodes=[file.ino]))
+                self._files.refresh(file.ino)
             except _Undecided:
                 time.sleep(UNDECIDED_S)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
@@ -300,7 +307,7 @@ class Publisher:
         with commit as tx:
             row = tx.inode(file.ino)
             if row is None:
-                raise _Moved
+                raise _Gone
             if row.flags & FLAG_APPENDS and self._appends.merge_in(
                 tx, row, draft.bodies
             ):
@@ -330,7 +337,9 @@ class Publisher:
         commit.bodies, commit.quiet = draft.bodies, True
         with commit as tx:
             now = tx.inode(file.ino)
-            if now is None or (now.root, now.size) != (row.root, row.size):
+            if now is None:
+                raise _Gone
+            if (now.root, now.size) != (row.root, row.size):
                 raise _Moved
             if now.flags & FLAG_APPENDS and not row.flags & FLAG_APPENDS:
                 raise _Moved  # a peer appended this moment: merge first

@@ -69,7 +69,10 @@ class Permissions(msgspec.Struct, frozen=True, array_like=True):
 
 UNCHANGED = Permissions()
 
-NOW = -1
+EARLIEST_NS, LATEST_NS = -(1 << 63) + 1, (1 << 63) - 1
+"""Times that can be kept: 1677 to 2262. Others become the nearest of them, as on any
+file system (ext4: 1901 to 2446)."""
+NOW = EARLIEST_NS - 1
 """In SetAttr.atime_ns / mtime_ns: the current time (UTIME_NOW)."""
 
 

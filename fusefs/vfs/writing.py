@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from fusefs.vfs.missing import Fetcher, Missing
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.types import Buffer, Caller
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], int]
 SPILL_TO = 0.75
@@ -189,6 +192,9 @@ class Writer:
                     self._publisher.publish(file)
                 except FsError as error:
                     problems.append(error)
+                except Exception:  # a bug with one must not keep the others
+                    log.exception("publishing inode %d failed", file.ino)
+                    problems.append(FsError(f"inode {file.ino}: a bug"))
         return problems
 
 

@@ -87,6 +87,15 @@ def test_check_finds_a_row_with_the_wrong_size(tmp_path):
         assert dict(store.objects()) == {cid: LARGE}
 
 
+def test_quick_check_believes_the_row_and_not_a_file_cut_short(tmp_path):
+    """The row is the only witness: made to agree, the file would be read as zeros."""
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(2 * LARGE))
+        overwrite(tmp_path, cid, bytes_of(2 * LARGE)[: LARGE + 1])
+        found_and_repaired(store, "wrong-size")
+        assert store.missing([cid]) == [cid]
+
+
 def test_check_finds_a_truncated_file_without_reading_contents(tmp_path):
     with checked_store(tmp_path) as store:
         cid = store.put(bytes_of(LARGE))

@@ -11,10 +11,11 @@ import pytest
 
 from fusefs.errors import NoSpace, Stale
 from fusefs.model.ids import ROOT_INO
+from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.publish import MOST_PATCHES
-from fusefs.vfs.types import SetAttr
+from fusefs.vfs.types import EARLIEST_NS, LATEST_NS, SetAttr
 from tests.lib.local import Local, local_vfs
 from tests.lib.pair import Pair, pair_of
 
@@ -325,3 +326,42 @@ def test_draft_without_a_handle_outlives_an_unlink_that_fails(
             thread.join()
         local.vfs._writer.publish_older(0)
         assert local.cat("/f") == b"new data"
+
+
+def test_close_succeeds_when_a_peer_removed_the_file_this_moment(pair: Pair) -> None:
+    """The database knows, our caches were not told yet."""
+    pair.a.put("/f", b"old")
+    pair.sync()
+    handle = pair.b.open("/f")
+    pair.b.vfs.write(handle, 0, b"new")
+    pair.a.vfs.unlink(ROOT_INO, b"f")
+    (tx, _) = pair.a_peers.published[-1]
+    assert pair.b.namespace.inode(pair.b.walk("/f")) is not None  # cached
+    node = Namespace.open(pair.b.namespace.path.parent)  # the other process
+    node.apply([tx])
+    node.close()
+    pair.b.vfs.flush(handle)
+    assert pair.b.read_all(handle) == b"new"
+    pair.b.close(handle)
+
+
+@pytest.mark.parametrize("ns", [2**70, -(2**70), 10_413_792_000 * 10**9])
+def test_times_that_cannot_be_kept_become_the_nearest(tmp_path: Path, ns: int) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/old", b"x")
+        handle = local.create("/f", b"unpublished")
+        for each in (ino, local.walk("/f")):
+            change = SetAttr(mtime_ns=ns, atime_ns=ns)
+            shown = local.vfs.setattr(each, change, local.caller)
+            assert shown.mtime_ns == (LATEST_NS if ns > 0 else EARLIEST_NS)
+        local.close(handle)
+        assert local.cat("/f") == b"unpublished"
+        again = local.stat("/f")
+        assert again.mtime_ns == (LATEST_NS if ns > 0 else EARLIEST_NS)
+
+
+def test_epoch_is_a_time_of_access_like_others(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/f", b"x")
+        local.vfs.setattr(ino, SetAttr(atime_ns=0, mtime_ns=5 * 10**9), local.caller)
+        assert local.stat("/f").atime_ns // 10**9 == 0
