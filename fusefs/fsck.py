@@ -31,13 +31,14 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What was looked at. `absent` chunks are referenced here but kept by others."""
+    """What was looked at. `absent` chunks are referenced here but kept by others;
+    `members` is unknown where the register of one is damaged."""
 
     inodes: int
     bytes: int
     chunks: int
     absent: int
-    members: int
+    members: int | None
     digest: str
 
 
@@ -78,7 +79,7 @@ def _namespace(namespace: Namespace, repair: bool) -> Iterator[Finding]:
     """Registers and derived tables; the latter can be made anew from the former."""
     problems = namespace.problems()
     if problems and repair:
-        namespace.rebuild()
+        namespace.repair()
     left = set(namespace.problems()) if problems and repair else set(problems)
     for problem in problems:
         kind = "register" if problem.startswith("register") else "tree"
@@ -97,9 +98,10 @@ def _references(
     Returns how many are not here. While this node is alone in its cluster nobody
     else can have them: then each file with one is a problem.
     """
-    alone = len(namespace.members()) <= 1
+    members = _members(namespace)
+    alone = members is not None and members <= 1
     absent = 0
-    for number, (root, size, chunk_log2) in enumerate(namespace.live_roots(), 1):
+    for number, (root, size, chunk_log2) in enumerate(_roots(namespace, found), 1):
         missing, broken = _count_missing(store, root, size, chunk_log2)
         absent += missing
         subject = f"version {root.hex()} of {size} bytes"
@@ -110,6 +112,25 @@ def _references(
         if number % 256 == 0:
             progress("files", number)
     return absent
+
+
+def _roots(
+    namespace: Namespace, found: Callable[[Finding], None]
+) -> Iterator[tuple[bytes, int, int]]:
+    """Those of `live_roots` before the first register that is damaged."""
+    try:
+        yield from namespace.live_roots()
+    except (ValueError, msgspec.DecodeError) as error:
+        detail = f"not all were looked at: a content register is damaged: {error}"
+        found(Finding("manifest", "versions", detail))
+
+
+def _members(namespace: Namespace) -> int | None:
+    """How many there are, if every register that says so can be read."""
+    try:
+        return len(namespace.members())
+    except (ValueError, msgspec.DecodeError):
+        return None
 
 
 def _count_missing(
@@ -137,6 +158,6 @@ def _summary(namespace: Namespace, store: Store, absent: int) -> Summary:
         bytes=totals.bytes,
         chunks=store.statistics().chunks,
         absent=absent,
-        members=len(namespace.members()),
+        members=_members(namespace),
         digest=namespace.digest().hex(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import traceback
 
 import msgspec
 
@@ -67,6 +68,13 @@ def main(argv: list[str]) -> int:
         raise CommandError(f"cannot check {store}: {error}", FSCK_OPERATIONAL) from None
     except KeyboardInterrupt:
         raise CommandError("cancelled", FSCK_CANCELLED) from None
+    except Exception:
+        # Python would exit with 1, which fsck(8) reads as corrected.
+        traceback.print_exc()
+        reason = "damage this program does not know, or a bug"
+        raise CommandError(
+            f"cannot check {store}: {reason}", FSCK_OPERATIONAL
+        ) from None
     finally:
         progress.clear()
         os.close(held)

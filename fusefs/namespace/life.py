@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from fusefs.errors import Corrupt
 from fusefs.model.ids import NodeId, Seq
 from fusefs.namespace.lock import WriteLock
 
@@ -19,9 +20,11 @@ def boot_id() -> str:
 
 
 def own_id(db: sqlite3.Connection) -> NodeId:
-    """The id of the node whose store this is."""
-    (value,) = db.execute("SELECT value FROM meta WHERE key = 'node_id'").fetchone()
-    return NodeId(int(value))
+    """The id of the node whose store this is. Raises Corrupt."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'node_id'").fetchone()
+    if row is None:
+        raise Corrupt("meta.db does not say of which node it is")
+    return NodeId(int(row[0]))
 
 
 class Life:

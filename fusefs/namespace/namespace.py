@@ -18,7 +18,7 @@ from fusefs.model.ids import Ino, NodeId
 from fusefs.model.records import Member
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, schema, totals
+from fusefs.namespace import check, damage, schema, totals
 from fusefs.namespace.life import Life, own_id
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.reads import Reads
@@ -276,20 +276,30 @@ class Namespace(Reads):
     # -- checks -----------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        """Everything that is wrong: registers, digests, derived tables, the tree."""
+        """Everything that is wrong: registers, digests, derived tables, the tree. Of
+        damaged registers no tree can be derived to compare with."""
         with self._write() as db:
             fold_digests(db)
-            return [
-                *check.register_problems(db),
-                *check.derived_differences(db),
-                *check.tree_problems(db),
-                *check.totals_problems(db),
-            ]
+            registers = damage.check_registers(db)
+            found = registers.problems
+            found += damage.vector_problems(db, self.node_id)
+            if registers.readable:
+                found += check.derived_differences(db)
+                found += check.tree_problems(db)
+            found += check.totals_problems(db)
+            return found
 
-    def rebuild(self) -> None:
-        """Derive the tree anew from the registers (fsck's repair)."""
+    def repair(self) -> None:
+        """Derive anew from the registers what can be (fsck's repair).
+
+        The tree is kept as it is where a register is damaged or, as the digests say,
+        lost: it still shows what that one said, until a peer has brought it back.
+        """
         with self._write() as db:
-            check.rebuild(db)
+            registers = damage.check_registers(db)
+            damage.mend(db)
+            if registers.readable and registers.complete:
+                check.rebuild(db)
             totals.recount(db)
             self._warm.clear()
         self.drop_caches()

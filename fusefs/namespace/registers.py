@@ -108,8 +108,8 @@ class Registers:
         log.error("register %r is damaged on this disk", key)
         if not self._repairs:
             raise Corrupt(
-                f"register {key!r} is damaged; a peer repairs it at its next heartbeat,"
-                " or run `dfs fsck`"
+                f"register {key!r} is damaged; `dfs fsck --repair` lets a peer bring it"
+                " back"
             )
         self.damaged = True
         return (EMPTY, state)

@@ -81,7 +81,7 @@ def test_wrong_totals_are_a_problem_that_rebuilding_mends(tmp_path: Path) -> Non
         db.execute("UPDATE meta SET value = 7 WHERE key = 'bytes'")
     db.close()
     assert any("totals" in problem for problem in node.problems())
-    node.rebuild()
+    node.repair()
     assert node.problems() == []
     assert node.totals() == Totals(2, 1000)
     node.close()
