@@ -11,6 +11,9 @@ from typing import NewType
 Hlc = NewType("Hlc", int)
 
 COUNTER_BITS = 16
+MAX_HLC = (1 << 62) - 1
+"""Of a stamp from elsewhere (the year 4199): the database takes 63 bits, and what
+happens after it has to have stamps, too."""
 MAX_AHEAD_MS = 5 * 60 * 1000
 """A stamp further ahead of our clock than this is refused (a broken clock)."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import msgspec
 
-from fusefs.model.hlc import Hlc
-from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.hlc import MAX_HLC, Hlc
+from fusefs.model.ids import CHUNK_ID_BYTES, MASK63, NAME_MAX, Ino, NodeId, Seq
+from fusefs.model.manifest import MAX_CHUNK_LOG2, MAX_FILE_SIZE, MIN_CHUNK_LOG2
 
 DIRENT, ATTRS, CONTENT, XATTR = b"D", b"A", b"C", b"X"
 PLACE, UNLINKED, MEMBER, SETTING = b"P", b"U", b"M", b"S"
@@ -72,18 +75,29 @@ def key_name(key: bytes) -> bytes:
 
 
 def valid_key(key: bytes) -> bool:
-    """Whether bytes from a peer are a key: known kind, right length, legal name."""
+    """Whether bytes from a peer are a key: known kind, right length, legal name, and
+    a number of 63 bits."""
     kind = key[:1]
     if not kind or kind not in KINDS:
         return False
     if kind == SETTING:
         return 2 <= len(key) <= 256
+    if len(key) < 9 or not 0 < key_ino(key) <= MASK63:
+        return False
     if kind == DIRENT:
-        name = key[9:]
-        return 1 <= len(name) <= 255 and b"/" not in name and b"\0" not in name
+        return _legal_name(key[9:])
     if kind == XATTR:
         return 10 <= len(key) <= 9 + 255
     return len(key) == 9
+
+
+def _legal_name(name: bytes) -> bool:
+    return (
+        1 <= len(name) <= NAME_MAX
+        and b"/" not in name
+        and b"\0" not in name
+        and name not in (b".", b"..")
+    )
 
 
 # -- values -----------------------------------------------------------------------
@@ -159,6 +173,14 @@ class Member(msgspec.Struct, array_like=True, frozen=True):
     forgotten: bool = False
 
 
+class Horizon(msgspec.Struct, array_like=True, frozen=True):
+    """The setting `horizon`: which deletes may be forgotten (namespace/tombstones.py).
+    Flat vectors: node, seq, ..."""
+
+    upto: tuple[tuple[NodeId, Seq], ...]
+    after: tuple[tuple[NodeId, Seq], ...]
+
+
 Value = Dirent | Attrs | Content | Place | Unlinked | Member
 
 _encoder = msgspec.msgpack.Encoder()
@@ -171,7 +193,7 @@ decode_place = msgspec.msgpack.Decoder(Place).decode
 decode_unlinked = msgspec.msgpack.Decoder(Unlinked).decode
 decode_member = msgspec.msgpack.Decoder(Member).decode
 
-_DECODERS = {
+_DECODERS: dict[bytes, Callable[[bytes], Value]] = {
     DIRENT: decode_dirent,
     ATTRS: decode_attrs,
     CONTENT: decode_content,
@@ -181,9 +203,97 @@ _DECODERS = {
 }
 
 
+MAX_REPLICAS = 100
+_Replicas = Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICAS)]
+_decode_replicas = msgspec.msgpack.Decoder(_Replicas).decode
+decode_horizon = msgspec.msgpack.Decoder(Horizon).decode
+
+
 def check_value(key: bytes, value: bytes) -> None:
-    """Raises msgspec.DecodeError / ValidationError when a peer's value is not of
-    its key's type. Gone, xattr and setting values are any bytes."""
-    decoder = _DECODERS.get(key[:1])
-    if value and decoder is not None:
-        decoder(value)
+    """Raises msgspec.DecodeError / ValidationError / ValueError when a peer's value
+    is not of its key's type, or holds numbers that the database does not take. Gone,
+    xattr and the values of settings this program does not know are any bytes."""
+    if not value:
+        return
+    if key[:1] == SETTING:
+        fits = _setting_fits(key_name(key), value)
+    else:
+        decoder = _DECODERS.get(key[:1])
+        fits = decoder is None or _fits(decoder(value))
+    if not fits:
+        raise ValueError(f"the value of {key!r} is out of range")
+
+
+# -- bounds -----------------------------------------------------------------------
+
+_U32 = (1 << 32) - 1
+
+
+def _setting_fits(name: bytes, value: bytes) -> bool:
+    if name == b"replicas":
+        _decode_replicas(value)
+    elif name == b"horizon":
+        horizon = decode_horizon(value)
+        return dots_fit(horizon.upto) and dots_fit(horizon.after)
+    return True
+
+
+def _fits(value: Value) -> bool:
+    match value:
+        case Dirent():
+            return _is_ino(value.ino) and 0 < value.kind < 16
+        case Attrs():
+            return _attrs_fit(value)
+        case Content():
+            return _content_fits(value)
+        case Place():
+            return _is_ino(value.parent) and _legal_name(value.name)
+        case Unlinked():
+            return (
+                _is_ino(value.parent)
+                and _legal_name(value.name)
+                and dots_fit(value.seen)
+            )
+        case Member():
+            return True
+
+
+def _attrs_fit(attrs: Attrs) -> bool:
+    return (
+        0 <= attrs.mode <= 0xFFFF
+        and 0 <= attrs.uid <= _U32
+        and 0 <= attrs.gid <= _U32
+        and 0 <= attrs.rdev <= MASK63
+        and _are_times(attrs.ctime_ns, attrs.btime_ns, attrs.atime_ns)
+        and 0 <= attrs.mode_at <= MAX_HLC
+        and 0 <= attrs.owner_at <= MAX_HLC
+    )
+
+
+def _content_fits(content: Content) -> bool:
+    appended_to = content.appended_to
+    return (
+        _are_times(content.mtime_ns, content.ctime_ns)
+        and 0 <= content.size <= MAX_FILE_SIZE
+        and len(content.root) in (0, CHUNK_ID_BYTES)
+        and MIN_CHUNK_LOG2 <= content.chunk_log2 <= MAX_CHUNK_LOG2
+        and dots_fit(content.seen)
+        and (appended_to is None or 0 <= appended_to[0] <= MAX_FILE_SIZE)
+        and all(
+            0 <= stamp <= MAX_HLC and 0 < node <= MASK63 and 0 <= end <= MAX_FILE_SIZE
+            for stamp, node, end in content.pieces
+        )
+    )
+
+
+def dots_fit(dots: Iterable[tuple[int, int]]) -> bool:
+    """Whether each is a dot by its form."""
+    return all(0 < node <= MASK63 and 0 <= seq <= MASK63 for node, seq in dots)
+
+
+def _is_ino(number: int) -> bool:
+    return 0 < number <= MASK63
+
+
+def _are_times(*times_ns: int) -> bool:
+    return all(-MASK63 <= time_ns <= MASK63 for time_ns in times_ns)

@@ -18,7 +18,7 @@ import sqlite3
 
 import msgspec
 
-from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.ids import Ino
 from fusefs.model.records import (
     ATTRS,
     CONTENT,
@@ -26,6 +26,8 @@ from fusefs.model.records import (
     PLACE,
     UNLINKED,
     XATTR,
+    Horizon,
+    decode_horizon,
     key_ino,
     setting_key,
     unlinked_key,
@@ -37,13 +39,6 @@ from fusefs.namespace.registers import Registers
 HORIZON = b"horizon"
 HORIZON_KEY = setting_key(HORIZON)
 _OF_INODE = (ATTRS, CONTENT, PLACE, UNLINKED, XATTR)
-
-
-class Horizon(msgspec.Struct, array_like=True, frozen=True):
-    """Flat vectors: node, seq, ... (see the module)."""
-
-    upto: tuple[tuple[NodeId, Seq], ...]
-    after: tuple[tuple[NodeId, Seq], ...]
 
 
 def encode_horizon(upto: Vector, after: Vector) -> bytes:
@@ -60,7 +55,7 @@ def collect(db: sqlite3.Connection, registers: Registers, vector: Vector) -> int
     latest = registers.load(HORIZON_KEY).latest
     if latest is None or not latest.value:
         return 0
-    horizon = msgspec.msgpack.decode(latest.value, type=Horizon)
+    horizon = decode_horizon(latest.value)
     done, upto = registers.horizon, dict(horizon.upto)
     if dominates(done, upto) or not dominates(vector, dict(horizon.after)):
         return 0

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fusefs.model.hlc import Hlc
-from fusefs.model.ids import ChunkId, Dot, NodeId, Seq
+from fusefs.model.hlc import MAX_HLC, Hlc
+from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.tx import Body, State, Tx
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 
@@ -29,6 +29,7 @@ MAX_CIDS = 4096
 Node = Annotated[NodeId, msgspec.Meta(ge=1, le=MAX63)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX63)]
 SeqNumber = Annotated[Seq, msgspec.Meta(ge=0, le=MAX63)]
+Stamp = Annotated[Hlc, msgspec.Meta(ge=0, le=MAX_HLC)]
 Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
 Cid = Annotated[ChunkId, msgspec.Meta(min_length=32, max_length=32)]
 Cids = Annotated[tuple[Cid, ...], msgspec.Meta(max_length=MAX_CIDS)]
@@ -63,7 +64,7 @@ class Hello(Message, frozen=True, tag=1):
     addresses: Addresses = ()
     port: Number = 0
     vector: Vector = {}
-    hlc: Hlc = Hlc(0)
+    hlc: Stamp = Hlc(0)
     now_ms: Number = 0
     links: Nodes = ()
     """Peers it is connected to: they need no relay from us."""
@@ -85,7 +86,7 @@ class Ping(Message, frozen=True, tag=3):
     number: Number
     vector: Vector = {}
     digest: Digest = b""
-    hlc: Hlc = Hlc(0)
+    hlc: Stamp = Hlc(0)
     settled: bool = True
     """No cache of the sender shows anything older than `vector`."""
 
@@ -107,7 +108,7 @@ class Live(Message, frozen=True, tag=5):
 class Ack(Message, frozen=True, tag=6):
     """Applied, and no cache shows the old any more, up to these dots."""
 
-    dots: tuple[Dot, ...]
+    dots: tuple[tuple[Node, SeqNumber], ...]
 
 
 class Want(Message, frozen=True, tag=7):
@@ -255,14 +256,14 @@ class LockRelease(Message, frozen=True, tag=35):
 
     key: LockKey
     range: Range
-    seq: Seq = Seq(0)
+    seq: SeqNumber = Seq(0)
 
 
 class LockAssert(Message, frozen=True, tag=36):
     """Everything the sender holds of the receiver's tables; renews its lease."""
 
     locks: Annotated[tuple[HeldLock, ...], msgspec.Meta(max_length=20_000)]
-    asking: Annotated[tuple[int, ...], msgspec.Meta(max_length=20_000)] = ()
+    asking: Annotated[tuple[Number, ...], msgspec.Meta(max_length=20_000)] = ()
     """Requests not answered yet: what was granted to them stays."""
 
 
@@ -277,7 +278,7 @@ class Reserve(Message, frozen=True, tag=38):
 
     number: Number
     key: Annotated[bytes, msgspec.Meta(min_length=10, max_length=264)]
-    seq: int = 0
+    seq: Annotated[int, msgspec.Meta(ge=-1, le=MAX63)] = 0
     """The sender's last transaction: only a later one uses the reservation. -1: it
     gives the name back."""
 

@@ -34,6 +34,12 @@ from netnode.wire.messages import (
     Delta,
     Hello,
     Live,
+    LockAnswer,
+    LockAsk,
+    LockAssert,
+    LockRelease,
+    LockTest,
+    Reserve,
     States,
     decode_bulk,
     decode_control,
@@ -130,11 +136,7 @@ class Session:
             message = decode_bulk(header)
             return message
         message = decode_control(header)
-        if isinstance(message, Live):
-            validate.check_txs(message.txs)
-            validate.check_bodies(message.bodies)
-        elif isinstance(message, Delta | States):
-            validate.check_states(message.states)
+        _check(message)
         return message
 
     def _greeted(self, message: AnyMessage) -> None:
@@ -155,3 +157,22 @@ class Session:
         self.phase = Phase.OPEN
         self._reader.max_header = MAX_HEADER_BYTES
         self._reader.max_body = MAX_BODY_BYTES if message.channel == "bulk" else 0
+
+
+def _check(message: AnyMessage) -> None:
+    """What the types of a control message do not say. Raises ProtocolError."""
+    match message:
+        case Live():
+            validate.check_txs(message.txs)
+            validate.check_bodies(message.bodies)
+        case Delta() | States():
+            validate.check_states(message.states)
+        case LockAsk() | LockRelease() | LockTest():
+            validate.check_lock(message.key, message.range)
+        case LockAssert():
+            for lock in message.locks:
+                validate.check_lock(lock.key, lock.range)
+        case LockAnswer() if message.conflict is not None:
+            validate.check_range(message.conflict)
+        case Reserve():
+            validate.check_name_key(message.key)

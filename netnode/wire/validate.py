@@ -1,7 +1,7 @@
-"""What types cannot say about a peer's transactions and states.
+"""What types cannot say about a peer's transactions, states and locks.
 
-A transaction or state that passes here can be applied; one that does not drops
-the connection before the namespace sees it.
+What passes here can be applied, stored and answered; what does not drops the
+connection before the namespace sees it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fusefs.model.records import check_value, valid_key
+from fusefs.model.context import dots_of
+from fusefs.model.hlc import MAX_HLC
+from fusefs.model.records import DIRENT, check_value, dots_fit, valid_key
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, State, Tx
+from fusefs.nodelink.ranges import OFFSET_MAX, READ, UNLOCK, LockKey, Range
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import MAX63
 
 MAX_BODY_BYTES = 64 << 10
 """Chunks up to this size travel with their transaction."""
-MAX_HLC = (1 << 64) - 1
+_MAX_OWNER = (1 << 64) - 1
+_MAX_PID = (1 << 32) - 1
 
 
 def check_txs(txs: Iterable[Tx]) -> None:
@@ -29,7 +33,12 @@ def check_txs(txs: Iterable[Tx]) -> None:
         if not 0 <= tx.hlc <= MAX_HLC:
             raise ProtocolError("a transaction's time is out of range")
         for write in tx.writes:
-            if not valid_key(write.key) or len(write.context) % 2:
+            context = write.context
+            if (
+                not valid_key(write.key)
+                or len(context) % 2
+                or not dots_fit(zip(context[::2], context[1::2]))
+            ):
                 raise ProtocolError(f"a register key or context of {tx.dot} is bad")
             _check_value(write.key, write.value)
 
@@ -43,7 +52,11 @@ def check_states(states: Iterable[State]) -> None:
             register = decode_register(state.state)
         except (ValueError, msgspec.DecodeError) as error:
             raise ProtocolError(f"a register does not decode: {error}") from error
+        if not dots_fit(dots_of(register.context)):
+            raise ProtocolError("a register has a context out of range")
         for sibling in register.siblings:
+            if not 0 <= sibling.hlc <= MAX_HLC:
+                raise ProtocolError("a register's time is out of range")
             if not (0 < sibling.node <= MAX63 and 0 < sibling.seq <= MAX63):
                 raise ProtocolError("a register has a dot out of range")
             _check_value(state.key, sibling.value)
@@ -54,6 +67,30 @@ def check_bodies(bodies: Iterable[Body]) -> None:
     for body in bodies:
         if len(body.id) != 32 or len(body.data) > MAX_BODY_BYTES:
             raise ProtocolError("an attached chunk has a bad id or size")
+
+
+def check_lock(key: LockKey, range_: Range) -> None:
+    """Raises ProtocolError when it is no lock a kernel can ask for."""
+    if not 0 < key.ino <= MAX63:
+        raise ProtocolError("a lock of no inode")
+    check_range(range_)
+
+
+def check_range(range_: Range) -> None:
+    """Raises ProtocolError at what no kernel says of a lock."""
+    if not (
+        READ <= range_.kind <= UNLOCK
+        and 0 <= range_.start <= range_.end <= OFFSET_MAX
+        and 0 <= range_.owner <= _MAX_OWNER
+        and 0 <= range_.pid <= _MAX_PID
+    ):
+        raise ProtocolError("a lock's range is out of range")
+
+
+def check_name_key(key: bytes) -> None:
+    """Raises ProtocolError when it is not the key of a name."""
+    if not valid_key(key) or key[:1] != DIRENT:
+        raise ProtocolError("a reservation of what is no name")
 
 
 def _check_value(key: bytes, value: bytes) -> None:
