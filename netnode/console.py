@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import trio
 
+from fusefs.plain import plain
 from netnode.commands import Commands, Report
 from netnode.transport import BrokenStream, SocketStream
 
@@ -56,7 +57,7 @@ class Console:
         if first is not None and first.split(" ")[-1].startswith("HTTP/"):
             await self._http(stream, lines, first)
             return
-        name = self._commands().name
+        name = plain(self._commands().name)
         say(stream, f"This is dfs node {name}. Type help for help.\n")
         line = first
         while line is not None:
@@ -149,7 +150,7 @@ def say(stream: SocketStream, text: str) -> None:
 
 def status_page(status: Report) -> str:
     shown = ("name", "node_id", "mountpoint", "sync", "inodes", "bytes", "chunks")
-    lines = [f"{key:<12} {status[key]}" for key in shown]
+    lines = [f"{key:<12} {plain(str(status[key]))}" for key in shown]
     lines += [f"{key:<12} {status[key]}" for key in ("chunk_bytes", "digest")]
     peers = status["peers"]
     assert isinstance(peers, list)
@@ -165,7 +166,7 @@ def peers_page(peers: list[Report]) -> str:
     for peer in peers:
         rtt = peer["rtt_ms"] if peer["rtt_ms"] is not None else "-"
         lag = peer["lag"] if peer["lag"] is not None else "-"
-        name, address = str(peer["name"])[:16], peer["address"]
+        name, address = plain(str(peer["name"]))[:16], plain(str(peer["address"]))
         lines.append(f"{name:<16} {address:<24} {rtt:>8} {lag:>6}  {peer['state']}")
     return "\n".join(lines) + "\n"
 
@@ -211,7 +212,7 @@ def page(status: Report) -> str:
     peers = status["peers"]
     assert isinstance(peers, list)
     text = _escape(status_page(status) + "\n" + peers_page(peers))
-    title = _escape(f"dfs {status['name']}")
+    title = _escape(plain(f"dfs {status['name']}"))
     return (
         f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
         f"<title>{title}</title><h1>{title}</h1><pre>{text}</pre>"

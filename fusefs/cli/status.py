@@ -13,6 +13,7 @@ from fusefs import config
 from fusefs.cli import asking, settings
 from fusefs.mountpoint.exits import DEGRADED, OK
 from fusefs.nodelink import control
+from fusefs.plain import plain
 from fusefs.supervisor import state
 from fusefs.supervisor.lock import holder
 
@@ -119,7 +120,8 @@ def page(answer: Answer) -> str:
 
 
 def _line(label: str, text: str) -> str:
-    return f"{label:<9}{text}".rstrip()
+    """Names, addresses and reasons in it come from other members."""
+    return f"{label:<9}{plain(text)}".rstrip()
 
 
 def _disk(objects: object, min_free: object) -> list[str]:
