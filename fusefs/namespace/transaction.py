@@ -74,6 +74,9 @@ class Transaction(Writing):
         target: bytes = b"",
     ) -> None:
         """A new inode under a new name; the parent's times move."""
+        # Looked at before anything is written: settled without its name, the inode
+        # would be derived the general way, which counts the parent's children.
+        self._real_directory(parent)
         self.new_inode(ino, mode, uid, gid, rdev, target)
         self.link(parent, name, ino, stat.S_IFMT(mode) >> 12)
         self.touch(parent)
