@@ -31,6 +31,7 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
 from fusefs.nodelink.fence import Gate, map_file
 from fusefs.store.store import Store
+from fusefs.vfs.lockjournal import LockJournal
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.vfs import Vfs
 
@@ -66,15 +67,26 @@ class Parts:
         self.store.inherit()
         kernel = config.binding == "kernel"
         self.gate = Gate(map_file(config.run_dir / "fence") if kernel else None)
+        self.locks = LockJournal(
+            config.run_dir / "locks" if kernel else None,
+            same_mount=_is_taken_over(config),
+        )
         self.link = NodeLink(
             config.run_dir / "node.sock",
             forget=self._forget,
             tell=self._tell,
             statistics=self.statistics,
             gate=self.gate,
+            held=self.locks.all_held(),
         )
         _forget_unsynced(config)
-        self.vfs = Vfs(self.namespace, self.store, self.link, vfs_options(config))
+        self.vfs = Vfs(
+            self.namespace,
+            self.store,
+            self.link,
+            vfs_options(config),
+            lock_journal=self.locks,
+        )
         self._built.set()
 
     def _forget(self, effects: Effects | None) -> None:
@@ -104,6 +116,7 @@ class Parts:
         self.link.close()
         self.store.close()
         self.namespace.close()
+        self.locks.close()
 
 
 def _forget_unsynced(config: Config) -> None:

@@ -43,6 +43,7 @@ from fusefs.nodelink.messages import (
     encode,
 )
 from fusefs.nodelink.outbox import Outbox
+from fusefs.nodelink.ranges import HeldLock
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,10 @@ class NodeLink:
         tell: Callable[[Effects | None], None],
         statistics: Callable[[], object] | None = None,
         gate: Gate | None = None,
+        held: Iterable[HeldLock] = (),
     ) -> None:
-        """`gate`: opened when what a Changed tells is forgotten."""
+        """`gate`: opened when what a Changed tells is forgotten. `held`: locks that
+        the worker before left to this one."""
         self._path = socket_path
         self._gate = gate or Gate()
         self._forget = forget
@@ -104,7 +107,7 @@ class NodeLink:
         self._sock: socket.socket | None = None
         self._attached = False
         self._near = self._connected_peers = 0
-        self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S))
+        self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S), held)
         self.lock = self._locks.lock
         self.test_lock = self._locks.test
         self.give_back = self._locks.give_back

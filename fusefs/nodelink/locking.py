@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fusefs.errors import NoLocks, WouldBlock
 from fusefs.model.ids import Ino
@@ -40,15 +40,23 @@ OWNER_BACK_S = 5.0
 
 
 class LinkLocks:
-    """See the module. `flush`: sends what was published, before a lock is dropped."""
+    """See the module. `flush`: sends what was published, before a lock is dropped.
+    `held`: by the programs of this mount since an earlier worker."""
 
-    def __init__(self, calls: Calls, flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        flush: Callable[[], None],
+        held: Iterable[HeldLock] = (),
+    ) -> None:
         self._calls = calls
         self._flush = flush
         self._told = threading.Event()  # the node knows the locks we hold
         self._members = -1  # not known yet: as if there were some
         self._lock = threading.Lock()  # _held, and _members before it; nothing waits
         self._held: dict[LockKey, list[Range]] = {}
+        for lock in held:
+            self._held.setdefault(lock.key, []).append(lock.range)
 
     def note_members(self, count: int) -> bool:
         """How many other members there are; True: the first one, to be told of what

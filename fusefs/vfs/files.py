@@ -88,7 +88,6 @@ class Handle:
         "lost",
         "next_read",
         "number",
-        "owners",
         "window",
         "writable",
     )
@@ -105,8 +104,6 @@ class Handle:
         """Where a sequential reader goes on; `window` chunks are asked `ahead`."""
         self.window = 0
         self.ahead = 0
-        self.owners: set[int] = set()
-        """Lock owners that locked through this handle."""
 
 
 Shown = TypeVar("Shown", Inode, Attr)

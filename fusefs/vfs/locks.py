@@ -5,6 +5,9 @@ asks the cluster, and holds it only when both agreed. So nothing has to be undon
 and no lock is ever granted by one of them alone. A claim that waits for another
 node keeps local requests behind it: waiting ones queue, others would block.
 
+What is held, and through which handles, is kept for the next worker (`lockjournal.py`):
+an upgrade takes no lock from a program.
+
 Record locks (POSIX and OFD) are ranges with an owner; flock is one whole-file lock
 of another kind: the two never see each other.
 
@@ -21,7 +24,8 @@ from typing import NamedTuple
 
 from fusefs.errors import FsError, Interrupted, Invalid, NoLocks, WouldBlock
 from fusefs.model.ids import Ino
-from fusefs.nodelink.ranges import Range
+from fusefs.nodelink.ranges import HeldLock, LockKey, Range
+from fusefs.vfs.lockjournal import LockJournal, Through
 from fusefs.vfs.ports import Alone, Peers
 from fusefs.vfs.types import FileLock
 
@@ -63,12 +67,25 @@ class _Claim:
 class Locks:
     """Thread-safe. Waiting happens on `_changed`, which gives the lock up."""
 
-    def __init__(self, peers: Peers | None = None, failure: int = errno.ENOLCK) -> None:
-        """`failure`: the errno when the cluster cannot decide."""
+    def __init__(
+        self,
+        peers: Peers | None = None,
+        failure: int = errno.ENOLCK,
+        journal: LockJournal | None = None,
+    ) -> None:
+        """`failure`: the errno when the cluster cannot decide. `journal`: what the
+        worker before left, and where this one leaves its own."""
         self._peers = peers if peers is not None else Alone()
         self._failure = failure
-        self._changed = threading.Condition()  # all tables; nothing is called under it
-        self._held: dict[Key, list[Held]] = {}
+        self._journal = journal if journal is not None else LockJournal()
+        # All tables; nothing is called under it but the journal, a short write.
+        self._changed = threading.Condition()
+        self._held: dict[Key, list[Held]] = {
+            (key.ino, key.is_flock): [_held(range_) for range_ in ranges]
+            for key, ranges in self._journal.held.items()
+        }
+        self._through: dict[int, Through] = self._journal.through
+        """Handles that were locked through."""
         self._claims: dict[Key, list[_Claim]] = {}
         self._waiting: dict[int, set[int]] = {}
         """Record locks: owner -> owners it waits for, to find deadlocks."""
@@ -99,8 +116,9 @@ class Locks:
         wait: bool,
         is_flock: bool,
         cancelled: Cancelled,
+        handle: int = 0,
     ) -> None:
-        """Take, change or drop a lock.
+        """Take, change or drop a lock. It is gone when the `handle` is `closed`.
 
         Raises: WouldBlock when not waiting; NoLocks when nobody can tell; Interrupted;
         EDEADLK when waiting for processes of this node would never end.
@@ -111,6 +129,8 @@ class Locks:
             self._unlock(key, owner, want)
             return
         with self._changed:
+            if handle:
+                self._through.setdefault(handle, (ino, set()))[1].add(owner)
             if self._has(key, owner, want):
                 return
         if is_flock:  # a conversion gives the old lock up first (flock(2))
@@ -129,7 +149,7 @@ class Locks:
         except NoLocks as error:
             raise self._failed(error) from error
         finally:
-            self._decided(key, claim, want if granted else None)
+            self._decided(key, claim, want if granted else None, handle)
         for dropped in claim.dropped:
             self._unlock(key, owner, dropped)
 
@@ -139,6 +159,22 @@ class Locks:
         key = (ino, is_flock)
         if key in self._held or key in self._claims:
             self._unlock(key, owner, _EVERYTHING)
+
+    def closed(self, handle: int) -> None:
+        """The last descriptor of an open is gone, here or under an earlier worker: what
+        was locked through it is free. Costs nothing when nothing was."""
+        if handle not in self._through:
+            return
+        with self._changed:
+            ino, owners = self._through.pop(handle)
+        for owner in owners:
+            self.drop(ino, owner, False)
+            self.drop(ino, owner, True)
+
+    def record_locked(self) -> list[Ino]:
+        """Inodes with record locks, which a close(2) of any descriptor drops."""
+        with self._changed:
+            return [ino for ino, is_flock in self._held if not is_flock]
 
     def exclude_others(self, ino: Ino) -> bool:
         """Somebody here has a lock that processes of another node may wait for."""
@@ -169,15 +205,18 @@ class Locks:
             self._claims.setdefault(key, []).append(claim)
         return claim
 
-    def _decided(self, key: Key, claim: _Claim, want: FileLock | None) -> None:
+    def _decided(
+        self, key: Key, claim: _Claim, want: FileLock | None, handle: int = 0
+    ) -> None:
         with self._changed:
             claims = self._claims[key]
             claims.remove(claim)
             if not claims:
                 del self._claims[key]
+            self._changed.notify_all()
             if want is not None:
                 self._replace(key, claim.held.owner, want)
-            self._changed.notify_all()
+                self._keep(key, _range(claim.held.owner, want), handle)
 
     def _unlock(self, key: Key, owner: int, want: FileLock) -> None:
         """Never fails, and waits for no other process."""
@@ -270,6 +309,18 @@ class Locks:
             for h in self._held.get(key, ())
         )
 
+    def _keep(self, key: Key, change: Range, handle: int) -> None:
+        """For the next worker."""
+        if not self._journal.append(LockKey(*key), change, handle):
+            self._journal.rewrite(
+                [
+                    HeldLock(LockKey(*key), _range(held.owner, held))
+                    for key, all_held in self._held.items()
+                    for held in all_held
+                ],
+                self._through,
+            )
+
     def _replace(self, key: Key, owner: int, want: FileLock) -> None:
         """The owner's range becomes `want`: split, cut and join what it had."""
         before = self._held.get(key, [])
@@ -303,6 +354,10 @@ def _conflict(held: Held, owner: int, want: FileLock) -> bool:
         and _overlap(held, want)
         and _F_WRLCK in (held.kind, want.kind)
     )
+
+
+def _held(range_: Range) -> Held:
+    return Held(range_.owner, range_.kind, range_.start, range_.end, range_.pid)
 
 
 def _range(owner: int, want: FileLock | Held) -> Range:

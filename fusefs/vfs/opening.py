@@ -19,7 +19,7 @@ from fusefs.model.ids import Ino, Seq
 from fusefs.namespace.namespace import Namespace
 from fusefs.vfs.coherence import Coherence
 from fusefs.vfs.commits import Commits
-from fusefs.vfs.files import File, Files, Handle
+from fusefs.vfs.files import File, Files
 from fusefs.vfs.inodes import Inodes
 from fusefs.vfs.locks import Locks
 from fusefs.vfs.tree import Tree
@@ -136,20 +136,15 @@ class Opener:
     def release(self, number: int) -> None:
         """The last descriptor of the open is gone. Never raises: nobody listens."""
         handle = self._files.close(number)
+        self._locks.closed(number)
         if handle is None:
             return
         file = handle.file
-        self._drop_locks(handle)
         if self._files.release(file):
             try:
                 self._writer.publish(file)
             except FsError as error:
                 log.warning("inode %d is still unpublished: %s", file.ino, error)
-
-    def _drop_locks(self, handle: Handle) -> None:
-        for owner in handle.owners:
-            self._locks.drop(handle.file.ino, owner, False)
-            self._locks.drop(handle.file.ino, owner, True)
 
 
 def _not_a_file(attr: Attr) -> FsError:

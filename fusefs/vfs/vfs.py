@@ -8,6 +8,7 @@
     publish   drafts to versions          draft     unpublished writes of one file
     appending concurrent appends merged
     journal   drafts kept for the next worker   restoring   what the last one left
+    lockjournal  the same for locks
     files     handles, orphans            listing   readdir, both forms
     xattrs    locks    space              coherence caches, here and in the kernel
 
@@ -45,6 +46,7 @@ from fusefs.vfs.files import Files
 from fusefs.vfs.inodes import Inodes
 from fusefs.vfs.killpriv import Privileges
 from fusefs.vfs.listing import Listings
+from fusefs.vfs.lockjournal import LockJournal
 from fusefs.vfs.locks import Locks
 from fusefs.vfs.missing import Fetcher, Objects
 from fusefs.vfs.opening import Opener
@@ -100,7 +102,9 @@ class Vfs:
         peers: Peers,
         options: VfsOptions | None = None,
         clock: Callable[[], int] = time.time_ns,
+        lock_journal: LockJournal | None = None,
     ) -> None:
+        """`lock_journal`: the locks of the worker before, and of this one."""
         options = options or VfsOptions()
         objects, fetcher = Objects(store), Fetcher(peers, options.fetch_timeout_s)
         pool, snapshots = Pool(), Snapshots()
@@ -124,6 +128,7 @@ class Vfs:
         self._locks = Locks(
             peers if options.locks == "cluster" else None,
             errno.EAGAIN if options.lock_failure == "again" else errno.ENOLCK,
+            lock_journal,
         )
         self._writer = Writer(
             files, publisher, privileges, fetcher, store, pool, options, clock
@@ -370,7 +375,6 @@ class Vfs:
         """Blocks if `wait`: call it from a thread that may wait."""
         opened = self._files.handle(handle)
         ino = opened.file.ino
-        opened.owners.add(owner)
         try:
             if lock.kind != fcntl.F_WRLCK and self._locks.exclude_others(ino):
                 self._writer.flush(opened, caller)  # for the next holder to read
@@ -378,7 +382,11 @@ class Vfs:
             if lock.kind != fcntl.F_UNLCK:
                 raise
             log.warning("inode %d is unlocked unpublished: %s", ino, error)
-        self._locks.change(ino, owner, lock, wait, is_flock, caller.cancelled)
+        self._locks.change(ino, owner, lock, wait, is_flock, caller.cancelled, handle)
+
+    def record_locked(self) -> list[Ino]:
+        """Inodes with record locks, those of an earlier worker included."""
+        return self._locks.record_locked()
 
     def forget(self, ino: Ino) -> None:
         """The kernel dropped its last reference to the inode."""

@@ -524,6 +524,9 @@ class MemoryVfs:
     def adopt_orphan(self, ino: Ino) -> bool:
         return False
 
+    def record_locked(self) -> list[Ino]:
+        return []
+
     # -- changes from elsewhere
 
     def _resolve(self, path: str) -> Node:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -98,6 +100,55 @@ def test_worker_killed_programs_go_on(fresh: Cluster) -> None:
         assert reader.read() == b"r" * 3_000_000
     assert not failures, [(e, traceback.format_tb(e.__traceback__)) for e in failures]
     assert (a.mnt / "open").read_bytes() == b"before after"
+
+
+PROBE = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+for lock in (fcntl.flock, lambda fd, how: fcntl.lockf(fd, how, 10)):
+    try:
+        lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print("free")
+    except BlockingIOError:
+        print("held")
+"""
+
+
+def probe(path: Path) -> list[str]:
+    """Whether another program would get the flock, and the record lock."""
+    words = [sys.executable, "-c", PROBE, str(path)]
+    return subprocess.run(words, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+def test_locks_outlive_the_worker_and_end_with_their_files(
+    fresh: Cluster, how: str
+) -> None:
+    """As both nodes see them."""
+    a, b = fresh.start(2)
+    for name in ("read", "locked"):
+        (a.mnt / name).touch()
+    fresh.wait_equal()
+    everywhere = (a.mnt / "locked", b.mnt / "locked")
+    with (
+        (a.mnt / "locked").open("r+b") as by_flock,
+        (a.mnt / "locked").open("r+b") as by_record,
+    ):
+        fcntl.flock(by_flock, fcntl.LOCK_EX)
+        fcntl.lockf(by_record, fcntl.LOCK_EX, 10)
+        for _ in range(2):
+            kill_worker(a) if how == "killed" else dfs("upgrade", str(a.mnt))
+            for path in everywhere:
+                assert probe(path) == ["held", "held"], path
+        fcntl.lockf(by_record, fcntl.LOCK_UN)
+        for path in everywhere:
+            wait_until(lambda p=path: probe(p) == ["held", "free"], "one is free", 5)  # type: ignore[misc]
+        fcntl.lockf(by_record, fcntl.LOCK_EX, 10)
+        with (a.mnt / "locked").open("rb"):  # POSIX: closing any descriptor unlocks
+            pass
+        wait_until(lambda: probe(everywhere[0]) == ["held", "free"], "one is free", 5)
+    for path in everywhere:
+        wait_until(lambda p=path: probe(p) == ["free", "free"], "both are free", 5)  # type: ignore[misc]
 
 
 def test_everything_killed_what_was_synced_is_there(fresh: Cluster) -> None:

@@ -136,6 +136,7 @@ class Connection:
         self._held_lock = threading.Lock()
         """Protects `_held`; nothing is called under it."""
         if session is not None:
+            self.locked.update(fs.record_locked())
             self.agree(session)
 
     def agree(self, session: Session) -> None:
