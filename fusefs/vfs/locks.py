@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,11 @@ from fusefs.vfs.types import FileLock
 OFFSET_MAX = (1 << 63) - 1
 _POLL_S = 0.05
 """How soon a waiting lock notices an interrupt: below what a user notices."""
+_RELEASE_S = 0.003
+"""A refusal waits this long: nobody waits for the answer to a RELEASE, so that of the
+last holder may have been read before our request and have its turn only now."""
+_RELEASE_LIMIT_S = 0.05
+"""The same while the holder's unlock is under way, which waits for the node only."""
 _EDEADLK = 35
 
 _F_RDLCK, _F_WRLCK, _F_UNLCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
@@ -96,9 +102,13 @@ class Locks:
         """F_GETLK: a lock that stands in the way, or F_UNLCK. One of another node
         has pid 0."""
         _check(want)
+        key = (ino, is_flock)
         with self._changed:
-            for held in self._held.get((ino, is_flock), ()):
-                if _conflict(held, owner, want):
+            began_s = 0.0
+            while holders := self._conflicts(key, owner, want):
+                began_s = began_s or time.monotonic()
+                if not self._may_be_released(key, holders, began_s):
+                    held = holders[0]
                     return FileLock(held.kind, held.start, held.end, held.pid)
         try:
             found = self._peers.test_lock(ino, _range(owner, want), is_flock=is_flock)
@@ -192,18 +202,40 @@ class Locks:
     ) -> _Claim:
         """Wait until no process of this node is in the way, and keep it so."""
         claim = _Claim(Held(owner, want.kind, want.start, want.end, want.pid), wait)
+        began_s = 0.0
         with self._changed:
             while True:
                 claims = self._claims_before(key, owner, want)
                 holders = self._conflicts(key, owner, want)
                 if not claims and not holders:
                     break
-                if not wait and (holders or any(c.wait for c in claims)):
-                    raise WouldBlock("locked by another process")
+                if not wait and any(c.wait for c in claims):
+                    raise WouldBlock("another process waits for it")
+                if not wait and holders:
+                    if cancelled is not None and cancelled():  # others are served, too
+                        raise Interrupted("interrupted while waiting for a lock")
+                    began_s = began_s or time.monotonic()
+                    if not self._may_be_released(key, holders, began_s):
+                        raise WouldBlock("locked by another process")
+                    continue
                 others = {h.owner for h in holders} | {c.held.owner for c in claims}
                 self._wait(owner, others - {owner}, key[1], cancelled)
             self._claims.setdefault(key, []).append(claim)
         return claim
+
+    def _may_be_released(self, key: Key, holders: list[Held], began_s: float) -> bool:
+        """Give holders that have closed the file the time to be heard of: True, look
+        again; False: they had it."""
+        claims = self._claims.get(key, ())
+        leaving = {c.held.owner for c in claims if c.held.kind == _F_UNLCK}
+        limit_s = _RELEASE_S
+        if all(held.owner in leaving for held in holders):
+            limit_s = _RELEASE_LIMIT_S
+        left_s = began_s + limit_s - time.monotonic()
+        if left_s <= 0:
+            return False
+        self._changed.wait(min(left_s, _RELEASE_S))
+        return True
 
     def _decided(
         self, key: Key, claim: _Claim, want: FileLock | None, handle: int = 0

@@ -189,6 +189,16 @@ def test_a_conversion_and_a_byte_range_are_seen_by_the_other(pair: list[Node]) -
         fcntl.lockf(two, fcntl.LOCK_EX | fcntl.LOCK_NB)  # closing dropped them all
 
 
+def test_a_lock_whose_holder_has_closed_is_free_at_once(pair: list[Node]) -> None:
+    """Nobody waits for a RELEASE, but what comes after it must find it done."""
+    path = pair[0].mnt / "again"
+    refused = 0
+    for _ in range(300):
+        with path.open("wb") as file:
+            refused += _try(file.fileno()) != 0
+    assert not refused
+
+
 def test_the_next_holder_reads_what_the_last_one_wrote(pair: list[Node]) -> None:
     """Without closing or syncing in between: a lock hands the data over, too."""
     _count_in_turns(*pair)

@@ -90,6 +90,45 @@ def test_a_waiting_lock_wakes_when_released() -> None:
     assert not take(locks, 1, R, 5, 5)
 
 
+def test_a_refusal_waits_for_a_release_that_came_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RELEASE is served by any thread, and close(2) does not wait for it."""
+    monkeypatch.setattr("fusefs.vfs.locks._RELEASE_S", 5.0)
+    locks = Locks()
+    take(locks, 1, W)
+    served: list[int] = []
+
+    def asked() -> bool:
+        if not served:
+            served.append(1)
+            threading.Thread(target=locks.drop, args=(INO, 1, False)).start()
+        return False
+
+    locks.change(INO, 2, FileLock(W, 0, 9, 2), False, False, asked)
+    assert served
+
+
+def test_a_refusal_waits_longer_for_an_unlock_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fusefs.vfs.locks._RELEASE_S", 0.001)
+    monkeypatch.setattr("fusefs.vfs.locks._RELEASE_LIMIT_S", 5.0)
+    cluster = Cluster()
+    locks = Locks(cluster)
+    take(locks, 1, W)
+    cluster.unlocks.clear()
+    unlocking = threading.Thread(target=locks.drop, args=(INO, 1, False))
+    unlocking.start()
+    while not locks._claims:
+        pass
+    later = threading.Timer(0.01, cluster.unlocks.set)
+    later.start()
+    assert take(locks, 2, W)
+    for each in (unlocking, later):
+        each.join()
+
+
 def test_a_waiting_lock_can_be_interrupted() -> None:
     locks = Locks()
     take(locks, 1, W)
@@ -160,10 +199,13 @@ class Cluster(Alone):
         self.gate = threading.Event()
         self.gate.set()
         self.inside = threading.Event()
+        self.unlocks = threading.Event()
+        self.unlocks.set()
 
     def lock(self, ino: Ino, want: Range, **how: object) -> None:
         self.asked.append(want.kind)
         if want.kind == U:
+            assert self.unlocks.wait(5)
             return
         self.inside.set()
         assert self.gate.wait(5)
