@@ -20,7 +20,7 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from fusefs.model.ids import Ino
-from fusefs.nodelink.ranges import HeldLock, LockKey, Range, changed
+from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range, changed
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ class LockJournal:
             self.held, self.through = {}, {}
 
     def _replay(self, data: bytes) -> None:
+        locked: dict[tuple[Ino, int], set[int]] = {}
+        """Inode and owner: through which handles."""
         if data[: len(_HEADER)] != _HEADER or len(data) % _RECORD_BYTES:
             raise ValueError(f"{self._path} is not a journal of locks")
         for at in range(len(_HEADER), len(data), _RECORD_BYTES):
@@ -126,12 +128,17 @@ class LockJournal:
             if checksum != xxh3_64_intdigest(record):
                 raise ValueError(f"{self._path} is damaged at {at}")
             ino, owner, handle, start, end, pid, kind, flock = _RECORD.unpack(record)
+            key = LockKey(Ino(ino), bool(flock))
             if handle:
-                self.through.setdefault(handle, (Ino(ino), set()))[1].add(owner)
+                locked.setdefault((key.ino, owner), set()).add(handle)
             if kind != _THROUGH:
-                key = LockKey(Ino(ino), bool(flock))
                 self._change(key, Range(owner, kind, start, end, pid))
-        self._forget_released()
+            if kind == UNLOCK and not self._holds(key.ino, owner):
+                locked.pop((key.ino, owner), None)  # by closing it, perhaps
+        for (inode, owner), handles in locked.items():
+            if self._holds(inode, owner):
+                for handle in handles:
+                    self.through.setdefault(handle, (inode, set()))[1].add(owner)
 
     def _change(self, key: LockKey, change: Range) -> None:
         after = changed(self.held.get(key, ()), change)
@@ -140,15 +147,12 @@ class LockJournal:
         else:
             self.held.pop(key, None)
 
-    def _forget_released(self) -> None:
-        """No record says that a handle is gone, only that its locks are."""
-        holds = {
-            (key.ino, r.owner) for key, ranges in self.held.items() for r in ranges
-        }
-        for handle, (ino, owners) in list(self.through.items()):
-            owners -= {owner for owner in owners if (ino, owner) not in holds}
-            if not owners:
-                del self.through[handle]
+    def _holds(self, ino: Ino, owner: int) -> bool:
+        return any(
+            r.owner == owner
+            for is_flock in (False, True)
+            for r in self.held.get(LockKey(ino, is_flock), ())
+        )
 
 
 def _record(key: LockKey, change: Range, handle: int) -> bytes:

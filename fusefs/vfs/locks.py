@@ -170,6 +170,14 @@ class Locks:
         if key in self._held or key in self._claims:
             self._unlock(key, owner, _EVERYTHING)
 
+    def flushed(self, ino: Ino, owner: int, handle: int) -> None:
+        """A process closed a descriptor: its record locks on the file are free. A
+        RELEASE of the handle, which may come late, must not take newer ones."""
+        if handle in self._through:
+            with self._changed:
+                self._through[handle][1].discard(owner)
+        self.drop(ino, owner, False)
+
     def closed(self, handle: int) -> None:
         """The last descriptor of an open is gone, here or under an earlier worker: what
         was locked through it is free. Costs nothing when nothing was."""

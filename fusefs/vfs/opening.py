@@ -131,7 +131,7 @@ class Opener:
             self._writer.flush(handle, caller)
         finally:  # the next holder reads what was written
             if owner:
-                self._locks.drop(handle.file.ino, owner, False)
+                self._locks.flushed(handle.file.ino, owner, number)
 
     def release(self, number: int) -> None:
         """The last descriptor of the open is gone. Never raises: nobody listens."""

@@ -66,6 +66,20 @@ def test_next_worker_holds_the_same_until_the_handle_is_closed(tmp_path: Path) -
     assert len(third) == 0
 
 
+def test_late_release_takes_no_lock_that_came_after_the_close(tmp_path: Path) -> None:
+    """A process closes one descriptor and locks through another; a child has the
+    first one still."""
+    first = worker(tmp_path / "locks")
+    change(first, 11, FLOCK, 100)
+    first.flushed(INO, 11, 100)
+    change(first, 11, FLOCK, 101)
+    for locks in (worker(tmp_path / "locks"), first):
+        locks.closed(100)
+        assert not take(locks, 12, FLOCK, 102)
+    first.closed(101)
+    assert take(first, 12, FLOCK, 102)
+
+
 def test_node_is_told_what_the_worker_before_held(tmp_path: Path) -> None:
     first = worker(tmp_path / "locks")
     change(first, 11, FLOCK, 100, is_flock=True)
