@@ -25,6 +25,7 @@ from fusefs.nodelink.ranges import (
     HeldLock,
     LockKey,
     Range,
+    by_key,
     changed,
 )
 from netnode.core.handover import Handovers, Releases
@@ -159,9 +160,7 @@ class Locking:
         """A worker attached: this is everything it holds."""
         self._told = True
         self._worker_left = None
-        self._mine = {}
-        for lock in locks:
-            self._note(lock.key, lock.range)
+        self._mine = by_key(locks)
         self.assert_all()
 
     def worker_gone(self) -> None:

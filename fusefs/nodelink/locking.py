@@ -29,7 +29,15 @@ from fusefs.nodelink.messages import (
     Reserve,
     Reserved,
 )
-from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range, changed, within
+from fusefs.nodelink.ranges import (
+    UNLOCK,
+    HeldLock,
+    LockKey,
+    Range,
+    by_key,
+    changed,
+    within,
+)
 
 LOCK_LIMIT_S = 20.0
 """For an answer about a lock: longer than the grace period of a new owner."""
@@ -54,9 +62,7 @@ class LinkLocks:
         self._told = threading.Event()  # the node knows the locks we hold
         self._members = -1  # not known yet: as if there were some
         self._lock = threading.Lock()  # _held, and _members before it; nothing waits
-        self._held: dict[LockKey, list[Range]] = {}
-        for lock in held:
-            self._held.setdefault(lock.key, []).append(lock.range)
+        self._held = by_key(held)
 
     def note_members(self, count: int) -> bool:
         """How many other members there are; True: the first one, to be told of what

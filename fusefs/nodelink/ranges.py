@@ -44,6 +44,16 @@ class HeldLock(msgspec.Struct, array_like=True, frozen=True, gc=False):
     range: Range
 
 
+def by_key(locks: Iterable[HeldLock]) -> dict[LockKey, list[Range]]:
+    """The ranges of a list that is asserted: its sender keeps those of one owner
+    apart, so nothing has to be split or joined."""
+    out: dict[LockKey, list[Range]] = {}
+    for lock in locks:
+        if lock.range.kind != UNLOCK:
+            out.setdefault(lock.key, []).append(lock.range)
+    return out
+
+
 class Holding(msgspec.Struct, frozen=True, gc=False):
     """A range and the node whose process holds it."""
 

@@ -33,6 +33,10 @@ from fusefs.vfs.types import FileLock
 OFFSET_MAX = (1 << 63) - 1
 _POLL_S = 0.05
 """How soon a waiting lock notices an interrupt: below what a user notices."""
+MAX_HELD = 10_000
+"""Locks of one node; beyond it ENOLCK, as of a kernel whose lock table is full. All are
+told in one message, to the node and to an owner (20,000, 1 MiB), and looked through at
+each change of a file's."""
 _RELEASE_S = 0.003
 """A refusal waits this long: nobody waits for the answer to a RELEASE, so that of the
 last holder may have been read before our request and have its turn only now."""
@@ -90,6 +94,7 @@ class Locks:
             (key.ino, key.is_flock): [_held(range_) for range_ in ranges]
             for key, ranges in self._journal.held.items()
         }
+        self._count = sum(map(len, self._held.values()))
         self._through: dict[int, Through] = self._journal.through
         """Handles that were locked through."""
         self._claims: dict[Key, list[_Claim]] = {}
@@ -130,11 +135,14 @@ class Locks:
     ) -> None:
         """Take, change or drop a lock. It is gone when the `handle` is `closed`.
 
-        Raises: WouldBlock when not waiting; NoLocks when nobody can tell; Interrupted;
-        EDEADLK when waiting for processes of this node would never end.
+        Raises: WouldBlock when not waiting; NoLocks when nobody can tell, and of more
+        than MAX_HELD; Interrupted; EDEADLK when waiting for processes of this node
+        would never end.
         """
         _check(want)
         key = (ino, is_flock)
+        if self._count >= MAX_HELD:
+            self._check_room(key, owner, want)
         if want.kind == _F_UNLCK:
             self._unlock(key, owner, want)
             return
@@ -201,7 +209,7 @@ class Locks:
         )
 
     def __len__(self) -> int:
-        return sum(len(held) for held in list(self._held.values()))
+        return self._count
 
     # -- with the cluster --------------------------------------------------------
 
@@ -361,27 +369,42 @@ class Locks:
                 self._through,
             )
 
+    def _check_room(self, key: Key, owner: int, want: FileLock) -> None:
+        """An unlock may cut one lock in two, so it can be refused as well (fcntl(2)).
+        Raises NoLocks."""
+        with self._changed:
+            before = self._held.get(key, [])
+            more = len(_replaced(before, owner, want)) - len(before)
+            if more > 0 and self._count + more > MAX_HELD:
+                raise NoLocks(f"{self._count} locks are held on this node")
+
     def _replace(self, key: Key, owner: int, want: FileLock) -> None:
-        """The owner's range becomes `want`: split, cut and join what it had."""
         before = self._held.get(key, [])
-        after = [h for h in before if h.owner != owner]
-        start, end = want.start, want.end
-        for h in before:
-            if h.owner != owner:
-                continue
-            if h.kind == want.kind and h.start <= end + 1 and start <= h.end + 1:
-                start, end = min(start, h.start), max(end, h.end)
-                continue
-            if h.start < want.start:
-                after.append(h._replace(end=min(h.end, want.start - 1)))
-            if h.end > want.end:
-                after.append(h._replace(start=max(h.start, want.end + 1)))
-        if want.kind != _F_UNLCK:
-            after.append(Held(owner, want.kind, start, end, want.pid))
+        after = _replaced(before, owner, want)
+        self._count += len(after) - len(before)
         if after:
-            self._held[key] = sorted(after, key=lambda h: h.start)
+            self._held[key] = after
         else:
             self._held.pop(key, None)
+
+
+def _replaced(before: list[Held], owner: int, want: FileLock) -> list[Held]:
+    """The owner's range becomes `want`: split, cut and join what it had."""
+    after = [h for h in before if h.owner != owner]
+    start, end = want.start, want.end
+    for h in before:
+        if h.owner != owner:
+            continue
+        if h.kind == want.kind and h.start <= end + 1 and start <= h.end + 1:
+            start, end = min(start, h.start), max(end, h.end)
+            continue
+        if h.start < want.start:
+            after.append(h._replace(end=min(h.end, want.start - 1)))
+        if h.end > want.end:
+            after.append(h._replace(start=max(h.start, want.end + 1)))
+    if want.kind != _F_UNLCK:
+        after.append(Held(owner, want.kind, start, end, want.pid))
+    return sorted(after, key=lambda h: h.start)
 
 
 def _overlap(held: Held, want: FileLock) -> bool:

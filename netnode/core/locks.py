@@ -21,6 +21,7 @@ from fusefs.nodelink.ranges import (
     Holding,
     LockKey,
     Range,
+    by_key,
     changed,
     conflict,
 )
@@ -166,11 +167,16 @@ class LockTable:
         self._asserted.add(node)
         self._drop(node)
         lost: list[HeldLock] = []
-        for lock in locks:
-            if conflict(self._holdings(lock.key), node, lock.range):
-                lost.append(lock)
-            else:
-                self._set(node, lock.key, lock.range)
+        for key, ranges in by_key(locks).items():
+            others = self._holdings(key)  # of other nodes, all of them
+            kept: list[Range] = []
+            for range_ in ranges:
+                if conflict(others, node, range_):
+                    lost.append(HeldLock(key, range_))
+                else:
+                    kept.append(range_)
+            if kept:
+                self._held.setdefault(key, {})[node] = kept
         for request, (key, want) in list(self._granted.get(node, {}).items()):
             if request in asking:  # granted while the assertion was on its way
                 self._set(node, key, want)

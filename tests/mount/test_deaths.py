@@ -117,7 +117,8 @@ for lock in (fcntl.flock, lambda fd, how: fcntl.lockf(fd, how, 10)):
 def probe(path: Path) -> list[str]:
     """Whether another program would get the flock, and the record lock."""
     words = [sys.executable, "-c", PROBE, str(path)]
-    return subprocess.run(words, capture_output=True, text=True).stdout.split()
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout.split() + done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("how", ["killed", "upgraded"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from fusefs.model.ids import Ino, NodeId
+from fusefs.nodelink.frames import MAX_HEADER_BYTES
+from fusefs.nodelink.messages import HeldLocks, decode_to_node, encode
 from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
+from fusefs.vfs.locks import MAX_HELD
 from netnode.core.locks import LEASE_S, LockTable, Verdict
 from netnode.core.reservations import LIFE_S, Reservations
+from netnode.wire import messages
 
 KEY = LockKey(Ino(5), False)
 A, B, C = NodeId(1), NodeId(2), NodeId(3)
@@ -46,6 +50,34 @@ def test_lease_that_is_not_renewed_ends() -> None:
     assert table.expire(10 + LEASE_S) == [A]
     assert table.retry(False) == granted((B, 1))
     assert table.asserted(A, [HeldLock(KEY, W)], 30) == [HeldLock(KEY, W)]
+
+
+def test_asserted_are_all_but_those_that_others_hold() -> None:
+    table = LockTable(0)
+    ranges = [Range(9, READ, 10 * n, 10 * n + 4) for n in range(5)]
+    table.asserted(B, [HeldLock(KEY, Range(7, WRITE, 12, 22))], 0)
+    lost = table.asserted(A, [HeldLock(KEY, r) for r in ranges], 0)
+    assert lost == [HeldLock(KEY, r) for r in ranges[1:3]]
+    assert len(table) == 4
+    assert table.asserted(A, [HeldLock(KEY, ranges[0])], 1) == []
+    assert len(table) == 2
+    assert table.asserted(B, [], 2) == []
+    assert table.asserted(A, [], 2) == []
+    assert len(table) == 0
+
+
+def test_all_that_a_node_may_hold_fits_into_one_message() -> None:
+    most = (1 << 63) - 1
+    locks = tuple(
+        HeldLock(LockKey(Ino(most), True), Range(2 * most, WRITE, most, most, 1 << 31))
+        for _ in range(MAX_HELD + 500)  # and what is asked for at once
+    )
+    encoded = messages.encode(messages.LockAssert(locks))
+    assert len(encoded) < MAX_HEADER_BYTES * 0.6
+    assert messages.decode_control(encoded) == messages.LockAssert(locks)
+    encoded = encode(HeldLocks(locks))
+    assert len(encoded) < MAX_HEADER_BYTES * 0.6
+    assert decode_to_node(encoded) == HeldLocks(locks)
 
 
 def test_grace_ends_when_all_have_asserted_or_in_time() -> None:

@@ -90,6 +90,27 @@ def test_a_waiting_lock_wakes_when_released() -> None:
     assert not take(locks, 1, R, 5, 5)
 
 
+def test_a_node_holds_so_many_locks_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fusefs.vfs.locks.MAX_HELD", 3)
+    locks = Locks()
+    for start in (0, 10, 20):
+        assert take(locks, 1, W, start, start + 4)
+    with pytest.raises(NoLocks):
+        take(locks, 2, W, 30, 34)
+    with pytest.raises(NoLocks):
+        take(locks, 1, U, 2, 2)  # it would become two
+    with pytest.raises(NoLocks):
+        take(locks, 1, R, 2, 2)
+    assert take(locks, 1, R, 0, 4) and take(locks, 1, W, 10, 24)
+    assert len(locks) == 2
+    assert take(locks, 2, W, 30, 34) and take(locks, 2, W, 35, 39)
+    locks.drop(INO, 1, False)
+    locks.drop(INO, 2, False)
+    assert len(locks) == 0
+
+
 def test_a_refusal_waits_for_a_release_that_came_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
