@@ -181,9 +181,10 @@ class Locks:
     def flushed(self, ino: Ino, owner: int, handle: int) -> None:
         """A process closed a descriptor: its record locks on the file are free. A
         RELEASE of the handle, which may come late, must not take newer ones."""
-        if handle in self._through:
+        through = self._through.get(handle)
+        if through is not None:
             with self._changed:
-                self._through[handle][1].discard(owner)
+                through[1].discard(owner)
         self.drop(ino, owner, False)
 
     def closed(self, handle: int) -> None:
