@@ -47,6 +47,9 @@ LINK_WAIT_S = 2.0
 class Server(Protocol):
     """A binding at work."""
 
+    @property
+    def makes_way(self) -> bool: ...
+
     def statistics(self) -> dict[str, int]: ...
 
 
@@ -113,7 +116,8 @@ class Parts:
         self.vfs.close()
         self.store.sync_all()
         self.namespace.sync()
-        self.link.close()
+        makes_way = self._server is not None and self._server.makes_way
+        self.link.close(locks_stay=makes_way)
         self.store.close()
         self.namespace.close()
         self.locks.close()

@@ -167,11 +167,6 @@ class Locking:
         """Its programs may still run; a new worker has a lease's time to come."""
         self._worker_left = self._environment.now()
 
-    def stopping(self) -> None:
-        """This node ends. Without a worker nobody holds anything here any more."""
-        if self._worker_left is not None:
-            self.worker_holds(())
-
     def reserve(self, parent: Ino, name: bytes, done: ReserveDone) -> None:
         """May this name be created? Without a reachable owner: yes."""
         key = dirent_key(parent, name)

@@ -235,7 +235,6 @@ class Node:
                 nursery.start_soon(self._for_ever, task)
             task_status.started(self.port)
             await self._stopped.wait()
-            self.locking.stopping()
             async with trio.open_nursery() as farewell:
                 for peer in self.peers:
                     farewell.start_soon(peer.connection.say_bye, "it stops")

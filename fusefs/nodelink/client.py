@@ -224,9 +224,12 @@ class NodeLink:
             fetch_failures=self._fetch_failures,
         )
 
-    def close(self) -> None:
-        """Send what is queued, then stop the threads."""
+    def close(self, *, locks_stay: bool = False) -> None:
+        """Send what is queued, then stop the threads. `locks_stay`: their holders go
+        on with another worker; else nobody holds any more."""
         self._flush(SEND_TIMEOUT_S)
+        if not locks_stay and self._locks.release_all():
+            self._tell_locks()
         self._closing.set()
         self._wake.set()
         self._to_tell.put(None)

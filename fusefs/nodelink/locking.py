@@ -94,6 +94,13 @@ class LinkLocks:
                 )
             )
 
+    def release_all(self) -> bool:
+        """There is no mount any more, and so no holder. False: there was none."""
+        with self._lock:
+            some = bool(self._held)
+            self._held = {}
+        return some
+
     # -- locks -------------------------------------------------------------------------
 
     def lock(

@@ -21,7 +21,7 @@ from fusefs.nodelink.messages import (
     decode_to_node,
     encode,
 )
-from fusefs.nodelink.ranges import WRITE, Range
+from fusefs.nodelink.ranges import WRITE, HeldLock, LockKey, Range
 
 INO = Ino(77)
 WHOLE = Range(1, WRITE)
@@ -125,4 +125,17 @@ def test_first_other_member_is_told_what_was_taken_without_it(tmp_path: Path) ->
     assert locks.note_members(1)
     assert [(held.key.ino, held.range) for held in locks.held().locks] == [(INO, WHOLE)]
     assert not locks.note_members(2)
+    calls.close()
+
+
+def test_worker_begins_with_what_it_was_left_and_ends_with_nothing(
+    tmp_path: Path,
+) -> None:
+    calls = Calls(tmp_path / "nobody.sock")
+    left = [HeldLock(LockKey(INO, True), WHOLE)]
+    locks = LinkLocks(calls, lambda: None, left)
+    assert locks.held().locks == tuple(left)
+    assert locks.release_all()
+    assert locks.held().locks == ()
+    assert not locks.release_all()
     calls.close()

@@ -112,6 +112,11 @@ class Server:
         kernel for the next worker. Safe in a signal handler."""
         self._stopping.set()
 
+    @property
+    def makes_way(self) -> bool:
+        """It ends for another worker; the mount stays, as far as is known here."""
+        return self._stopping.is_set()
+
     def _watch(self, on_ready: Callable[[], None] | None) -> None:
         """Until all threads ended or we are told to stop."""
         before: set[int] = set()
