@@ -127,8 +127,7 @@ def test_locks_outlive_the_worker_and_end_with_their_files(
 ) -> None:
     """As both nodes see them."""
     a, b = fresh.start(2)
-    for name in ("read", "locked"):
-        (a.mnt / name).touch()
+    (a.mnt / "locked").touch()
     fresh.wait_equal()
     everywhere = (a.mnt / "locked", b.mnt / "locked")
     with (
@@ -138,7 +137,12 @@ def test_locks_outlive_the_worker_and_end_with_their_files(
         fcntl.flock(by_flock, fcntl.LOCK_EX)
         fcntl.lockf(by_record, fcntl.LOCK_EX, 10)
         for _ in range(2):
-            kill_worker(a) if how == "killed" else dfs("upgrade", str(a.mnt))
+            pid = a.worker_pid()
+            if how == "killed":
+                kill(pid)
+            else:
+                dfs("upgrade", str(a.mnt))
+            wait_until(lambda p=pid: a.worker_pid() not in (0, p), "a new worker")  # type: ignore[misc]
             for path in everywhere:
                 assert probe(path) == ["held", "held"], path
         fcntl.lockf(by_record, fcntl.LOCK_UN)
