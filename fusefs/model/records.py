@@ -241,7 +241,7 @@ def _setting_fits(name: bytes, value: bytes) -> bool:
 def _fits(value: Value) -> bool:
     match value:
         case Dirent():
-            return _is_ino(value.ino) and 0 < value.kind < 16
+            return _is_ino(value.ino) and 0 <= value.kind < 16
         case Attrs():
             return _attrs_fit(value)
         case Content():

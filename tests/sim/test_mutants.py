@@ -57,7 +57,7 @@ def digest_without_context(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(registers, "state_hash", broken)
     patch.setattr("fusefs.namespace.replicate.state_hash", broken)
-    patch.setattr("fusefs.namespace.check.state_hash", broken)
+    patch.setattr("fusefs.namespace.damage.state_hash", broken)
 
 
 @pytest.mark.parametrize(
