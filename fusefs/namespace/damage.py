@@ -92,12 +92,17 @@ def _extra(key: bytes, register: Register) -> Iterator[tuple[NodeId, Seq, bytes]
             yield node, seq, key
 
 
+def _indexed(db: sqlite3.Connection, damaged: set[bytes]) -> _Extra:
+    """The rows of extra_dot there are, but those of damaged registers."""
+    rows = db.execute("SELECT node, seq, key FROM extra_dot")
+    return {row for row in rows if row[2] not in damaged}
+
+
 def _index_problems(
     db: sqlite3.Connection, want: _Extra, damaged: set[bytes]
 ) -> Iterator[str]:
     """Nothing is said of damaged registers: which dots they had is not known."""
-    rows = db.execute("SELECT node, seq, key FROM extra_dot")
-    have = {row for row in rows if row[2] not in damaged}
+    have = _indexed(db, damaged)
     for row in sorted(have - want):
         yield f"register index: row {row!r} should not be there"
     for row in sorted(want - have):
@@ -143,8 +148,7 @@ def mend(db: sqlite3.Connection) -> None:
         if _top(register) != (node, seq):
             moved.append((*_top(register), key))
     db.executemany("UPDATE register SET node = ?, seq = ? WHERE key = ?", moved)
-    rows = db.execute("SELECT node, seq, key FROM extra_dot").fetchall()
-    have: _Extra = {row for row in rows if row[2] not in damaged}
+    have = _indexed(db, damaged)
     db.executemany(
         "DELETE FROM extra_dot WHERE node = ? AND seq = ? AND key = ?", have - extra
     )

@@ -367,7 +367,7 @@ class Draft:
         """The other version has chunks of another size. Raises Missing."""
         pieces = self._pieces()
         size, cut = self.size, self.cut if self.truncated else base.size
-        self._start_over(base)
+        self.start_over(base)
         if cut < base.size:
             self.truncate(cut)
             self.truncate(size)
@@ -412,11 +412,8 @@ class Draft:
                 pieces.append(((index << self.base.log2) + a, piece))
         return pieces
 
-    def settle_on(self, base: View) -> None:
-        """This version is what shows: nothing of the draft is not in it."""
-        self._start_over(base)
-
-    def _start_over(self, base: View) -> None:
+    def start_over(self, base: View) -> None:
+        """Nothing is written over this version: what was, is in it or kept aside."""
         self.discard()
         self.base, self.mask, self.size = base, (1 << base.log2) - 1, base.size
         self.cut = base.size

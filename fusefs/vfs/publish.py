@@ -397,7 +397,7 @@ class Publisher:
             view = self._materialise(file, draft)
             self._keep_row(file, draft, orphan, view)
             file.view = view
-            draft.settle_on(view)
+            draft.start_over(view)
             if draft.log is not None:
                 draft.log.rewrite(draft)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import NoSpace, Stale
-from fusefs.model.ids import ROOT_INO
+from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs import VfsOptions
@@ -220,6 +220,15 @@ def test_a_change_that_comes_while_a_file_is_opened_is_seen(
 # -- what no handle keeps --------------------------------------------------------------
 
 
+def unlinked(local: Local) -> tuple[Ino, int]:
+    """A file whose name was removed while it was open, and written since."""
+    ino = local.put("/f", b"old")
+    handle = local.open("/f")
+    local.vfs.unlink(ROOT_INO, b"f")
+    local.vfs.write(handle, 0, b"new data")
+    return ino, handle
+
+
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
 def test_unnamed_file_that_was_synced_is_named_once(tmp_path: Path, flags: int) -> None:
     """Its draft is not laid over, or behind, what was made of it before."""
@@ -237,10 +246,7 @@ def test_unnamed_file_that_was_synced_is_named_once(tmp_path: Path, flags: int) 
 def test_unlinked_file_is_there_as_long_as_the_kernel_knows_it(tmp_path: Path) -> None:
     """Held by O_PATH it can be opened again, and cut without being open."""
     with local_vfs(tmp_path / "s") as local:
-        ino = local.put("/f", b"old")
-        handle = local.open("/f")
-        local.vfs.unlink(ROOT_INO, b"f")
-        local.vfs.write(handle, 0, b"new data")
+        ino, handle = unlinked(local)
         local.vfs.setattr(ino, SetAttr(mode=0o600), local.caller)
         local.close(handle)
         again = local.vfs.open(ino, os.O_RDWR, local.caller).handle
@@ -259,10 +265,7 @@ def test_unlinked_file_is_there_as_long_as_the_kernel_knows_it(tmp_path: Path) -
 def test_unlinked_file_that_nobody_has_open_needs_no_buffers(tmp_path: Path) -> None:
     """The kernel may keep an inode for hours after a peer removed its name."""
     with local_vfs(tmp_path / "s") as local:
-        ino = local.put("/f", b"old")
-        handle = local.open("/f")
-        local.vfs.unlink(ROOT_INO, b"f")
-        local.vfs.write(handle, 0, b"new data")
+        ino, handle = unlinked(local)
         local.close(handle)
         assert local.vfs.statistics().dirty_files == 1
         local.vfs._writer.publish_older(0)

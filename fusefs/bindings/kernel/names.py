@@ -164,11 +164,16 @@ def rename(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def rename2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
     if flags == EXCHANGE:  # so that it is not done twice (recovery.py)
-        old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
-        one, other = ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
+        one, other = to_exchange(ch, nodeid, target)
         before_ns = max(one.ctime_ns, other.ctime_ns, 1)
         ch.connection.gate.note(unique & ~p.UNIQUE_RESEND, before_ns)
     return _rename(ch, unique, nodeid, target, flags, p.RENAME2_IN.size)
+
+
+def to_exchange(ch: Channel, nodeid: Ino, target: Ino) -> tuple[Attr, Attr]:
+    """What the two names of a RENAME2 request are now. Raises NotFound."""
+    old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
+    return ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
 
 
 def _rename(

@@ -21,7 +21,7 @@ from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.inodes import setxattr_parts
-from fusefs.bindings.kernel.names import entry_reply
+from fusefs.bindings.kernel.names import entry_reply, to_exchange
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import BadHandle, FsError, Stale
 from fusefs.model.ids import Ino
@@ -224,8 +224,7 @@ def _unless_exchanged(handler: Handler) -> Handler:
         target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
         if unique & p.UNIQUE_RESEND and flags == EXCHANGE:
             before_ns = ch.connection.gate.noted(unique & ~p.UNIQUE_RESEND)
-            old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
-            one, other = ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
+            one, other = to_exchange(ch, nodeid, target)
             if one.ctime_ns == other.ctime_ns and 0 < before_ns < one.ctime_ns:
                 return encode.ok(unique)
         return handler(ch, unique, nodeid)
