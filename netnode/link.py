@@ -74,6 +74,8 @@ class LinkServer:
         self._path = path
         self._command = command
         self._worker: _Worker | None = None
+        self._calls: dict[tuple[int, int], _Client] = {}
+        """Connections that a worker's Barrier may name, by process and number."""
         self._asked: dict[int, trio.Event] = {}
         self._answers: dict[int, bytes] = {}
         self._number = 0
@@ -161,7 +163,7 @@ class LinkServer:
                 if message.txs:
                     self._node.publish(message.txs, message.bodies)
             case Barrier():
-                client.barrier(message)
+                self._barrier(client, message)
             case Invalidated():
                 self._node.settling.done(message.id)
             case Fetch():
@@ -193,6 +195,12 @@ class LinkServer:
                     self._answers[message.id] = message.value
                     event.set()
 
+    def _barrier(self, client: _Client, message: Barrier) -> None:
+        if not message.call:
+            client.barrier(message)
+        elif call := self._calls.get((client.pid, message.call)):
+            call.barrier(message)  # else it was of another node: who waits saw it end
+
     async def _fetch_later(self, client: _Client, message: Fetch) -> None:
         client.waiting.add(message.id)
         await self._node.connections_settled()
@@ -216,6 +224,9 @@ class LinkServer:
     def _attach(self, client: _Client, message: Attach) -> None:
         if message.version != LINK_VERSION:
             raise ProtocolError(f"a client of link version {message.version}")
+        client.pid, client.number = message.pid, message.number
+        if message.role == "call":
+            self._calls[client.pid, client.number] = client
         if message.role != "worker":
             return
         log.info("worker attached pid=%d", message.pid)
@@ -226,6 +237,8 @@ class LinkServer:
         self._node.behind()
 
     def _detach(self, client: _Client) -> None:
+        if self._calls.get((client.pid, client.number)) is client:
+            del self._calls[client.pid, client.number]
         worker = self._worker
         if worker is not None and worker.client is client:
             log.info("worker detached")
@@ -241,6 +254,7 @@ class _Client:
     def __init__(self, node: Node, stream: SocketStream) -> None:
         self._node = node
         self.stream = stream
+        self.pid = self.number = 0
         self.waiting: set[int] = set()
         """Fetches held back until the first connections are there."""
         self._fetches: dict[int, int] = {}

@@ -1,7 +1,8 @@
 """Requests that a thread waits for: a pool of connections, one request each.
 
 The thread that asks reads its own answer, so no other thread has to wake up in
-between: the close barrier is latency critical.
+between: the close barrier is latency critical. It is even asked for on the worker's
+connection, in one message with the transactions it waits for.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class NodeDown(Exception):
     """There is no node process behind the socket (any more)."""
 
 
-def connect(path: Path, role: str) -> socket.socket:
+def connect(path: Path, role: str, number: int = 0) -> socket.socket:
     """A connection that has said who it is. Raises NodeDown."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.settimeout(CONNECT_TIMEOUT_S)
         sock.connect(str(path))
-        attach = Attach(role=role, pid=os.getpid())  # type: ignore[arg-type]
+        attach = Attach(role=role, pid=os.getpid(), number=number)  # type: ignore[arg-type]
         sock.sendall(pack(encode(attach)))
     except OSError as error:
         sock.close()
@@ -72,8 +73,11 @@ def connect(path: Path, role: str) -> socket.socket:
 class CallConnection:
     """One connection with at most one request under way. Not thread-safe."""
 
-    def __init__(self, path: Path) -> None:
-        self._sock = connect(path, "call")
+    def __init__(self, path: Path, number: int) -> None:
+        self._sock = connect(path, "call", number)
+        self.number = number
+        self.is_known = False
+        """The node has answered on it: so it knows the number."""
         self._timeout = CONNECT_TIMEOUT_S
         self._reader = FrameReader()
         self._waiting: list[FromNode] = []
@@ -107,6 +111,7 @@ class CallConnection:
             return None
         except (OSError, ProtocolError, msgspec.DecodeError) as error:
             raise NodeDown(str(error)) from error
+        self.is_known = True
         return self._waiting.pop(0)
 
     def close(self) -> None:
@@ -123,14 +128,25 @@ class Calls:
         self._next = 0
         self._closed = threading.Event()
 
-    def barrier(self, seq: Seq, deadline: float) -> bool | None:
-        """What the node answered, or None at the deadline. Raises NodeDown."""
-        return _twice(lambda: self._barrier(seq, deadline))
+    def barrier(
+        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], None]
+    ) -> bool | None:
+        """What the node answered, or None at the deadline. Raises NodeDown.
 
-    def _barrier(self, seq: Seq, deadline: float) -> bool | None:
+        `flush`: sends what was published on the worker's connection, and this.
+        """
+        return _twice(lambda: self._barrier(seq, deadline, flush))
+
+    def _barrier(
+        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], None]
+    ) -> bool | None:
         with _Lease(self) as (connection, number):
-            timeout_ms = int((deadline - time.monotonic()) * 1000)
-            connection.send(Barrier(number, seq, max(0, timeout_ms)))
+            timeout_ms = max(0, int((deadline - time.monotonic()) * 1000))
+            if connection.is_known:
+                flush(Barrier(number, seq, timeout_ms, connection.number))
+            else:
+                flush(None)
+                connection.send(Barrier(number, seq, timeout_ms))
             while True:
                 answer = connection.answer(deadline - time.monotonic())
                 if answer is None:
@@ -214,7 +230,7 @@ class Calls:
             number = self._next
             if self._idle:
                 return self._idle.pop(), number
-        return CallConnection(self._path), number
+        return CallConnection(self._path, number), number
 
     def _give_back(self, connection: CallConnection) -> None:
         with self._lock:

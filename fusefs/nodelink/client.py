@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ from fusefs.nodelink.locking import LinkLocks
 from fusefs.nodelink.messages import (
     AskWorker,
     Attached,
+    Barrier,
     Changed,
     Fetch,
     Fetched,
@@ -141,9 +143,10 @@ class NodeLink:
         if not self._near or not self._attached:
             return True
         began = time.monotonic()
-        self._flush(timeout_s)
         try:
-            ok = self._calls.barrier(seq, began + timeout_s)
+            ok = self._calls.barrier(
+                seq, began + timeout_s, partial(self._flush, timeout_s)
+            )
         except NodeDown:
             return True
         self._barriers += 1
@@ -251,13 +254,15 @@ class NodeLink:
             self._flush(SEND_TIMEOUT_S)
             sent = time.monotonic()
 
-    def _flush(self, timeout_s: float) -> None:
+    def _flush(self, timeout_s: float, then: Barrier | None = None) -> None:
         """Send what is queued, in order; somebody else may be at it already."""
         if not self._send_lock.acquire(timeout=timeout_s):
             return
         try:
             if self._attached:
                 frames = [pack(encode(m)) for m in self._outbox.take()]
+                if then is not None:
+                    frames.append(pack(encode(then)))
                 if frames:
                     self._send_locked(b"".join(frames))
         finally:

@@ -32,6 +32,8 @@ class Attach(Message, frozen=True, tag=1):
     role: Literal["worker", "call", "ask"]
     version: int = LINK_VERSION
     pid: int = 0
+    number: int = 0
+    """Of a `call` connection, which a Barrier can name."""
 
 
 class Attached(Message, frozen=True, tag=2):
@@ -60,6 +62,9 @@ class Barrier(Message, frozen=True, tag=5):
     id: int
     seq: Seq
     timeout_ms: int
+    call: int = 0
+    """Not 0: said on the worker's connection, behind the transactions it is about;
+    the answer goes to the `call` connection with this number."""
 
 
 class BarrierDone(Message, frozen=True, tag=6):

@@ -1,0 +1,136 @@
+"""The close barrier over the link: asked with the transactions, answered to who waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from fusefs.model.ids import NodeId, Seq
+from fusefs.nodelink.client import NodeLink
+from fusefs.nodelink.messages import Barrier
+from netnode.link import LinkServer, _Client
+
+
+class Nothing:
+    """Whatever is asked of it, it does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class OneNear:
+    """A node with one near peer, which has everything at once."""
+
+    me = NodeId(7)
+    fence = None
+    settled = True
+    settling = locking = chunks = Nothing()
+
+    def __init__(self) -> None:
+        self.asked: list[Seq] = []
+
+    def on_near_changed(self, tell: Callable[[int, int, int], None]) -> None:
+        tell(1, 1, 1)
+
+    def behind(self) -> None:
+        pass
+
+    def barrier(self, seq: Seq, limit_s: float, done: Callable[[bool], None]) -> None:
+        self.asked.append(seq)
+        done(True)
+
+
+class Server(LinkServer):
+    """Notes which way each barrier came."""
+
+    ways: list[int]
+
+    def _barrier(self, client: _Client, message: Barrier) -> None:
+        self.ways.append(message.call)
+        super()._barrier(client, message)
+
+
+class Running:
+    """A node's side of the link in a thread of its own, until it is stopped."""
+
+    def __init__(self, path: Path, ways: list[int]) -> None:
+        self.node = OneNear()
+        server = Server(self.node, path, Nothing())  # type: ignore[arg-type]
+        server.ways = ways
+        started = threading.Event()
+
+        async def serve() -> None:
+            self.token = trio.lowlevel.current_trio_token()
+            self.scope = trio.CancelScope()
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(server.run)
+                    started.set()
+
+        self._thread = threading.Thread(target=lambda: trio.run(serve), daemon=True)
+        self._thread.start()
+        assert started.wait(10)
+
+    def stop(self) -> None:
+        self.token.run_sync_soon(self.scope.cancel)
+        self._thread.join(10)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Any]:
+    links: list[NodeLink] = []
+
+    def make() -> NodeLink:
+        links.append(NodeLink(tmp_path / "sock", lambda _: None, lambda _: None))
+        return links[-1]
+
+    yield make
+    for made in links:
+        made.close()
+
+
+def near(link: NodeLink) -> None:
+    """Wait until it knows of the peer."""
+    attached = threading.Event()
+    while not (link.connected() and link.near()):
+        attached.wait(0.005)
+
+
+def test_barrier_travels_with_the_transactions_once_the_node_knows_who_waits(
+    tmp_path: Path, link: Callable[[], NodeLink]
+) -> None:
+    ways: list[int] = []
+    running = Running(tmp_path / "sock", ways)
+    worker = link()
+    near(worker)
+    for seq in (1, 2, 3):
+        assert worker.barrier(Seq(seq), 10.0)
+    assert running.node.asked == [1, 2, 3]
+    assert ways[0] == 0
+    assert 0 not in ways[1:] and len(ways) == 3
+    running.stop()
+
+
+def test_barrier_after_the_node_came_back_is_answered_by_the_new_one(
+    tmp_path: Path, link: Callable[[], NodeLink]
+) -> None:
+    ways: list[int] = []
+    first = Running(tmp_path / "sock", ways)
+    worker = link()
+    near(worker)
+    assert worker.barrier(Seq(1), 10.0) and worker.barrier(Seq(2), 10.0)
+    first.stop()
+    second = Running(tmp_path / "sock", ways)
+    while not second.node.asked:  # until the worker has found it
+        near(worker)
+        assert worker.barrier(Seq(3), 10.0)
+    assert worker.barrier(Seq(4), 10.0)
+    assert worker.connected()
+    assert second.node.asked[-2:] == [3, 4]
+    assert ways[-1] != 0
+    second.stop()
