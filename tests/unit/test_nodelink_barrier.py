@@ -1,4 +1,4 @@
-"""The close barrier over the link: asked with the transactions, answered to who waits."""
+"""The close barrier over the link: with the transactions, answered to who waits."""
 
 from __future__ import annotations
 
