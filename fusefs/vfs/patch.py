@@ -184,6 +184,18 @@ class Patch:
         self.version += 1
 
     @property
+    def held_bytes(self) -> int:
+        """Of the pool, for what is fresh."""
+        if self.pages is not None:
+            return PAGE * len(self.pages)
+        return len(self.buffer) if self.buffer is not None else 0
+
+    @property
+    def spillable(self) -> bool:
+        """Whether storing it gives back what it holds."""
+        return bool(self.fresh) and not self.busy
+
+    @property
     def unsettled(self) -> bool:
         """Whether the chunk has to be stored before its id is known."""
         return (

@@ -1,22 +1,21 @@
 """From unpublished writes to a version every peer can see.
 
-Order (docs/formats.md, 3.2): chunks, manifest nodes, transaction. Chunks that are
-whole are stored while the writer goes on (`seal`), the others at flush, fsync,
-release, after a few seconds, or when buffers run out (`spill`).
+Order (docs/formats.md, 3.2): chunks (`storing`), manifest nodes, transaction. Chunks
+that are whole are stored while the writer goes on, the others at flush, fsync, release,
+after a few seconds, or when buffers run out (`spill`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
 from functools import partial
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
-from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.model.ids import ChunkId
 from fusefs.model.manifest import chunk_count
-from fusefs.model.tx import Body, Effects
+from fusefs.model.tx import Effects
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
@@ -28,7 +27,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Orphan, permitted
 from fusefs.vfs.missing import Cancelled, Fetcher, Missing, Objects
-from fusefs.vfs.patch import Patch
+from fusefs.vfs.storing import Storing
 from fusefs.vfs.types import UNCHANGED
 
 log = logging.getLogger(__name__)
@@ -41,11 +40,6 @@ UNDECIDED_S = 0.0005
 MOST_PATCHES = 64
 """Of an unlinked file, whose draft is there as long as the file: each stat looks at
 all of them."""
-MAX_BODIES = 16
-"""Small objects that travel with one transaction (at most 1 MiB in all)."""
-MAX_UNSYNCED = 4096
-"""Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
-fsync looks at all of them."""
 
 
 class _Moved(Exception):
@@ -80,7 +74,7 @@ class Publisher:
         self._fetcher = fetcher
         self._pool = pool
         self._appends = appends
-        self._body_bytes = commits.options.body_bytes
+        self.storing = Storing(store, pool, commits.options.body_bytes)
         options = commits.options
         self._append_log2 = min(options.chunk_log2, options.append_chunk_log2)
 
@@ -107,102 +101,12 @@ class Publisher:
         self._files.dirty.pop(file.ino, None)
         self._files.journal.end(file.ino, kept)
 
-    # -- storing chunks --------------------------------------------------------
-
-    def seal(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
-        """Hash and store a chunk that is whole, without the lock: readers go on,
-        and a writer that comes along writes to a copy."""
-        with file.lock:
-            buffer, version = patch.buffer, patch.version
-            if (
-                buffer is None
-                or patch.busy
-                or not patch.fresh.covers(0, draft.mask + 1)
-            ):
-                _journal_anew(file, draft)
-                return
-            patch.busy = True
-        data = buffer[: draft.mask + 1]
-        try:
-            cid = chunk_id(data)
-            self._store.put(data, cid)
-        except BaseException:
-            self._unseal(file, patch, buffer)
-            raise
-        with file.lock:
-            if patch.buffer is not buffer:
-                self._pool.give(buffer)
-                _journal_anew(file, draft)
-                return
-            patch.busy = False
-            if patch.version == version:
-                patch.stored(cid, self._pool)
-                self.note_unsynced(file, (cid,))
-                if draft.log is not None:
-                    draft.log.shared(draft, index, (cid,))
-            else:
-                _journal_anew(file, draft)
-
-    def _unseal(self, file: File, patch: Patch, buffer: memoryview) -> None:
-        with file.lock:
-            if patch.buffer is buffer:
-                patch.busy = False
-            else:
-                self._pool.give(buffer)
-
-    def _settle(self, file: File, draft: Draft) -> None:
-        """Store every chunk whose id is not known yet. Raises Missing, once for all
-        that is not here."""
-        absent: list[ChunkId] = []
-        for index, patch in draft.patches.items():
-            if patch.unsettled:
-                try:
-                    self._store_patch(file, draft, index, patch)
-                except Missing as missing:
-                    absent += missing.cids
-        if absent:
-            raise Missing(absent)
-
-    def _store_whole(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
-        """A chunk of which every byte is fresh, wherever in the draft it will be."""
-        ((_, data),) = patch.pieces()
-        patch.stored(self._put(file, draft, data), self._pool)
-
-    def _store_patch(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
-        assembled = draft.assemble(index, patch)
-        try:
-            cid = self._put(file, draft, assembled.data) if assembled.data else HOLE
-        finally:
-            if assembled.scratch is not None:
-                self._pool.give(assembled.scratch)
-        patch.stored(cid, self._pool)
-
-    def _put(self, file: File, draft: Draft, data: bytes | memoryview) -> ChunkId:
-        if len(data) <= self._body_bytes and len(draft.bodies) < MAX_BODIES:
-            data = bytes(data)
-            cid = self._store.put(data)
-            draft.bodies.append(Body(cid, data))
-        else:
-            cid = self._store.put(data)
-        self.note_unsynced(file, (cid,))
-        return cid
-
-    def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:
-        """The file consists of these, too, and nobody knows whether they are durable.
-        The caller holds `file.lock`."""
-        if len(file.unsynced) + len(cids) > MAX_UNSYNCED:
-            file.unsynced.clear()
-            file.synced = False
-            file.overflows += 1
-        else:
-            file.unsynced.update(cids)
-
     def _materialise(self, file: File, draft: Draft) -> View:
         """Store everything the draft needs; the version it makes. Raises Missing."""
-        self._settle(file, draft)
+        self.storing.settle(file, draft)
 
         def save(node: bytes) -> ChunkId:
-            cid = self._put(file, draft, node)
+            cid = self.storing.put(file, draft, node)
             self._objects.remember(cid, node)
             return cid
 
@@ -324,7 +228,7 @@ class Publisher:
         kept, draft.log = draft.log, None
         try:
             if draft.appended:
-                draft.move_to_end(view, partial(self._store_whole, file, draft))
+                draft.move_to_end(view, partial(self.storing.store_whole, file, draft))
             else:
                 draft.rebase(view)
         finally:
@@ -450,33 +354,14 @@ class Publisher:
         for file in list(self._files.dirty.values()):
             if self._pool.used_bytes <= wanted_bytes:
                 return
-            if not self._spill_file(file):
-                waiting.append(file)
+            with file.lock:
+                draft = file.draft
+                if draft and not self.storing.spill(file, draft, wanted_bytes):
+                    waiting.append(file)
         for file in waiting:
             if self._pool.used_bytes <= 2 * wanted_bytes:
                 return
             self.publish(file, cancelled)
-
-    def _spill_file(self, file: File) -> bool:
-        """Store what can be stored without the network; True if that was all."""
-        complete = True
-        with file.lock:
-            draft = file.draft
-            if draft is None:
-                return True
-            for index, patch in draft.patches.items():
-                if patch.fresh and not patch.busy:
-                    try:
-                        self._store_patch(file, draft, index, patch)
-                    except Missing:
-                        complete = False
-        return complete
-
-
-def _journal_anew(file: File, draft: Draft) -> None:
-    """A whole chunk was not stored by whom the journal counted on."""
-    if draft.log is not None and file.draft is draft:
-        draft.log.rewrite(draft)
 
 
 def _local_objects(view: View) -> set[ChunkId]:

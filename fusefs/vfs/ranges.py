@@ -155,7 +155,7 @@ class Ranges:
             if draft.base.log2 != log2 or (to_end and draft.size > end):
                 raise _Moved  # a peer published meanwhile: copy bytes after all
             draft.share(first, chunks)
-            self._publisher.note_unsynced(target, chunks)
+            self._publisher.storing.note_unsynced(target, chunks)
             _grow(draft, end)
 
         try:

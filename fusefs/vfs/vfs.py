@@ -119,6 +119,7 @@ class Vfs:
         )
         restore(namespace, files, objects, pool, same_mount=options.same_mount)
         publisher.spill(options.dirty_bytes)
+        self._storing = publisher.storing
         privileges = Privileges(files, commits, namespace)
         self._store = store
         self._files = files
@@ -448,6 +449,7 @@ class Vfs:
         self._background.stop()
         self._appends.close()
         self._writer.publish_older(0)
+        self._storing.close()
         self._coherence.close()
 
     def statistics(self) -> VfsStatistics:

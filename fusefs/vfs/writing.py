@@ -101,7 +101,7 @@ class Writer:
                 draft.log.wrote(draft, offset, part, () if handle.appends else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:
-            self._publisher.seal(file, draft, index, patch)
+            self._publisher.storing.seal(file, draft, index, patch)
         return n
 
     def _check_range(self, offset: int, length: int) -> None:

@@ -1,0 +1,238 @@
+"""Storing the chunks of drafts: when they are whole, when a version is made of them,
+and when buffers run out.
+
+The caller holds the file's lock, but for `seal`. Chunks that are files of their own are
+stored several at a time: hashing and writing them leaves the interpreter to others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.model.tx import Body
+from fusefs.store.store import Store
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.draft import Draft
+from fusefs.vfs.files import File
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.patch import Patch
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+MAX_BODIES = 16
+"""Small objects that travel with one transaction (at most 1 MiB in all)."""
+MAX_UNSYNCED = 4096
+"""Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
+fsync looks at all of them."""
+MANY_CHUNKS = 4
+"""So many large ones are worth the threads."""
+THREADS = min(4, os.cpu_count() or 1)
+AT_ONCE = 64
+"""Chunks handed to the threads together: an error is noticed after these."""
+
+Numbered = tuple[int, Patch]
+
+
+class Storing:
+    """Thread-safe, each draft under its file's lock."""
+
+    def __init__(self, store: Store, pool: Pool, body_bytes: int) -> None:
+        self._store = store
+        self._pool = pool
+        self._body_bytes = body_bytes
+        self._start_lock = threading.Lock()  # starting the threads once
+        self._threads: ThreadPoolExecutor | None = None
+
+    # -- whole chunks ----------------------------------------------------------
+
+    def seal(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        """Hash and store a chunk that is whole, without the lock: readers go on,
+        and a writer that comes along writes to a copy."""
+        with file.lock:
+            buffer, version = patch.buffer, patch.version
+            if (
+                buffer is None
+                or patch.busy
+                or not patch.fresh.covers(0, draft.mask + 1)
+            ):
+                _journal_anew(file, draft)
+                return
+            patch.busy = True
+        data = buffer[: draft.mask + 1]
+        try:
+            cid = chunk_id(data)
+            self._store.put(data, cid)
+        except BaseException:
+            self._unseal(file, patch, buffer)
+            raise
+        with file.lock:
+            if patch.buffer is not buffer:
+                self._pool.give(buffer)
+                _journal_anew(file, draft)
+                return
+            patch.busy = False
+            if patch.version == version:
+                patch.stored(cid, self._pool)
+                self.note_unsynced(file, (cid,))
+                if draft.log is not None:
+                    draft.log.shared(draft, index, (cid,))
+            else:
+                _journal_anew(file, draft)
+
+    def _unseal(self, file: File, patch: Patch, buffer: memoryview) -> None:
+        with file.lock:
+            if patch.buffer is buffer:
+                patch.busy = False
+            else:
+                self._pool.give(buffer)
+
+    def store_whole(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        """A chunk of which every byte is fresh, wherever in the draft it will be."""
+        ((_, data),) = patch.pieces()
+        patch.stored(self.put(file, draft, data), self._pool)
+
+    # -- any chunks ------------------------------------------------------------
+
+    def settle(self, file: File, draft: Draft) -> None:
+        """Store every chunk whose id is not known yet. Raises Missing, once for all
+        that is not here."""
+        absent = self._store_all(
+            file, draft, [item for item in draft.patches.items() if item[1].unsettled]
+        )
+        if absent:
+            raise Missing(absent)
+
+    def spill(self, file: File, draft: Draft, wanted_bytes: int) -> bool:
+        """Store chunks until the buffers in use are down to that, those first which
+        give most for the same work. False when something is missing for it."""
+        fresh = [item for item in draft.patches.items() if item[1].spillable]
+        fresh.sort(key=lambda item: item[1].held_bytes, reverse=True)
+        excess = self._pool.used_bytes - wanted_bytes
+        chosen: list[Numbered] = []
+        for item in fresh:
+            if excess <= 0:
+                break
+            excess -= item[1].held_bytes
+            chosen.append(item)
+        return not self._store_all(file, draft, chosen)
+
+    def _store_all(
+        self, file: File, draft: Draft, patches: Sequence[Numbered]
+    ) -> list[ChunkId]:
+        """Gives what is missing; the others are stored."""
+        many = len(patches) >= MANY_CHUNKS and draft.mask >= self._body_bytes
+        absent: list[ChunkId] = []
+        if many and THREADS > 1:
+            for first in range(0, len(patches), AT_ONCE):
+                part = patches[first : first + AT_ONCE]
+                absent += self._store_together(file, draft, part)
+            return absent
+        for index, patch in patches:
+            try:
+                self._store_one(file, draft, index, patch)
+            except Missing as missing:
+                absent += missing.cids
+        return absent
+
+    def _store_one(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
+        assembled = draft.assemble(index, patch)
+        try:
+            cid = self.put(file, draft, assembled.data) if assembled.data else HOLE
+        finally:
+            if assembled.scratch is not None:
+                self._pool.give(assembled.scratch)
+        patch.stored(cid, self._pool)
+
+    def _store_together(
+        self, file: File, draft: Draft, patches: Sequence[Numbered]
+    ) -> list[ChunkId]:
+        """All of them end before this returns: they read the draft, which is ours."""
+        submit = self._started().submit
+        tasks = [submit(self._stored_large, draft, *item) for item in patches]
+        absent: list[ChunkId] = []
+        problem: BaseException | None = None
+        for task, (index, patch) in zip(tasks, patches):
+            try:
+                self._take_in(file, draft, index, patch, task)
+            except Missing as missing:
+                absent += missing.cids
+            except BaseException as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        return absent
+
+    def _take_in(
+        self,
+        file: File,
+        draft: Draft,
+        index: int,
+        patch: Patch,
+        task: Future[ChunkId | None],
+    ) -> None:
+        cid = task.result()
+        if cid is None:
+            self._store_one(file, draft, index, patch)
+            return
+        self.note_unsynced(file, (cid,))
+        patch.stored(cid, self._pool)
+
+    def _stored_large(self, draft: Draft, index: int, patch: Patch) -> ChunkId | None:
+        """In a thread of ours, changing nothing of the draft. None: it is a hole, or
+        travels with the transaction."""
+        assembled = draft.assemble(index, patch)
+        try:
+            if len(assembled.data) <= self._body_bytes:
+                return None
+            return self._store.put(assembled.data)
+        finally:
+            if assembled.scratch is not None:
+                self._pool.give(assembled.scratch)
+
+    def _started(self) -> ThreadPoolExecutor:
+        with self._start_lock:
+            if self._threads is None:
+                # Takes 25 ms, which a mount need not wait for.
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._threads = ThreadPoolExecutor(THREADS, "vfs-store")
+            return self._threads
+
+    def close(self) -> None:
+        """Nothing will be stored any more."""
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    # -- one object ------------------------------------------------------------
+
+    def put(self, file: File, draft: Draft, data: bytes | memoryview) -> ChunkId:
+        """Store an object of the draft's next version."""
+        if len(data) <= self._body_bytes and len(draft.bodies) < MAX_BODIES:
+            data = bytes(data)
+            cid = self._store.put(data)
+            draft.bodies.append(Body(cid, data))
+        else:
+            cid = self._store.put(data)
+        self.note_unsynced(file, (cid,))
+        return cid
+
+    def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:
+        """The file consists of these, too, and nobody knows whether they are durable.
+        The caller holds `file.lock`."""
+        if len(file.unsynced) + len(cids) > MAX_UNSYNCED:
+            file.unsynced.clear()
+            file.synced = False
+            file.overflows += 1
+        else:
+            file.unsynced.update(cids)
+
+
+def _journal_anew(file: File, draft: Draft) -> None:
+    """A whole chunk was not stored by whom the journal counted on."""
+    if draft.log is not None and file.draft is draft:
+        draft.log.rewrite(draft)

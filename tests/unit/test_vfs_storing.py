@@ -1,0 +1,122 @@
+"""Storing many chunks of one draft: several at a time, in part, and not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NoSpace
+from fusefs.model.ids import ChunkId
+from fusefs.vfs import VfsOptions
+from fusefs.vfs.storing import THREADS
+from tests.lib.local import Local, local_vfs
+from tests.lib.pair import Pair, pair_of, random_bytes
+
+KIB = 1 << 10
+CHUNK = 128 * KIB
+COUNT = 96
+"""More chunks than are handed to the threads together."""
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    with local_vfs(tmp_path, VfsOptions(chunk_log2=17)) as made:
+        yield made
+
+
+def scattered(local: Local, path: str, data: bytearray) -> int:
+    """A handle that wrote some bytes of each chunk, of even ones more."""
+    handle = local.open(path)
+    for index in range(len(data) // CHUNK):
+        for n in range(1 + 2 * (index % 2 == 0)):
+            at = index * CHUNK + n * 40 * KIB + index
+            local.vfs.write(handle, at, b"new")
+            data[at : at + 3] = b"new"
+    return handle
+
+
+def test_chunks_of_one_file_are_stored_together(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(random_bytes(COUNT * CHUNK))
+    local.put("/f", bytes(data))
+    handle = scattered(local, "/f", data)
+    store, two = local.store.put, threading.Barrier(min(2, THREADS))
+    together = threading.Event()
+
+    def put(data: bytes, cid: ChunkId | None = None) -> ChunkId:
+        if len(data) == CHUNK and not together.is_set():
+            two.wait(20)
+            together.set()
+        return store(data, cid)
+
+    monkeypatch.setattr(local.store, "put", put)
+    local.vfs.fsync(handle, False)
+    assert together.is_set()
+    local.close(handle)
+    assert local.cat("/f") == data
+
+
+def test_a_disk_that_fills_loses_nothing_of_what_was_written(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(random_bytes(COUNT * CHUNK))
+    local.put("/f", bytes(data))
+    handle = scattered(local, "/f", data)
+    store, left = local.store.put, COUNT // 2
+
+    def put(data: bytes, cid: ChunkId | None = None) -> ChunkId:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise NoSpace("full")
+        return store(data, cid)
+
+    with monkeypatch.context() as full:
+        full.setattr(local.store, "put", put)
+        with pytest.raises(NoSpace):
+            local.vfs.fsync(handle, False)
+    assert local.cat("/f") == data
+    local.vfs.fsync(handle, False)
+    local.close(handle)
+    assert local.cat("/f") == data
+    assert local.vfs.statistics().buffer_bytes == 0
+
+
+def test_running_out_of_buffers_stores_no_more_than_it_takes(local: Local) -> None:
+    data = bytearray(random_bytes(COUNT * CHUNK))
+    local.put("/f", bytes(data))
+    handle = scattered(local, "/f", data)
+    used = local.vfs.statistics().buffer_bytes
+    local.vfs._writer._publisher.spill(used // 2)
+    draft = local.vfs._files.handle(handle).file.draft
+    assert draft is not None
+    stored = [i for i, patch in draft.patches.items() if not patch.fresh]
+    assert used // 4 < local.vfs.statistics().buffer_bytes <= used // 2
+    assert 0 < len(stored) < COUNT // 2
+    assert all(i % 2 == 0 for i in stored)  # those that held most
+    local.close(handle)
+    assert local.cat("/f") == data
+
+
+def test_all_that_is_elsewhere_is_fetched_at_once(tmp_path: Path) -> None:
+    pair: Pair
+    with pair_of(tmp_path, VfsOptions(chunk_log2=17)) as pair:
+        data = bytearray(random_bytes(COUNT * CHUNK))
+        pair.a.put("/f", bytes(data))
+        pair.sync()
+        handle = scattered(pair.b, "/f", data)
+        asked: list[int] = []
+        fetch = pair.b.peers.fetch
+
+        def count(cids, **rest):  # type: ignore[no-untyped-def]
+            asked.append(len(cids))
+            fetch(cids, **rest)
+
+        pair.b.vfs._writer._publisher._fetcher._peers.fetch = count
+        pair.b.close(handle)
+        assert max(asked) == COUNT
+        assert pair.b.cat("/f") == data
