@@ -6,7 +6,7 @@ Looks at the rows themselves: `Registers` hands out no damaged one. Used by fsck
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -15,13 +15,11 @@ from fusefs.model.ids import NodeId, Seq
 from fusefs.model.records import check_value, valid_key
 from fusefs.model.register import Register, decode_register, encode_register
 from fusefs.namespace.registers import (
-    BUCKETS,
-    actual_buckets,
-    bucket_of,
-    correct_digests,
+    actual,
+    correct,
     read_buckets,
     row_sum,
-    state_hash,
+    with_sums_right,
 )
 
 _ROWS = "SELECT key, node, seq, CAST(state AS BLOB), sum FROM register"
@@ -43,10 +41,14 @@ def check_registers(db: sqlite3.Connection) -> Checked:
     problems: list[str] = []
     damaged: set[bytes] = set()
     extra: _Extra = set()
-    buckets = [0] * BUCKETS
+    recorded = read_buckets(db)
+    buckets, sound = with_sums_right(recorded, actual(db))
+    problems += [
+        f"register {key!r}: its sum is damaged, itself it is not"
+        for key in sorted(sound)
+    ]
     for key, node, seq, state, row_check in db.execute(_ROWS):
-        buckets[bucket_of(key)] ^= state_hash(key, state)
-        register = _read(key, state, row_check)
+        register = _read(key, state, row_check, sound)
         if isinstance(register, str):
             problems.append(f"register {key!r}: {register}")
             damaged.add(key)
@@ -57,17 +59,20 @@ def check_registers(db: sqlite3.Connection) -> Checked:
             problems.append(f"register {key!r}: indexed under the wrong dot")
         extra.update(_extra(key, register))
     problems += _index_problems(db, extra, damaged)
-    complete = [b.to_bytes(16, "big") for b in buckets] == read_buckets(db)
+    complete = buckets == recorded
     if not complete:
         problems.append(
             "registers: the digests do not match them: some were lost or damaged (a"
             " peer has them), or the digests were"
         )
-    return Checked(problems, not damaged, complete)
+    return Checked(problems, not (damaged or sound), complete)
 
 
-def _read(key: bytes, state: bytes, row_check: int) -> Register | str:
-    """The register, or why nothing can be derived from it."""
+def _read(
+    key: bytes, state: bytes, row_check: int, sound: Container[bytes]
+) -> Register | str:
+    """The register, or why nothing can be derived from it. `sound`: keys of those that
+    are, whatever their sums say."""
     if not valid_key(key):
         return "not a key"
     try:
@@ -76,7 +81,7 @@ def _read(key: bytes, state: bytes, row_check: int) -> Register | str:
             check_value(key, sibling.value)
     except (ValueError, msgspec.DecodeError) as error:
         return f"damaged: {error}"
-    if row_sum(key, state) != row_check:
+    if row_sum(key, state) != row_check and key not in sound:
         return "damaged: it is not what its sum is of"
     return register
 
@@ -136,11 +141,13 @@ def mend(db: sqlite3.Connection) -> None:
     """Index the readable registers as their states say, and correct the digests: where
     a register is lost or damaged, they then differ from those of the peers, who bring
     it back. `db` is inside a write transaction."""
+    recorded, found = read_buckets(db), actual(db)
+    _, sound = with_sums_right(recorded, found)
     extra: _Extra = set()
     moved: list[tuple[int, int, bytes]] = []
     damaged: set[bytes] = set()
     for key, node, seq, state, row_check in db.execute(_ROWS):
-        register = _read(key, state, row_check)
+        register = _read(key, state, row_check, sound)
         if isinstance(register, str):
             damaged.add(key)
             continue
@@ -153,4 +160,4 @@ def mend(db: sqlite3.Connection) -> None:
         "DELETE FROM extra_dot WHERE node = ? AND seq = ? AND key = ?", have - extra
     )
     db.executemany("INSERT INTO extra_dot VALUES(?, ?, ?)", extra - have)
-    correct_digests(db, read_buckets(db), actual_buckets(db))
+    correct(db, recorded, found)

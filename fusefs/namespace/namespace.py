@@ -23,8 +23,8 @@ from fusefs.namespace.life import Life, own_id
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.reads import Reads
 from fusefs.namespace.registers import (
-    actual_buckets,
-    correct_digests,
+    actual,
+    correct,
     fold_digests,
     read_buckets,
 )
@@ -251,23 +251,24 @@ class Namespace(Reads):
 
     def verify(self) -> int:
         """Compare every register on this disk with the digests; how many of the 256
-        buckets were off. They then tell of the damage, so that a heartbeat finds it.
+        buckets were off. They then tell of the damage, so that a heartbeat finds it;
+        sums of what is as it was written are set right.
         The totals are set right. Reads a snapshot: writers are not held up."""
         snapshot = schema.connect(self.path, read_only=True)
         try:
             snapshot.execute("BEGIN")
-            recorded, actual = read_buckets(snapshot), actual_buckets(snapshot)
+            recorded, found = read_buckets(snapshot), actual(snapshot)
             kept, counted = totals.read(snapshot), totals.counted(snapshot)
         finally:
             snapshot.close()
         if kept != counted:  # an earlier program wrote, too
             with self._write() as db:
                 totals.moved(db, *totals.difference(kept, counted))
-        if recorded == actual:
+        if recorded == found.buckets:
             return 0
         with self._write() as db:
             self._warm.clear()
-            return correct_digests(db, recorded, actual)
+            return correct(db, recorded, found)
 
     def digest(self) -> bytes:
         """16 bytes: equal on two nodes exactly when their registers are."""

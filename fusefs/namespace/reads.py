@@ -31,7 +31,7 @@ from fusefs.model.vector import Vector
 from fusefs.namespace import check, conflicts, schema, totals
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
-from fusefs.namespace.registers import read_horizon
+from fusefs.namespace.registers import read_horizon, sound_rows
 from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_vector
 from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.totals import Totals
@@ -310,11 +310,11 @@ class Reads:
         """(key, hash) of each register of the bucket."""
         return bucket_hashes(self._all_states(), bucket)
 
-    def _all_states(self) -> Iterator[tuple[bytes, bytes]]:
+    def _all_states(self) -> Iterator[tuple[bytes, bytes, int]]:
         after = b""
         while True:
             rows = self._read(
-                "SELECT key, CAST(state AS BLOB) FROM register WHERE key > ?"
+                "SELECT key, CAST(state AS BLOB), sum FROM register WHERE key > ?"
                 " ORDER BY key LIMIT 2000",
                 (after,),
             )
@@ -325,12 +325,9 @@ class Reads:
 
     def states(self, keys: Sequence[bytes]) -> list[State]:
         """The whole registers of these keys, those that exist."""
-        out = []
-        for key in keys:
-            rows = self._read("SELECT state FROM register WHERE key = ?", (key,))
-            if rows:
-                out.append(State(key, rows[0][0]))  # type: ignore[arg-type]
-        return out
+        sql = "SELECT key, CAST(state AS BLOB), sum FROM register WHERE key = ?"
+        rows = (row for key in keys for row in self._read(sql, (key,)))
+        return [State(key, state) for key, state, _ in sound_rows(rows)]
 
     # -- for people -----------------------------------------------------------
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
@@ -57,6 +57,16 @@ def row_sum(key: bytes, state: bytes) -> int:
     return state_hash(key, state) & SUM_MASK
 
 
+def sound_rows(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[bytes, bytes, int]]:
+    """(key, state, hash) of those (key, state, sum) that are as they were written. The
+    others count as not there, for digests as for peers: so a peer that has the register
+    finds it missing here, and none ever gets what is damaged."""
+    for key, state, row_check in rows:
+        found = state_hash(key, state)
+        if found & SUM_MASK == row_check:
+            yield key, state, found
+
+
 def read_horizon(rows: Sequence[tuple[Any, ...]]) -> dict[NodeId, Seq]:
     """The value of meta.horizon, if there is one."""
     pairs = msgspec.msgpack.decode(rows[0][0], type=_Pairs) if rows else []
@@ -99,20 +109,22 @@ class Registers:
             elif row_sum(key, row[0]) == row[1]:
                 found = (decode_register(row[0]), row[0])
             else:
-                found = self._damaged_row(key, row[0])
+                log.error("register %r is damaged on this disk", key)
+                found = self._damaged_row(key)
             self._loaded[key] = found
         return found
 
-    def _damaged_row(self, key: bytes, state: bytes) -> tuple[Register, bytes]:
+    def _damaged_row(self, key: bytes) -> tuple[Register, bytes]:
         """A peer's state replaces it; a local write must not build on it."""
-        log.error("register %r is damaged on this disk", key)
         if not self._repairs:
             raise Corrupt(
                 f"register {key!r} is damaged; `dfs fsck --repair` lets a peer bring it"
                 " back"
             )
         self.damaged = True
-        return (EMPTY, state)
+        self._db.execute("DELETE FROM register WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM extra_dot WHERE key = ?", (key,))
+        return (EMPTY, b"")
 
     def absent(self, key: bytes) -> None:
         """The caller looked: there is no such register."""
@@ -264,21 +276,58 @@ def read_buckets(db: sqlite3.Connection) -> list[bytes]:
     return [x.to_bytes(16, "big") for x in out]
 
 
-def actual_buckets(db: sqlite3.Connection) -> list[bytes]:
-    """The digests computed from the rows as they are, damage included."""
+class Actual(NamedTuple):
+    """What the rows are now."""
+
+    buckets: list[bytes]
+    """Digests, without damaged rows."""
+    damaged: dict[int, list[tuple[bytes, bytes]]]
+    """By bucket: key and state."""
+
+
+def actual(db: sqlite3.Connection) -> Actual:
+    """Look at every row."""
     out = [0] * BUCKETS
-    for key, state in db.execute("SELECT key, CAST(state AS BLOB) FROM register"):
-        out[bucket_of(key)] ^= state_hash(key, state)
-    return [x.to_bytes(16, "big") for x in out]
+    damaged: dict[int, list[tuple[bytes, bytes]]] = {}
+    for key, state, row_check in db.execute(
+        "SELECT key, CAST(state AS BLOB), sum FROM register"
+    ):
+        found, bucket = state_hash(key, state), bucket_of(key)
+        if found & SUM_MASK == row_check:
+            out[bucket] ^= found
+        else:
+            damaged.setdefault(bucket, []).append((key, state))
+    return Actual([x.to_bytes(16, "big") for x in out], damaged)
 
 
-def correct_digests(
-    db: sqlite3.Connection, recorded: list[bytes], actual: list[bytes]
-) -> int:
-    """Record how far the digests were off; the number of buckets that were."""
+def with_sums_right(
+    recorded: list[bytes], found: Actual
+) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """Where the digest of a bucket is that of all its rows, those that seem damaged are
+    as they were written, and only the sums beside them are not. Gives the digests with
+    these counted, and key and state of each."""
+    buckets, sound = [*found.buckets], dict[bytes, bytes]()
+    for bucket, rows in found.damaged.items():
+        total = int.from_bytes(buckets[bucket], "big")
+        for key, state in rows:
+            total ^= state_hash(key, state)
+        if total.to_bytes(16, "big") == recorded[bucket]:
+            buckets[bucket] = recorded[bucket]
+            sound.update(rows)
+    return buckets, sound
+
+
+def correct(db: sqlite3.Connection, recorded: list[bytes], found: Actual) -> int:
+    """Set sums right, then record how far the digests were off; the number of buckets
+    that were."""
+    buckets, sound = with_sums_right(recorded, found)
+    db.executemany(
+        "UPDATE register SET sum = ?3 WHERE key = ?1 AND state = ?2",
+        [(key, state, row_sum(key, state)) for key, state in sound.items()],
+    )
     deltas = [
         _DELTA.pack(bucket, bytes(x ^ y for x, y in zip(was, now)))
-        for bucket, (was, now) in enumerate(zip(recorded, actual))
+        for bucket, (was, now) in enumerate(zip(recorded, buckets))
         if was != now
     ]
     if deltas:

@@ -8,7 +8,7 @@ above the snapshot's vector, and comes by the live stream or the next delta.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from xxhash import xxh3_128_digest
@@ -20,7 +20,7 @@ from fusefs.model.register import Register, Sibling, decode_register
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.derive import Derivation
-from fusefs.namespace.registers import Registers, bucket_of, state_hash
+from fusefs.namespace.registers import Registers, bucket_of, sound_rows
 from fusefs.namespace.tombstones import collect
 from fusefs.namespace.warm import Warm
 
@@ -145,12 +145,13 @@ class Apply:
 
 
 _DELTA_SQL = (
-    "SELECT r.key, r.state, r.seq FROM register r"
+    "SELECT r.key, CAST(r.state AS BLOB), r.sum, r.seq FROM register r"
     " WHERE r.node = ?1 AND r.seq > ?2 AND r.seq <= ?3"
     " UNION ALL "
-    "SELECT x.key, r.state, x.seq FROM extra_dot x JOIN register r ON r.key = x.key"
+    "SELECT x.key, CAST(r.state AS BLOB), r.sum, x.seq"
+    " FROM extra_dot x JOIN register r ON r.key = x.key"
     " WHERE x.node = ?1 AND x.seq > ?2 AND x.seq <= ?3"
-    " ORDER BY 3 LIMIT ?4"
+    " ORDER BY 4 LIMIT ?4"
 )
 _PAGE = 500
 
@@ -177,10 +178,10 @@ def delta(
             rows = _whole_transactions(execute, rows, node, at)
             if not rows:
                 break
-            for key, state, _ in rows:
-                states.append(State(key, state))  # type: ignore[arg-type]
-                size += len(key) + len(state) + 8  # type: ignore[arg-type]
-            at = Seq(rows[-1][2])  # type: ignore[arg-type]
+            for key, state, _ in sound_rows(row[:3] for row in rows):
+                states.append(State(key, state))
+                size += len(key) + len(state) + 8
+            at = Seq(rows[-1][3])  # type: ignore[arg-type]
             advance[node] = at
             if size >= limit_bytes:
                 yield DeltaBatch(states, advance, False, upto)
@@ -195,8 +196,8 @@ def _whole_transactions(
     """A full page may end inside a transaction: drop or complete that one."""
     if len(rows) < _PAGE:
         return rows
-    last = rows[-1][2]
-    whole = [row for row in rows if row[2] != last]
+    last = rows[-1][3]
+    whole = [row for row in rows if row[3] != last]
     if whole:
         return whole
     return execute(_DELTA_SQL, (node, after, last, 1 << 30))
@@ -208,11 +209,8 @@ def tree_digest(buckets: Sequence[bytes]) -> bytes:
 
 
 def bucket_hashes(
-    rows: Iterator[tuple[bytes, bytes]], bucket: int
+    rows: Iterable[tuple[bytes, bytes, int]], bucket: int
 ) -> list[tuple[bytes, bytes]]:
-    """(key, hash) of each register of a bucket."""
-    return [
-        (key, state_hash(key, state).to_bytes(16, "big"))
-        for key, state in rows
-        if bucket_of(key) == bucket
-    ]
+    """(key, hash) of each sound register of a bucket; rows of (key, state, sum)."""
+    chosen = (row for row in rows if bucket_of(row[0]) == bucket)
+    return [(key, found.to_bytes(16, "big")) for key, _, found in sound_rows(chosen)]

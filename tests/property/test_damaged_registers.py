@@ -78,3 +78,64 @@ def test_local_write_does_not_build_on_damage(nodes: list) -> None:
     with pytest.raises(Corrupt), one.transaction() as t:
         t.set_attrs(entry.ino, mode=0o100600)
     reconcile(one, other)
+
+
+def test_damage_is_never_handed_to_a_peer(nodes: list, tmp_path: Path) -> None:
+    """Not even what still decodes: a newcomer would take it for the truth."""
+    one, other = nodes
+    entry = one.entry(ROOT_INO, b"b")
+    assert entry is not None
+    key = attrs_key(entry.ino)
+    (good,) = one.states([key])
+    last = good.state[-1] ^ 1
+    damage(
+        one, "UPDATE register SET state = ? WHERE key = ?",
+        good.state[:-1] + bytes((last,)), key,
+    )  # fmt: skip
+    assert one.states([key]) == []
+    (tmp_path / "3").mkdir()
+    newcomer = Namespace.create(tmp_path / "3", NodeId(3), root=False)
+    nodes.append(newcomer)
+    for batch in one.delta({}):
+        assert key not in [s.key for s in batch.states]
+        newcomer.apply_states(batch.states, batch.advance, batch.target)
+    assert newcomer.digest() != other.digest()
+    assert one.verify() == 1
+    for node in (one, newcomer):
+        reconcile(node, other)
+        assert node.digest() == other.digest()
+        assert node.snapshot() == other.snapshot()
+
+
+@pytest.mark.parametrize("mend", [Namespace.verify, Namespace.repair])
+def test_damage_of_a_sum_alone_is_seen_for_what_it_is(nodes: list, mend) -> None:  # type: ignore[no-untyped-def]
+    one, other = nodes
+    entry = one.entry(ROOT_INO, b"b")
+    assert entry is not None
+    damage(one, "UPDATE register SET sum = 7 WHERE key = ?", attrs_key(entry.ino))
+    (problem,) = one.problems()
+    assert "its sum is damaged, itself it is not" in problem
+    mend(one)
+    assert one.digest() == other.digest()
+    with one.transaction() as t:
+        t.set_attrs(entry.ino, mode=0o100600)
+
+
+def test_damaged_sum_beside_a_lost_register_comes_back_with_it(nodes: list) -> None:
+    one, other = nodes
+    with one.transaction() as t:
+        for number in range(100):
+            name = b"%d" % number
+            t.create(ROOT_INO, name, t.new_ino(ROOT_INO, name, S_REG), 0o100644, 0, 0)
+    for batch in one.delta(other.vector()):
+        other.apply_states(batch.states, batch.advance, batch.target)
+    rows = one.bucket_keys
+    bucket = next(b for b in range(256) if len(rows(b)) >= 2)
+    lost, beside = (key for key, _ in rows(bucket)[:2])
+    damage(one, "DELETE FROM register WHERE key = ?", lost)
+    damage(one, "UPDATE register SET sum = 7 WHERE key = ?", beside)
+    assert one.verify() == 1
+    assert one.verify() == 0
+    reconcile(one, other)
+    assert one.digest() == other.digest()
+    assert one.snapshot() == other.snapshot()

@@ -96,12 +96,16 @@ def test_a_row_under_no_key_is_reported(store: Path, key: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"D", b"A", b"C", b"P"])
-def test_a_wrong_sum_is_reported(
+def test_a_wrong_sum_is_set_right(
     store: Path, kind: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = snapshot(store)
     damage(store, f"UPDATE register SET sum = sum + 1 WHERE {ONE_OF}", kind)
-    assert fsck(store) == fsck(store, "--repair") == fsck(store) == UNCORRECTED
-    assert "it is not what its sum is of" in capsys.readouterr().out
+    assert fsck(store) == UNCORRECTED
+    assert "its sum is damaged, itself it is not" in capsys.readouterr().out
+    assert fsck(store, "--repair") == CORRECTED
+    assert fsck(store) == CLEAN
+    assert snapshot(store) == before
 
 
 @pytest.mark.parametrize(
