@@ -15,9 +15,9 @@ die() {
   exit "$code"
 }
 
-# Exits with 1 below 3.11, prints "own" or "shared": an interpreter that comes as a
-# shared library is 10 to 20 % slower here (the code that runs bytecode calls itself
-# through a table).
+# Exits with 1 below 3.11, prints "own" or "shared", version and path: an interpreter
+# that comes as a shared library is 10 to 20 % slower here (the code that runs bytecode
+# calls itself through a table).
 about_python='
 import sys
 if sys.version_info < (3, 11):
@@ -26,31 +26,38 @@ try:
     shared = "/libpython3" in open("/proc/self/maps").read()
 except OSError:
     shared = False
-print("shared" if shared else "own")
+print("shared" if shared else "own", "%d.%d" % sys.version_info[:2], sys.executable)
 '
 
-# A python3 that is new enough and can make environments, by path; of several the
-# first that is no shared library.
+# Each python3 there is that is new enough, once: kind, version and path.
+all_pythons() {
+  local name about
+  for name in ${DFS_PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
+    about=$("$name" -c "$about_python" 2>/dev/null) || continue
+    echo "${about% *} $(readlink -f "${about##* }") ${about##* }"
+  done | awk '!seen[$3]++ { print $1, $2, $4 }'
+}
+
+# find_python PYTHONS: of these the first that can make environments and is no shared
+# library, else one that is, by path. Installs what is missing for it.
 find_python() {
-  local wanted name
+  local wanted kind version path
   for wanted in own shared; do
-    for name in ${DFS_PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
-      [ "$("$name" -c "$about_python" 2>/dev/null)" = $wanted ] || continue
-      can_make_venv "$name" || continue
-      command -v "$name"
+    while read -r kind version path; do
+      [ "$kind" = $wanted ] && can_make_venv "$path" "$version" || continue
+      echo "$path"
       return
-    done
+    done <<<"$1"
   done
   return 1
 }
 
-# can_make_venv PYTHON: after installing what is missing for it.
+# can_make_venv PYTHON VERSION: perhaps after installing what is missing for it.
 can_make_venv() {
-  local version
-  "$1" -c 'import ensurepip, venv' 2>/dev/null && return
-  version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-  install_packages "python$version-venv" || install_packages python3-venv || return
-  "$1" -c 'import ensurepip, venv' 2>/dev/null
+  local has='import ensurepip, venv'
+  "$1" -c "$has" 2>/dev/null && return
+  install_packages "python$2-venv" </dev/null || return
+  "$1" -c "$has" 2>/dev/null
 }
 
 # install_packages PACKAGE...: as root by apt-get; false when that cannot be.
@@ -135,9 +142,14 @@ stamp_covers() {
 
 make_venv() {
   if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
-  local python
-  python=$(find_python) || die 2 "Python 3.11 or newer with its venv module is needed;" \
-    "$(install_hint python3 python3-venv)"
+  local pythons python version
+  pythons=$(all_pythons)
+  if ! python=$(find_python "$pythons"); then
+    read -r _ version _ <<<"$pythons"
+    [ -n "$version" ] ||
+      die 2 "Python 3.11 or newer is needed; $(install_hint python3.11 python3.11-venv)"
+    die 2 "Python's venv module is missing; $(install_hint "python$version-venv")"
+  fi
   say "making $venv"
   "$python" -m venv --clear "$venv" || die 2 "$venv cannot be made"
   # The version is part of the stamp, and is only known now.

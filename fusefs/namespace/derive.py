@@ -106,7 +106,7 @@ class Derivation(Facts):
     def plain(self) -> bool:
         """Whether every entry is its own register's (quick.is_plain)."""
         warm = self._warm
-        if warm is None or self._registers.damaged:
+        if warm is None or self._registers.met_damage:
             return False
         if warm.plain is None:
             warm.plain = is_plain(self._db)

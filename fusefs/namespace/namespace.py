@@ -297,9 +297,9 @@ class Namespace(Reads):
         lost: it still shows what that one said, until a peer has brought it back.
         """
         with self._write() as db:
-            registers = damage.check_registers(db)
+            complete = damage.check_registers(db).complete
             damage.mend(db)
-            if registers.readable and registers.complete:
+            if complete and damage.check_registers(db).readable:
                 check.rebuild(db)
             totals.recount(db)
             self._warm.clear()

@@ -85,8 +85,10 @@ class Registers:
     ) -> None:
         self._db = db
         self._repairs = repairs
-        self.damaged = False
-        """A damaged register was met (and is being repaired)."""
+        self.met_damage = False
+        """What was derived may not be what the registers say now."""
+        self._damaged: set[bytes] = set()
+        """Registers that were met damaged: as if not there, until a peer's is saved."""
         self._loaded = {} if known is None else known
         self._xor: dict[int, int] = {}
         self._inodes = self._bytes = 0
@@ -109,22 +111,33 @@ class Registers:
             elif row_sum(key, row[0]) == row[1]:
                 found = (decode_register(row[0]), row[0])
             else:
-                log.error("register %r is damaged on this disk", key)
                 found = self._damaged_row(key)
             self._loaded[key] = found
         return found
 
     def _damaged_row(self, key: bytes) -> tuple[Register, bytes]:
         """A peer's state replaces it; a local write must not build on it."""
+        log.error("register %r is damaged on this disk", key)
         if not self._repairs:
             raise Corrupt(
                 f"register {key!r} is damaged; `dfs fsck --repair` lets a peer bring it"
                 " back"
             )
-        self.damaged = True
-        self._db.execute("DELETE FROM register WHERE key = ?", (key,))
-        self._db.execute("DELETE FROM extra_dot WHERE key = ?", (key,))
+        if not self.met_damage:
+            self.met_damage = True
+            self._look_at_all()
+            return self._load(key)
+        self._damaged.add(key)
         return (EMPTY, b"")
+
+    def _look_at_all(self) -> None:
+        """Perhaps only the sum is damaged. Otherwise the digest tells of it from here,
+        so that a heartbeat finds it. Once in a transaction."""
+        recorded = [
+            (int.from_bytes(was, "big") ^ self._xor.get(bucket, 0)).to_bytes(16, "big")
+            for bucket, was in enumerate(read_buckets(self._db))
+        ]
+        correct(self._db, recorded, actual(self._db))
 
     def absent(self, key: bytes) -> None:
         """The caller looked: there is no such register."""
@@ -174,10 +187,11 @@ class Registers:
     def drop(self, key: bytes) -> None:
         """Remove a register for good; it shows nothing any more."""
         before, raw = self._load(key)
-        if raw:
+        if raw or key in self._damaged:
             self._move_digest(key, raw, 0)
             self._db.execute("DELETE FROM register WHERE key = ?", (key,))
             self._set_extra(key, before, EMPTY)
+            self._heal(key, EMPTY)
             self._loaded[key] = (EMPTY, b"")
 
     def _save(self, key: bytes, after: Register) -> None:
@@ -197,8 +211,16 @@ class Registers:
             self._set_extra(key, before, after)
         self._move_digest(key, raw, summary)
         self._loaded[key] = (after, state)
+        self._heal(key, after)
         first = self.changed.get(key)
         self.changed[key] = (first[0] if first else before, after)
+
+    def _heal(self, key: bytes, after: Register) -> None:
+        """Nobody knew which dots the damaged one had."""
+        if key in self._damaged:
+            self._damaged.discard(key)
+            self._db.execute("DELETE FROM extra_dot WHERE key = ?", (key,))
+            self._set_extra(key, EMPTY, after)
 
     def _set_extra(self, key: bytes, before: Register, after: Register) -> None:
         """Index the dots of all siblings but the highest."""

@@ -129,23 +129,24 @@ class Calls:
         self._closed = threading.Event()
 
     def barrier(
-        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], None]
+        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], bool]
     ) -> bool | None:
         """What the node answered, or None at the deadline. Raises NodeDown.
 
-        `flush`: sends what was published on the worker's connection, and this.
+        `flush`: sends what was published on the worker's connection, and this; whether
+        it did.
         """
         return _twice(lambda: self._barrier(seq, deadline, flush))
 
     def _barrier(
-        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], None]
+        self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], bool]
     ) -> bool | None:
         with _Lease(self) as (connection, number):
             timeout_ms = max(0, int((deadline - time.monotonic()) * 1000))
+            named = None
             if connection.is_known:
-                flush(Barrier(number, seq, timeout_ms, connection.number))
-            else:
-                flush(None)
+                named = Barrier(number, seq, timeout_ms, connection.number)
+            if not flush(named) or named is None:
                 connection.send(Barrier(number, seq, timeout_ms))
             while True:
                 answer = connection.answer(deadline - time.monotonic())

@@ -107,7 +107,7 @@ class NodeLink:
         self._calls = Calls(socket_path)
         self._send_lock = threading.Lock()  # order of frames on _sock; holds a send
         self._sock: socket.socket | None = None
-        self._attached = False
+        self._attached = self._takes_barriers = False
         self._near = self._connected_peers = 0
         self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S), held)
         self.lock = self._locks.lock
@@ -254,17 +254,19 @@ class NodeLink:
             self._flush(SEND_TIMEOUT_S)
             sent = time.monotonic()
 
-    def _flush(self, timeout_s: float, then: Barrier | None = None) -> None:
-        """Send what is queued, in order; somebody else may be at it already."""
+    def _flush(self, timeout_s: float, then: Barrier | None = None) -> bool:
+        """Send what is queued, in order; somebody else may be at it already. Whether
+        `then` went behind it."""
         if not self._send_lock.acquire(timeout=timeout_s):
-            return
+            return False
         try:
-            if self._attached:
-                frames = [pack(encode(m)) for m in self._outbox.take()]
-                if then is not None:
-                    frames.append(pack(encode(then)))
-                if frames:
-                    self._send_locked(b"".join(frames))
+            if not self._attached:
+                return False
+            frames = [pack(encode(m)) for m in self._outbox.take()]
+            if then is not None and self._takes_barriers:
+                frames.append(pack(encode(then)))
+            sent = not frames or self._send_locked(b"".join(frames))
+            return sent and self._takes_barriers
         finally:
             self._send_lock.release()
 
@@ -272,15 +274,17 @@ class NodeLink:
         with self._send_lock:
             self._send_locked(pack(header))
 
-    def _send_locked(self, data: bytes) -> None:
+    def _send_locked(self, data: bytes) -> bool:
         sock = self._sock
         if sock is None:
-            return
+            return False
         try:
             sock.sendall(data)
         except OSError as error:
             log.warning("the link to the node broke while sending: %s", error)
             self._drop()
+            return False
+        return True
 
     def _drop(self) -> None:
         """Break the connection; the reader notices and connects anew."""
@@ -342,6 +346,7 @@ class NodeLink:
                 if self._locks.note_members(message.members):
                     self._tell_locks()
             case Attached():
+                self._takes_barriers = message.barriers
                 self._attached = True
                 self._tell_locks()
                 self._wake.set()

@@ -54,7 +54,7 @@ class LinkLocks:
     def __init__(
         self,
         calls: Calls,
-        flush: Callable[[], None],
+        flush: Callable[[], object],
         held: Iterable[HeldLock] = (),
     ) -> None:
         self._calls = calls

@@ -41,6 +41,8 @@ class Attached(Message, frozen=True, tag=2):
 
     node: NodeId
     version: int = LINK_VERSION
+    barriers: bool = False
+    """A Barrier may come on this connection (`Barrier.call`)."""
 
 
 class Publish(Message, frozen=True, tag=3):

@@ -184,6 +184,15 @@ class Patch:
         self.version += 1
 
     @property
+    def ours_bytes(self) -> int:
+        """How many bytes of the chunk were written, or shared."""
+        ours = self.fresh
+        if self.written:
+            ours = Extents(*self.written.ranges)
+            ours.extend(self.fresh)
+        return sum(end - start for start, end in ours.ranges)
+
+    @property
     def held_bytes(self) -> int:
         """Of the pool, for what is fresh."""
         if self.pages is not None:

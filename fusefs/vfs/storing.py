@@ -7,12 +7,14 @@ stored several at a time: hashing and writing them leaves the interpreter to oth
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from fusefs.model.ids import HOLE, ChunkId, chunk_id
+from fusefs.model.manifest import chunk_count
 from fusefs.model.tx import Body
 from fusefs.store.store import Store
 from fusefs.vfs.buffers import Pool
@@ -23,6 +25,8 @@ from fusefs.vfs.patch import Patch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+log = logging.getLogger(__name__)
 
 MAX_BODIES = 16
 """Small objects that travel with one transaction (at most 1 MiB in all)."""
@@ -36,6 +40,8 @@ AT_ONCE = 64
 """Chunks handed to the threads together: an error is noticed after these."""
 
 Numbered = tuple[int, Patch]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Storing:
@@ -47,6 +53,7 @@ class Storing:
         self._body_bytes = body_bytes
         self._start_lock = threading.Lock()  # starting the threads once
         self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
 
     # -- whole chunks ----------------------------------------------------------
 
@@ -110,16 +117,16 @@ class Storing:
     def spill(self, file: File, draft: Draft, wanted_bytes: int) -> bool:
         """Store chunks until the buffers in use are down to that, those first which
         give most for the same work. False when something is missing for it."""
-        fresh = [item for item in draft.patches.items() if item[1].spillable]
-        fresh.sort(key=lambda item: item[1].held_bytes, reverse=True)
-        excess = self._pool.used_bytes - wanted_bytes
-        chosen: list[Numbered] = []
-        for item in fresh:
-            if excess <= 0:
-                break
-            excess -= item[1].held_bytes
-            chosen.append(item)
-        return not self._store_all(file, draft, chosen)
+        left = [item for item in draft.patches.items() if item[1].spillable]
+        left.sort(key=lambda item: item[1].held_bytes)
+        complete = True
+        while left and (excess := self._pool.used_bytes - wanted_bytes) > 0:
+            chosen: list[Numbered] = []
+            while left and excess > 0:
+                chosen.append(left.pop())
+                excess -= chosen[-1][1].held_bytes
+            complete = not self._store_all(file, draft, chosen) and complete
+        return complete
 
     def _store_all(
         self, file: File, draft: Draft, patches: Sequence[Numbered]
@@ -127,7 +134,7 @@ class Storing:
         """Gives what is missing; the others are stored."""
         many = len(patches) >= MANY_CHUNKS and draft.mask >= self._body_bytes
         absent: list[ChunkId] = []
-        if many and THREADS > 1:
+        if many and self._started():
             for first in range(0, len(patches), AT_ONCE):
                 part = patches[first : first + AT_ONCE]
                 absent += self._store_together(file, draft, part)
@@ -152,8 +159,7 @@ class Storing:
         self, file: File, draft: Draft, patches: Sequence[Numbered]
     ) -> list[ChunkId]:
         """All of them end before this returns: they read the draft, which is ours."""
-        submit = self._started().submit
-        tasks = [submit(self._stored_large, draft, *item) for item in patches]
+        tasks = self._run(lambda item: self._stored_large(draft, *item), patches)
         absent: list[ChunkId] = []
         problem: BaseException | None = None
         for task, (index, patch) in zip(tasks, patches):
@@ -194,19 +200,77 @@ class Storing:
             if assembled.scratch is not None:
                 self._pool.give(assembled.scratch)
 
-    def _started(self) -> ThreadPoolExecutor:
+    def store_in_parts(
+        self, file: File, draft: Draft, size: int
+    ) -> Iterator[tuple[int, list[ChunkId]]]:
+        """Every chunk of the draft that is no hole, cut into objects of `size`: its
+        number and theirs. The draft stays as it is. Raises Missing."""
+        count = chunk_count(draft.size, draft.base.log2)
+        numbers = [i for i in range(count) if draft.chunk_is_data(i)]
+        for first in range(0, len(numbers), AT_ONCE):
+            part = numbers[first : first + AT_ONCE]
+            tasks = self._run(lambda i: self._stored_parts(draft, i, size), part)
+            for index, task in zip(part, tasks):
+                cids = task.result()
+                self.note_unsynced(file, set(cids))
+                yield index, cids
+
+    def _stored_parts(self, draft: Draft, index: int, size: int) -> list[ChunkId]:
+        length = draft.length(index)
+        scratch = self._pool.take(length)
+        try:
+            reach = draft.read_chunk(index, 0, scratch[:length])
+            cuts = range(0, reach, size)
+            return [self._store.put(scratch[i : min(i + size, reach)]) for i in cuts]
+        finally:
+            self._pool.give(scratch)
+
+    # -- threads ---------------------------------------------------------------
+
+    def _run(self, work: Callable[[T], R], items: Sequence[T]) -> list[Future[R]]:
+        """Each in a thread of ours. All have ended when this returns, well or not: they
+        read a draft whose lock the caller holds."""
+        threads = self._started()
+        if threads is None:
+            return [_done(work, item) for item in items]
+        tasks: list[Future[R]] = []
+        for item in items:
+            try:
+                tasks.append(threads.submit(work, item))
+            except RuntimeError:  # it is over, this moment
+                tasks.append(_done(work, item))
+        for task in tasks:
+            task.exception()
+        return tasks
+
+    def _started(self) -> ThreadPoolExecutor | None:
+        """All of the threads, or None: there is one processor, the system gives no
+        more threads, or it is over."""
         with self._start_lock:
-            if self._threads is None:
+            if self._threads is None and THREADS > 1 and not self._closed:
                 # Takes 25 ms, which a mount need not wait for.
                 from concurrent.futures import ThreadPoolExecutor
 
-                self._threads = ThreadPoolExecutor(THREADS, "vfs-store")
+                threads = ThreadPoolExecutor(THREADS, "vfs-store")
+                go = threading.Event()
+                try:  # each waits, so that the next one needs a thread of its own
+                    for _ in range(THREADS):
+                        threads.submit(go.wait)
+                    self._threads = threads
+                except RuntimeError as error:
+                    log.warning("storing without threads: %s", error)
+                    threads.shutdown(wait=False, cancel_futures=True)
+                finally:
+                    go.set()
             return self._threads
 
     def close(self) -> None:
-        """Nothing will be stored any more."""
-        if self._threads is not None:
-            self._threads.shutdown()
+        """Nothing will be stored in threads any more."""
+        with self._start_lock:
+            self._closed = True
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
 
     # -- one object ------------------------------------------------------------
 
@@ -230,6 +294,18 @@ class Storing:
             file.overflows += 1
         else:
             file.unsynced.update(cids)
+
+
+def _done(work: Callable[[T], R], item: T) -> Future[R]:
+    """The work, done here."""
+    from concurrent.futures import Future
+
+    task: Future[R] = Future()
+    try:
+        task.set_result(work(item))
+    except Exception as error:
+        task.set_exception(error)
+    return task
 
 
 def _journal_anew(file: File, draft: Draft) -> None:

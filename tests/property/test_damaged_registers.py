@@ -9,7 +9,8 @@ import pytest
 
 from fusefs.errors import Corrupt
 from fusefs.model.ids import ROOT_INO, NodeId
-from fusefs.model.records import S_REG, attrs_key
+from fusefs.model.records import S_REG, attrs_key, content_key, decode_content
+from fusefs.model.tx import Tx
 from fusefs.namespace import Namespace
 
 
@@ -139,3 +140,55 @@ def test_damaged_sum_beside_a_lost_register_comes_back_with_it(nodes: list) -> N
     reconcile(one, other)
     assert one.digest() == other.digest()
     assert one.snapshot() == other.snapshot()
+
+
+@pytest.mark.parametrize("what", ["sum = 7", "state = zeroblob(9)"])
+def test_damage_that_is_only_met_is_not_taken_for_the_truth(
+    nodes: list, what: str
+) -> None:
+    """Where something in the tree is odd, a peer's change of one register looks at the
+    others of the inode, too."""
+    one, other = nodes
+
+    def write(node: Namespace, name: bytes, size: int) -> Tx:
+        with node.transaction() as t:
+            ino = node.entry(ROOT_INO, name).ino
+            root = bytes([node.node_id]) * 32
+            t.set_content(ino, size=size, root=root, chunk_log2=20, mtime_ns=1)
+        return t.tx
+
+    both = [write(node, b"a", 6) for node in nodes]  # a conflict
+    one.apply(both[1:])
+    other.apply(both[:1])
+    ino = one.entry(ROOT_INO, b"b").ino
+    own = write(one, b"b", 5)
+    if what != "sum = 7":  # then only a peer can help
+        other.apply([own])
+    damage(one, f"UPDATE register SET {what} WHERE key = ?", content_key(ino))
+    one.close()
+    nodes[0] = one = Namespace.open(one.path.parent)
+    with other.transaction() as theirs:
+        theirs.set_attrs(ino, mode=0o100600)
+    one.apply([theirs.tx])
+    assert one.verify() == 0  # the digest tells of it already
+    for batch in one.delta(other.vector()):
+        other.apply_states(batch.states, batch.advance, batch.target)
+    reconcile(one, other)
+    assert one.digest() == other.digest()
+    assert one.inode(ino).size == other.inode(ino).size == 5
+
+
+def test_a_write_of_a_peer_does_not_bury_what_only_seems_damaged(nodes: list) -> None:
+    one, other = nodes
+    entry = one.entry(ROOT_INO, b"b")
+    with one.transaction() as t:
+        t.set_content(entry.ino, size=5, root=bytes(32), chunk_log2=20, mtime_ns=1)
+    with other.transaction() as theirs:
+        theirs.set_content(entry.ino, size=9, root=bytes(32), chunk_log2=20, mtime_ns=1)
+    damage(one, "UPDATE register SET sum = 7 WHERE key = ?", content_key(entry.ino))
+    one.close()
+    nodes[0] = one = Namespace.open(one.path.parent)
+    one.apply([theirs.tx])
+    sizes = {decode_content(s.value).size for s in one.content_versions(entry.ino).live}
+    assert sizes == {5, 9}
+    assert one.verify() == 0

@@ -108,6 +108,15 @@ def test_a_wrong_sum_is_set_right(
     assert snapshot(store) == before
 
 
+def test_a_wrong_sum_beside_a_wrong_row_takes_one_repair(store: Path) -> None:
+    before = snapshot(store)
+    damage(store, f"UPDATE register SET sum = sum + 1 WHERE {ONE_OF}", b"A")
+    damage(store, "UPDATE inode SET size = 7 WHERE size = 1000")
+    assert fsck(store, "--repair") == CORRECTED
+    assert fsck(store) == CLEAN
+    assert snapshot(store) == before
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from fusefs.model.ids import NodeId, Seq
+from fusefs.nodelink import messages
 from fusefs.nodelink.client import NodeLink
 from fusefs.nodelink.messages import Barrier
 from netnode.link import LinkServer, _Client
@@ -134,3 +135,32 @@ def test_barrier_after_the_node_came_back_is_answered_by_the_new_one(
     assert second.node.asked[-2:] == [3, 4]
     assert ways[-1] != 0
     second.stop()
+
+
+def test_barrier_of_a_worker_that_an_older_node_does_not_understand(
+    tmp_path: Path, link: Callable[[], NodeLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached = messages.Attached
+    monkeypatch.setattr("netnode.link.Attached", lambda me, **_: attached(me))
+    ways: list[int] = []
+    running = Running(tmp_path / "sock", ways)
+    worker = link()
+    near(worker)
+    for seq in (1, 2, 3):
+        assert worker.barrier(Seq(seq), 10.0)
+    assert ways == [0, 0, 0]
+    running.stop()
+
+
+def test_barrier_is_asked_for_although_the_workers_connection_broke(
+    tmp_path: Path, link: Callable[[], NodeLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[int] = []
+    running = Running(tmp_path / "sock", ways)
+    worker = link()
+    near(worker)
+    assert worker.barrier(Seq(1), 10.0)
+    monkeypatch.setattr(worker, "_send_locked", lambda data: False)
+    assert worker.barrier(Seq(2), 10.0)
+    assert ways == [0, 0]
+    running.stop()

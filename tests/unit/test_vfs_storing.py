@@ -120,3 +120,48 @@ def test_all_that_is_elsewhere_is_fetched_at_once(tmp_path: Path) -> None:
         pair.b.close(handle)
         assert max(asked) == COUNT
         assert pair.b.cat("/f") == data
+
+
+def test_what_is_elsewhere_does_not_keep_the_rest_in_memory(tmp_path: Path) -> None:
+    """Running out of buffers stores what is here, whatever would give more."""
+    pair: Pair
+    with pair_of(tmp_path, VfsOptions(chunk_log2=17)) as pair:
+        pair.a.put("/f", random_bytes(10 * CHUNK))
+        pair.sync()
+        handle = pair.b.open("/f")
+        for index in range(10):  # over bytes that are not here: they hold most
+            pair.b.vfs.write(handle, index * CHUNK + 4096, bytes(4096))
+            pair.b.vfs.write(handle, index * CHUNK + 100_000, bytes(4096))
+        for index in range(10, 30):  # behind the end: they need nothing
+            pair.b.vfs.write(handle, index * CHUNK, bytes(4096))
+        wanted = pair.b.vfs.statistics().buffer_bytes - 10 * 16 * KIB
+        pair.b.vfs._writer._publisher.spill(wanted)
+        assert pair.b.vfs.statistics().buffer_bytes <= wanted
+        assert pair.b.peers.fetched == []
+        pair.b.close(handle)
+
+
+def test_no_more_threads_to_be_had(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(random_bytes(COUNT * CHUNK))
+    local.put("/f", bytes(data))
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    handle = scattered(local, "/f", data)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", refuse)
+        local.vfs.fsync(handle, False)
+    assert local.vfs._storing._threads is None
+    for index in range(COUNT):
+        local.vfs.write(handle, index * CHUNK, b"more")
+        data[index * CHUNK : index * CHUNK + 4] = b"more"
+    local.close(handle)
+    assert local.cat("/f") == data
+    assert local.vfs._storing._threads is not None
+    local.vfs._storing.close()
+    handle = scattered(local, "/f", data)
+    local.close(handle)
+    assert local.cat("/f") == data
