@@ -42,6 +42,9 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     append_chunk_log2: int = 15
     """Chunk size of files that begin with an append, logs: each append stores the last
     chunk anew. Below 32 KiB a chunk is no file of its own."""
+    fine_chunk_log2: int = 16
+    """Chunk size of files that are changed in place, here and there (`recutting`):
+    such a chunk still travels with its transaction."""
     body_bytes: int = 64 << 10
     """Chunks up to this size travel with their transaction."""
     cached_inodes: int = 16_384

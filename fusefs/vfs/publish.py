@@ -27,6 +27,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Orphan, permitted
 from fusefs.vfs.missing import Cancelled, Fetcher, Missing, Objects
+from fusefs.vfs.recutting import Recutting
 from fusefs.vfs.storing import Storing
 from fusefs.vfs.types import UNCHANGED
 
@@ -75,6 +76,9 @@ class Publisher:
         self._pool = pool
         self._appends = appends
         self.storing = Storing(store, pool, commits.options.body_bytes)
+        self._recutting = Recutting(
+            self.storing, objects, commits.options.fine_chunk_log2
+        )
         options = commits.options
         self._append_log2 = min(options.chunk_log2, options.append_chunk_log2)
 
@@ -183,8 +187,11 @@ class Publisher:
         if pinned:
             row, view = self._commit_pinned(file, draft)
         else:
-            view = self._over(file, draft, row)
+            waste = self._recutting.waste(draft)
+            view = self._cut_anew(file, draft, row) or self._over(file, draft, row)
             self._commit(file, draft, row, view)
+            if view.log2 == draft.base.log2:
+                self._recutting.wasted(file.ino, waste)
         self._end(file, view)
         self._files.refresh(file.ino)
         coherence = self._commits.coherence
@@ -195,6 +202,12 @@ class Publisher:
             file.behind = False
             coherence.caught_up(file.ino)
         self._files.published(file)
+
+    def _cut_anew(self, file: File, draft: Draft, row: Inode) -> View | None:
+        """Nothing that goes to an end which others may move, too."""
+        if draft.appended or not draft.base.shows(row):
+            return None
+        return self._recutting.cut_if_due(file, draft)
 
     def _over(self, file: File, draft: Draft, row: Inode) -> View:
         """The draft as a version over what the row shows. Raises Missing."""

@@ -14,6 +14,7 @@ from fusefs.errors import BadHandle, Invalid, NoSuchDevice, NotSupported, TooBig
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+from fusefs.vfs.recutting import Recutting
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, local_vfs
 
@@ -184,6 +185,24 @@ def test_random_operations_show_the_bytes_of_a_plain_buffer(
         local.close(model.handle)
         assert local.cat("/file") == model.data
         assert local.vfs.statistics().buffer_bytes == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_operations_over_chunks_that_are_cut_anew(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = VfsOptions(chunk_log2=15, fine_chunk_log2=12, dirty_bytes=1 << 18)
+    cuts: list[object] = []
+    cut = Recutting._cut
+    monkeypatch.setattr(Recutting, "_cut", lambda *a: cuts.append(a) or cut(*a))
+    with local_vfs(tmp_path / "s", options) as local:
+        model = Model(local, seed, CHUNK * 100)
+        model.steps += [model.flush] * 6
+        model.run(160)
+        local.close(model.handle)
+        assert local.cat("/file") == model.data
+        assert local.vfs.statistics().buffer_bytes == 0
+    assert len(cuts) == 1
 
 
 @pytest.mark.parametrize("seed", range(2))
