@@ -42,15 +42,19 @@ def equal_registers(nodes: Sequence[SimNode]) -> list[str]:
     digests = {n.namespace.digest() for n in nodes}
     if len(digests) > 1:
         out.append(f"{len(digests)} different digests")
-    first = dict(nodes[0].namespace._all_states())
+    first = _states(nodes[0])
     for node in nodes[1:]:
-        other = dict(node.namespace._all_states())
+        other = _states(node)
         out += [
             f"register {key!r} differs on {nodes[0].name} and {node.name}"
             for key in sorted(first.keys() | other.keys())
             if first.get(key) != other.get(key)
         ]
     return out
+
+
+def _states(node: SimNode) -> dict[bytes, bytes]:
+    return {key: state for key, state, _ in node.namespace._all_states()}
 
 
 def equal_trees(nodes: Sequence[SimNode]) -> list[str]:

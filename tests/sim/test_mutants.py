@@ -56,8 +56,6 @@ def digest_without_context(patch: pytest.MonkeyPatch) -> None:
         return state_hash(key, values.encode())
 
     patch.setattr(registers, "state_hash", broken)
-    patch.setattr("fusefs.namespace.replicate.state_hash", broken)
-    patch.setattr("fusefs.namespace.damage.state_hash", broken)
 
 
 @pytest.mark.parametrize(
