@@ -32,8 +32,6 @@ class Checked(NamedTuple):
     problems: list[str]
     readable: bool
     """Each is as it was written and decodes: a tree can be derived from them."""
-    complete: bool
-    """The digests are theirs: none was lost."""
 
 
 def check_registers(db: sqlite3.Connection) -> Checked:
@@ -59,13 +57,12 @@ def check_registers(db: sqlite3.Connection) -> Checked:
             problems.append(f"register {key!r}: indexed under the wrong dot")
         extra.update(_extra(key, register))
     problems += _index_problems(db, extra, damaged)
-    complete = buckets == recorded
-    if not complete:
+    if buckets != recorded:
         problems.append(
             "registers: the digests do not match them: some were lost or damaged (a"
             " peer has them), or the digests were"
         )
-    return Checked(problems, not (damaged or sound), complete)
+    return Checked(problems, not (damaged or sound))
 
 
 def _read(
@@ -137,10 +134,10 @@ def vector_problems(db: sqlite3.Connection, node: NodeId) -> Iterator[str]:
         )
 
 
-def mend(db: sqlite3.Connection) -> None:
+def mend(db: sqlite3.Connection) -> bool:
     """Index the readable registers as their states say, and correct the digests: where
     a register is lost or damaged, they then differ from those of the peers, who bring
-    it back. `db` is inside a write transaction."""
+    it back. True when none is. `db` is inside a write transaction."""
     recorded, found = read_buckets(db), actual(db)
     _, sound = with_sums_right(recorded, found)
     extra: _Extra = set()
@@ -160,4 +157,5 @@ def mend(db: sqlite3.Connection) -> None:
         "DELETE FROM extra_dot WHERE node = ? AND seq = ? AND key = ?", have - extra
     )
     db.executemany("INSERT INTO extra_dot VALUES(?, ?, ?)", extra - have)
-    correct(db, recorded, found)
+    lost = correct(db, recorded, found)
+    return not (damaged or lost)

@@ -297,9 +297,7 @@ class Namespace(Reads):
         lost: it still shows what that one said, until a peer has brought it back.
         """
         with self._write() as db:
-            complete = damage.check_registers(db).complete
-            damage.mend(db)
-            if complete and damage.check_registers(db).readable:
+            if damage.mend(db):
                 check.rebuild(db)
             totals.recount(db)
             self._warm.clear()

@@ -191,7 +191,8 @@ class Registers:
             self._move_digest(key, raw, 0)
             self._db.execute("DELETE FROM register WHERE key = ?", (key,))
             self._set_extra(key, before, EMPTY)
-            self._heal(key, EMPTY)
+            if key in self._damaged:
+                self._heal(key, EMPTY)
             self._loaded[key] = (EMPTY, b"")
 
     def _save(self, key: bytes, after: Register) -> None:
@@ -211,16 +212,16 @@ class Registers:
             self._set_extra(key, before, after)
         self._move_digest(key, raw, summary)
         self._loaded[key] = (after, state)
-        self._heal(key, after)
+        if key in self._damaged:
+            self._heal(key, after)
         first = self.changed.get(key)
         self.changed[key] = (first[0] if first else before, after)
 
     def _heal(self, key: bytes, after: Register) -> None:
         """Nobody knew which dots the damaged one had."""
-        if key in self._damaged:
-            self._damaged.discard(key)
-            self._db.execute("DELETE FROM extra_dot WHERE key = ?", (key,))
-            self._set_extra(key, EMPTY, after)
+        self._damaged.discard(key)
+        self._db.execute("DELETE FROM extra_dot WHERE key = ?", (key,))
+        self._set_extra(key, EMPTY, after)
 
     def _set_extra(self, key: bytes, before: Register, after: Register) -> None:
         """Index the dots of all siblings but the highest."""

@@ -133,8 +133,8 @@ class Calls:
     ) -> bool | None:
         """What the node answered, or None at the deadline. Raises NodeDown.
 
-        `flush`: sends what was published on the worker's connection, and this; whether
-        it did.
+        `flush`: sends what was published on the worker's connection, and this behind
+        it; whether this went.
         """
         return _twice(lambda: self._barrier(seq, deadline, flush))
 
@@ -146,7 +146,7 @@ class Calls:
             named = None
             if connection.is_known:
                 named = Barrier(number, seq, timeout_ms, connection.number)
-            if not flush(named) or named is None:
+            if not flush(named):
                 connection.send(Barrier(number, seq, timeout_ms))
             while True:
                 answer = connection.answer(deadline - time.monotonic())

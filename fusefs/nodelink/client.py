@@ -263,10 +263,10 @@ class NodeLink:
             if not self._attached:
                 return False
             frames = [pack(encode(m)) for m in self._outbox.take()]
-            if then is not None and self._takes_barriers:
+            goes = then is not None and self._takes_barriers
+            if goes:
                 frames.append(pack(encode(then)))
-            sent = not frames or self._send_locked(b"".join(frames))
-            return sent and self._takes_barriers
+            return (not frames or self._send_locked(b"".join(frames))) and goes
         finally:
             self._send_lock.release()
 

@@ -75,7 +75,7 @@ class Publisher:
         self._fetcher = fetcher
         self._pool = pool
         self._appends = appends
-        self.storing = Storing(store, pool, commits.options.body_bytes)
+        self.storing = Storing(store, objects, pool, commits.options.body_bytes)
         self._recutting = Recutting(
             self.storing, objects, commits.options.fine_chunk_log2
         )
@@ -109,11 +109,7 @@ class Publisher:
         """Store everything the draft needs; the version it makes. Raises Missing."""
         self.storing.settle(file, draft)
 
-        def save(node: bytes) -> ChunkId:
-            cid = self.storing.put(file, draft, node)
-            self._objects.remember(cid, node)
-            return cid
-
+        save = partial(self.storing.put_node, file, draft)
         base, load = draft.base, self._objects.node
         root, count = base.root, base.count
         if draft.truncated:
@@ -188,7 +184,8 @@ class Publisher:
             row, view = self._commit_pinned(file, draft)
         else:
             waste = self._recutting.waste(draft)
-            view = self._cut_anew(file, draft, row) or self._over(file, draft, row)
+            anew = self._cut_anew(file, draft, row, waste)
+            view = anew or self._over(file, draft, row)
             self._commit(file, draft, row, view)
             if view.log2 == draft.base.log2:
                 self._recutting.wasted(file.ino, waste)
@@ -203,11 +200,13 @@ class Publisher:
             coherence.caught_up(file.ino)
         self._files.published(file)
 
-    def _cut_anew(self, file: File, draft: Draft, row: Inode) -> View | None:
+    def _cut_anew(
+        self, file: File, draft: Draft, row: Inode, waste: int
+    ) -> View | None:
         """Nothing that goes to an end which others may move, too."""
         if draft.appended or not draft.base.shows(row):
             return None
-        return self._recutting.cut_if_due(file, draft)
+        return self._recutting.cut_if_due(file, draft, waste)
 
     def _over(self, file: File, draft: Draft, row: Inode) -> View:
         """The draft as a version over what the row shows. Raises Missing."""

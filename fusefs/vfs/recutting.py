@@ -8,6 +8,8 @@ more. So nobody pays more than twice what knowing it from the start would have s
 
 from __future__ import annotations
 
+from functools import partial
+
 from fusefs.errors import NoSpace
 from fusefs.model import manifest
 from fusefs.model.ids import ChunkId, Ino
@@ -56,10 +58,10 @@ class Recutting:
                 self._wasted.clear()
             self._wasted[ino] = self._wasted.get(ino, 0) + count
 
-    def cut_if_due(self, file: File, draft: Draft) -> View | None:
-        """The draft's version in smaller chunks, if it is time for that, the disk has
-        room and all bytes are here."""
-        if self._wasted.get(file.ino, 0) < max(draft.size, 1) or not self.waste(draft):
+    def cut_if_due(self, file: File, draft: Draft, waste: int) -> View | None:
+        """The draft's version in smaller chunks, if there is waste and it is time for
+        that, the disk has room and all bytes are here."""
+        if not waste or self._wasted.get(file.ino, 0) < draft.size:
             return None
         del self._wasted[file.ino]
         try:
@@ -73,12 +75,7 @@ class Recutting:
         within = draft.base.log2 - log2
         for index, parts in self._storing.store_in_parts(file, draft, 1 << log2):
             chunks.update(enumerate(parts, index << within))
-
-        def save(node: bytes) -> ChunkId:
-            cid = self._storing.put(file, draft, node)
-            self._objects.remember(cid, node)
-            return cid
-
+        save = partial(self._storing.put_node, file, draft)
         count = chunk_count(draft.size, log2)
         root = manifest.update(b"", 0, count, chunks, load, save)
         return View(draft.size, root, log2, load)

@@ -20,7 +20,7 @@ from fusefs.store.store import Store
 from fusefs.vfs.buffers import Pool
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File
-from fusefs.vfs.missing import Missing
+from fusefs.vfs.missing import Missing, Objects
 from fusefs.vfs.patch import Patch
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ R = TypeVar("R")
 class Storing:
     """Thread-safe, each draft under its file's lock."""
 
-    def __init__(self, store: Store, pool: Pool, body_bytes: int) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, pool: Pool, body_bytes: int
+    ) -> None:
         self._store = store
+        self._objects = objects
         self._pool = pool
         self._body_bytes = body_bytes
         self._start_lock = threading.Lock()  # starting the threads once
@@ -132,9 +135,8 @@ class Storing:
         self, file: File, draft: Draft, patches: Sequence[Numbered]
     ) -> list[ChunkId]:
         """Gives what is missing; the others are stored."""
-        many = len(patches) >= MANY_CHUNKS and draft.mask >= self._body_bytes
         absent: list[ChunkId] = []
-        if many and self._started():
+        if len(patches) >= MANY_CHUNKS and draft.mask >= self._body_bytes:
             for first in range(0, len(patches), AT_ONCE):
                 part = patches[first : first + AT_ONCE]
                 absent += self._store_together(file, draft, part)
@@ -283,6 +285,12 @@ class Storing:
         else:
             cid = self._store.put(data)
         self.note_unsynced(file, (cid,))
+        return cid
+
+    def put_node(self, file: File, draft: Draft, node: bytes) -> ChunkId:
+        """A node of the next version's manifest, which is read again soon."""
+        cid = self.put(file, draft, node)
+        self._objects.remember(cid, node)
         return cid
 
     def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:

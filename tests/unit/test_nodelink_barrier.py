@@ -59,10 +59,11 @@ class Server(LinkServer):
 class Running:
     """A node's side of the link in a thread of its own, until it is stopped."""
 
-    def __init__(self, path: Path, ways: list[int]) -> None:
+    def __init__(self, path: Path) -> None:
         self.node = OneNear()
         server = Server(self.node, path, Nothing())  # type: ignore[arg-type]
-        server.ways = ways
+        self.ways: list[int] = []
+        server.ways = self.ways
         started = threading.Event()
 
         async def serve() -> None:
@@ -102,38 +103,39 @@ def near(link: NodeLink) -> None:
         attached.wait(0.005)
 
 
+def met(tmp_path: Path, link: Callable[[], NodeLink]) -> tuple[Running, NodeLink]:
+    """A node, and a worker that knows of its peer."""
+    running, worker = Running(tmp_path / "sock"), link()
+    near(worker)
+    return running, worker
+
+
 def test_barrier_travels_with_the_transactions_once_the_node_knows_who_waits(
     tmp_path: Path, link: Callable[[], NodeLink]
 ) -> None:
-    ways: list[int] = []
-    running = Running(tmp_path / "sock", ways)
-    worker = link()
-    near(worker)
+    running, worker = met(tmp_path, link)
     for seq in (1, 2, 3):
         assert worker.barrier(Seq(seq), 10.0)
     assert running.node.asked == [1, 2, 3]
-    assert ways[0] == 0
-    assert 0 not in ways[1:] and len(ways) == 3
+    assert running.ways[0] == 0
+    assert 0 not in running.ways[1:] and len(running.ways) == 3
     running.stop()
 
 
 def test_barrier_after_the_node_came_back_is_answered_by_the_new_one(
     tmp_path: Path, link: Callable[[], NodeLink]
 ) -> None:
-    ways: list[int] = []
-    first = Running(tmp_path / "sock", ways)
-    worker = link()
-    near(worker)
+    first, worker = met(tmp_path, link)
     assert worker.barrier(Seq(1), 10.0) and worker.barrier(Seq(2), 10.0)
     first.stop()
-    second = Running(tmp_path / "sock", ways)
+    second = Running(tmp_path / "sock")
     while not second.node.asked:  # until the worker has found it
         near(worker)
         assert worker.barrier(Seq(3), 10.0)
     assert worker.barrier(Seq(4), 10.0)
     assert worker.connected()
     assert second.node.asked[-2:] == [3, 4]
-    assert ways[-1] != 0
+    assert second.ways[-1] != 0
     second.stop()
 
 
@@ -142,25 +144,19 @@ def test_barrier_of_a_worker_that_an_older_node_does_not_understand(
 ) -> None:
     attached = messages.Attached
     monkeypatch.setattr("netnode.link.Attached", lambda me, **_: attached(me))
-    ways: list[int] = []
-    running = Running(tmp_path / "sock", ways)
-    worker = link()
-    near(worker)
+    running, worker = met(tmp_path, link)
     for seq in (1, 2, 3):
         assert worker.barrier(Seq(seq), 10.0)
-    assert ways == [0, 0, 0]
+    assert running.ways == [0, 0, 0]
     running.stop()
 
 
 def test_barrier_is_asked_for_although_the_workers_connection_broke(
     tmp_path: Path, link: Callable[[], NodeLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways: list[int] = []
-    running = Running(tmp_path / "sock", ways)
-    worker = link()
-    near(worker)
+    running, worker = met(tmp_path, link)
     assert worker.barrier(Seq(1), 10.0)
     monkeypatch.setattr(worker, "_send_locked", lambda data: False)
     assert worker.barrier(Seq(2), 10.0)
-    assert ways == [0, 0]
+    assert running.ways == [0, 0]
     running.stop()

@@ -38,12 +38,17 @@ def scattered(local: Local, path: str, data: bytearray) -> int:
     return handle
 
 
+def edited(local: Local) -> tuple[bytearray, int]:
+    """A file of which every chunk was written in part: its bytes, and the handle."""
+    data = bytearray(random_bytes(COUNT * CHUNK))
+    local.put("/f", bytes(data))
+    return data, scattered(local, "/f", data)
+
+
 def test_chunks_of_one_file_are_stored_together(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = bytearray(random_bytes(COUNT * CHUNK))
-    local.put("/f", bytes(data))
-    handle = scattered(local, "/f", data)
+    data, handle = edited(local)
     store, two = local.store.put, threading.Barrier(min(2, THREADS))
     together = threading.Event()
 
@@ -63,9 +68,7 @@ def test_chunks_of_one_file_are_stored_together(
 def test_a_disk_that_fills_loses_nothing_of_what_was_written(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = bytearray(random_bytes(COUNT * CHUNK))
-    local.put("/f", bytes(data))
-    handle = scattered(local, "/f", data)
+    data, handle = edited(local)
     store, left = local.store.put, COUNT // 2
 
     def put(data: bytes, cid: ChunkId | None = None) -> ChunkId:
@@ -87,9 +90,7 @@ def test_a_disk_that_fills_loses_nothing_of_what_was_written(
 
 
 def test_running_out_of_buffers_stores_no_more_than_it_takes(local: Local) -> None:
-    data = bytearray(random_bytes(COUNT * CHUNK))
-    local.put("/f", bytes(data))
-    handle = scattered(local, "/f", data)
+    data, handle = edited(local)
     used = local.vfs.statistics().buffer_bytes
     local.vfs._writer._publisher.spill(used // 2)
     draft = local.vfs._files.handle(handle).file.draft
@@ -144,13 +145,11 @@ def test_what_is_elsewhere_does_not_keep_the_rest_in_memory(tmp_path: Path) -> N
 def test_no_more_threads_to_be_had(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = bytearray(random_bytes(COUNT * CHUNK))
-    local.put("/f", bytes(data))
+    data, handle = edited(local)
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    handle = scattered(local, "/f", data)
     with monkeypatch.context() as limit:
         limit.setattr(threading.Thread, "start", refuse)
         local.vfs.fsync(handle, False)
