@@ -9,7 +9,7 @@ done in place when it is short and in a thread when it is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import trio
 
@@ -286,7 +286,7 @@ class Replicator:
         else:
             self._settle(peer, dots, applied.effects)
         if len(self._peers) > 1:
-            self._broadcast(done, bodies, peer)
+            self._relay(messages, {tx.dot for tx in done}, peer)
         self._interest.received(done)
         self._look_at_keys(w.key for tx in done for w in tx.writes)
         self._interest.applied(
@@ -298,6 +298,15 @@ class Replicator:
                 if w.key[:1] == CONTENT and w.value
             ]
         )
+
+    def _relay(
+        self, messages: Iterable[Live], done: Collection[Dot], source: Peer
+    ) -> None:
+        """One by one, as they came: all together might not fit into a frame."""
+        for message in messages:
+            txs = [tx for tx in message.txs if tx.dot in done]
+            if txs:
+                self._broadcast(txs, message.bodies, source)
 
     def _acknowledge_early(self, peer: Peer, txs: Sequence[Tx]) -> bool:
         """Acknowledge before applying, where that is allowed; True: done, and the

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 import msgspec
 
 from fusefs.model.hlc import Hlc
@@ -44,6 +47,23 @@ class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     id: ChunkId
     data: bytes
+
+
+BODIES_BYTES: Final = 512 << 10
+"""Of what travels with one transaction: half of a frame's header."""
+
+
+def that_travel(bodies: Iterable[Body]) -> tuple[Body, ...]:
+    """As many as one transaction takes along, the smallest first: nodes of manifests,
+    without which nothing of a file can be read."""
+    left = BODIES_BYTES
+    taken: list[Body] = []
+    for body in sorted(bodies, key=lambda body: len(body.data)):
+        left -= len(body.data) + len(body.id)
+        if left < 0:
+            break
+        taken.append(body)
+    return tuple(taken)
 
 
 class State(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -13,6 +13,9 @@ MAX_QUEUED_BYTES = 8 << 20
 """Beyond this only the fact is kept; the node then reads the database."""
 MAX_FRAME_BYTES = 512 << 10
 """Of transactions and bodies in one message, well under the header limit."""
+MAX_TX_BYTES = 384 << 10
+"""A larger transaction does not go into a frame with what it takes along: the node
+reads it from the database, too."""
 WRITE_OVERHEAD_BYTES = 64
 
 
@@ -37,11 +40,13 @@ class Outbox:
 
     def put(self, tx: Tx, bodies: Sequence[Body]) -> bool:
         """Queue it. True when the queue was empty (somebody should flush)."""
-        size = tx_bytes(tx) + sum(len(b.data) + 48 for b in bodies)
+        own = tx_bytes(tx)
+        size = own + sum(len(b.data) + 48 for b in bodies)
         with self._lock:
             empty = not self._queue and not self._behind
             self._newest = max(self._newest, tx.seq)
-            if self._behind or self._bytes + size > self._limit:
+            too_much = own > MAX_TX_BYTES or self._bytes + size > self._limit
+            if self._behind or too_much:
                 self._queue.clear()
                 self._bytes = 0
                 self._behind = max(self._behind, self._newest)

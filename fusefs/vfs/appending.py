@@ -171,7 +171,7 @@ class Appends:
         root = manifest.update(
             first.root, views[0].count, count, changes, load, lambda d: save(d)
         )
-        return root, bodies[:16]
+        return root, bodies
 
     def _need(self, parts: Sequence[Part]) -> None:
         """Raises Missing, once for all chunks of the parts that are not here."""

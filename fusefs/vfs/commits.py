@@ -17,7 +17,7 @@ from types import TracebackType
 
 from fusefs.errors import ReadOnly
 from fusefs.model.ids import Ino, Seq
-from fusefs.model.tx import Body
+from fusefs.model.tx import Body, that_travel
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs.coherence import Coherence
@@ -92,7 +92,7 @@ class Commit:
         self._inner: AbstractContextManager[Transaction]
         self._tx: Transaction
         self.bodies: Sequence[Body] = ()
-        """Small objects that travel with the transaction."""
+        """Small objects that travel with the transaction, as many as may."""
         self.replaces = False
         """It puts other data under a name in use: like a close, it waits for peers."""
         self.quiet = False
@@ -124,7 +124,8 @@ class Commit:
                 self.seq = tx.seq
                 commits.count += 1
                 commits.coherence.committed(self._tx.effects, self._names)
-                commits.peers.publish(tx, self.bodies)
+                bodies = that_travel(self.bodies) if self.bodies else ()
+                commits.peers.publish(tx, bodies)
         finally:
             commits.lock.release()
         waits = commits.options.sync == "all" or self.replaces

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BODIES = 16
-"""Small objects that travel with one transaction (at most 1 MiB in all)."""
+"""Small chunks, and nodes of the manifest, kept for the transaction to take along
+(model/tx.py says how many it does)."""
 MAX_UNSYNCED = 4096
 """Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
 fsync looks at all of them."""
@@ -277,8 +278,13 @@ class Storing:
     # -- one object ------------------------------------------------------------
 
     def put(self, file: File, draft: Draft, data: bytes | memoryview) -> ChunkId:
-        """Store an object of the draft's next version."""
-        if len(data) <= self._body_bytes and len(draft.bodies) < MAX_BODIES:
+        """Store a chunk of the draft's next version."""
+        return self._put(file, draft, data, MAX_BODIES)
+
+    def _put(
+        self, file: File, draft: Draft, data: bytes | memoryview, most_bodies: int
+    ) -> ChunkId:
+        if len(data) <= self._body_bytes and len(draft.bodies) < most_bodies:
             data = bytes(data)
             cid = self._store.put(data)
             draft.bodies.append(Body(cid, data))
@@ -289,7 +295,7 @@ class Storing:
 
     def put_node(self, file: File, draft: Draft, node: bytes) -> ChunkId:
         """A node of the next version's manifest, which is read again soon."""
-        cid = self.put(file, draft, node)
+        cid = self._put(file, draft, node, 2 * MAX_BODIES)
         self._objects.remember(cid, node)
         return cid
 

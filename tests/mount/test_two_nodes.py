@@ -56,6 +56,26 @@ def test_close_is_seen_by_the_next_open_on_the_peer(pair: list[Node]) -> None:
         assert reader.stat().st_size == len(data)
 
 
+def test_a_file_changed_in_many_places_is_seen_by_the_next_open_on_the_peer(
+    pair: list[Node],
+) -> None:
+    """As a database or a disk image is: its chunks become small, and each close has
+    more of them than one message takes along."""
+    a, b = pair
+    data = bytearray(content(4 * MIB, 0))
+    rng = random.Random(0)
+    (a.mnt / "image").write_bytes(data)
+    for _ in range(25):
+        with (a.mnt / "image").open("r+b", buffering=0) as image:
+            for _ in range(24):
+                at, page = rng.randrange(len(data) // 4096) * 4096, rng.randbytes(4096)
+                os.pwrite(image.fileno(), page, at)
+                data[at : at + 4096] = page
+        assert (b.mnt / "image").read_bytes() == data
+    log = (a.store / "run" / "worker.log").read_text()
+    assert "the link to the node broke" not in log
+
+
 def test_overwrite_append_truncate_rename_delete_arrive(pair: list[Node]) -> None:
     a, b = pair
     mine, theirs = a.mnt / "ops", b.mnt / "ops"

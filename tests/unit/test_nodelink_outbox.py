@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from fusefs.model.tx import Body, Tx, Write
-from fusefs.nodelink.messages import Behind, Publish
-from fusefs.nodelink.outbox import MAX_FRAME_BYTES, Outbox, tx_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusefs.model.tx import BODIES_BYTES, Body, Tx, Write, that_travel
+from fusefs.nodelink.frames import MAX_HEADER_BYTES
+from fusefs.nodelink.messages import Behind, Publish, encode
+from fusefs.nodelink.outbox import MAX_FRAME_BYTES, MAX_TX_BYTES, Outbox, tx_bytes
 
 KEY = b"D" + bytes(8) + b"name"
 
@@ -40,6 +44,30 @@ def test_messages_stay_below_the_limit_of_a_frame() -> None:
         assert size <= MAX_FRAME_BYTES
         seqs += [t.seq for t in message.txs]
     assert seqs == list(range(1, 60))
+
+
+@given(
+    st.lists(st.integers(0, 64 << 10), max_size=40),
+    st.integers(0, MAX_TX_BYTES + 1000),
+)
+def test_the_largest_transaction_fits_into_a_frame(sizes: list[int], own: int) -> None:
+    outbox = Outbox()
+    bodies = that_travel(Body(bytes(32), bytes(size)) for size in sizes)
+    outbox.put(tx(1, own), bodies)
+    (message,) = outbox.take()
+    assert len(encode(message)) <= MAX_HEADER_BYTES
+    if isinstance(message, Behind):
+        assert tx_bytes(tx(1, own)) > MAX_TX_BYTES
+
+
+@given(st.lists(st.integers(0, 64 << 10), max_size=40))
+def test_what_travels_is_the_smallest_of_it(sizes: list[int]) -> None:
+    bodies = [Body(bytes(32), bytes(size)) for size in sizes]
+    taken = that_travel(bodies)
+    assert sum(len(b.data) for b in taken) <= BODIES_BYTES
+    assert [len(b.data) for b in taken] == sorted(sizes)[: len(taken)]
+    if sum(sizes) + 32 * len(sizes) <= BODIES_BYTES:
+        assert len(taken) == len(sizes)
 
 
 def test_overflow_keeps_only_the_fact() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fusefs.model.tx import BODIES_BYTES
 from fusefs.vfs.recutting import MOST_BYTES
 from fusefs.vfs.types import SetAttr
-from tests.lib.local import Local, local_vfs
+from tests.lib.local import Local, RecordingPeers, local_vfs
 from tests.lib.pair import Pair, pair_of, random_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -61,6 +62,29 @@ def test_a_file_edited_in_place_gets_small_chunks(local: Local) -> None:
     assert stored <= 5 * (4 * 64 * KIB + 2 * 8 * KIB)
     assert log2(local, "/db") == 16
     assert local.cat("/db") == data
+
+
+def test_many_small_chunks_of_one_commit_leave_room_in_their_message(
+    tmp_path: Path,
+) -> None:
+    """Sixteen of 64 KiB are all that a frame may have."""
+    peers = RecordingPeers()
+    with local_vfs(tmp_path, peers=peers) as local:
+        data = bytearray(random_bytes(8 * MIB))
+        local.put("/db", bytes(data))
+        edited(local, "/db", data, 10)
+        assert log2(local, "/db") == 16
+        handle = local.open("/db")
+        for at in range(0, len(data), 128 * KIB):
+            local.vfs.write(handle, at, b"page" * 1024)
+        local.vfs.flush(handle)
+        _, bodies = peers.published[-1]
+        assert len(bodies) > 4
+        assert sum(len(body.data) for body in bodies) <= BODIES_BYTES
+        row = local.namespace.inode(local.walk("/db"))
+        assert row is not None
+        assert row.root in {body.id for body in bodies}  # nodes before chunks
+        local.close(handle)
 
 
 def test_holes_stay_holes(local: Local) -> None:
