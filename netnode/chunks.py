@@ -19,6 +19,7 @@ from fusefs.model.ids import ChunkId, NodeId
 from fusefs.store.store import Store
 from fusefs.store.types import RESPONSIBLE
 from netnode.connection import Connection, Refused
+from netnode.core.basis import Basis
 from netnode.core.fetch import (
     Action,
     Ask,
@@ -32,16 +33,19 @@ from netnode.core.fetch import (
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.environment import Environment
-from netnode.transport import BrokenStream
+from netnode.patching import Message, Patching, bases_of
+from netnode.transport import BrokenStream, Buffer
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     AnyMessage,
+    Bases,
     CancelGet,
     Chunk,
     Get,
     Have,
     Held,
     NoChunk,
+    Patch,
     Ping,
     Pong,
     Put,
@@ -78,6 +82,10 @@ class Source:
         """Requests made before the bulk connection is there."""
         self.to_serve: deque[ChunkId] = deque()
         self.cancelled: set[ChunkId] = set()
+        self.bases: dict[ChunkId, Basis] = {}
+        """What it has in place of chunks in `to_serve`."""
+        self.named: dict[ChunkId, Basis] = {}
+        """What we said to have in place of chunks it may send."""
         self.work = trio.Event()
         self.finding: dict[int, tuple[ChunkId, ...]] = {}
         self.served: OrderedDict[ChunkId, None] = OrderedDict()
@@ -89,6 +97,13 @@ class Source:
         self.served[cid] = None
         if len(self.served) > SERVED_REMEMBERED:
             self.served.popitem(last=False)
+
+    def name(self, bases: dict[ChunkId, Basis]) -> Bases:
+        """What goes into the message that says so."""
+        if len(self.named) > MAX_TO_SERVE:
+            self.named.clear()
+        self.named.update(bases)
+        return tuple((cid, *basis) for cid, basis in bases.items())
 
     def send(self, message: AnyMessage) -> None:
         if self.connection is None:
@@ -113,6 +128,7 @@ class ChunkPlane:
         self._replicas = replicas
         self._sources: dict[NodeId, Source] = {}
         self.scheduler = FetchScheduler(self._likely)
+        self.patching = Patching(store)
         self._requests: dict[int, Done] = {}
         self._numbers = 0
         self._timer = trio.Event()
@@ -164,7 +180,7 @@ class ChunkPlane:
         for action in actions:
             match action:
                 case Ask():
-                    self._sources[action.peer].send(Get(action.cids))
+                    self._ask(self._sources[action.peer], action.cids)
                 case CancelAsk():
                     source = self._sources.get(action.peer)
                     if source is not None:
@@ -177,6 +193,9 @@ class ChunkPlane:
                 case Finished():
                     self._finish(action)
         self._timer.set()  # whatever led to them may have moved the next event
+
+    def _ask(self, source: Source, cids: tuple[ChunkId, ...]) -> None:
+        source.send(Get(cids, source.name(self.patching.named(cids))))
 
     def _finish(self, finished: Finished) -> None:
         done = self._requests.pop(finished.request, None)
@@ -255,6 +274,8 @@ class ChunkPlane:
             if source.connection is connection:
                 source.connection = None
                 source.to_serve.clear()
+                source.bases.clear()
+                source.named.clear()
                 source.finding.clear()
                 if self._sources.get(peer) is source:
                     self._reset(peer)
@@ -265,11 +286,11 @@ class ChunkPlane:
         room = trio.Semaphore(STORING)
         while received := await connection.receive():
             for message, body in received:
-                if not isinstance(message, Chunk | Put):
+                if not isinstance(message, Chunk | Put | Patch):
                     self._handle(source, connection, message)
                     continue
                 await room.acquire()
-                if len(body) <= IN_PLACE_BYTES:
+                if _size(message, body) <= IN_PLACE_BYTES:
                     await self._take(source, message, body, room)
                 else:
                     nursery.start_soon(self._take, source, message, body, room)
@@ -290,6 +311,7 @@ class ChunkPlane:
             case Get():
                 source.cancelled.difference_update(message.cids)
                 source.to_serve.extend(message.cids)
+                source.bases.update(bases_of(message))
                 if len(source.to_serve) > MAX_TO_SERVE:
                     raise ProtocolError("it asks for more than it takes")
                 source.work.set()
@@ -301,7 +323,9 @@ class ChunkPlane:
                     self._act(self.scheduler.absent(cid, source.peer, now))
             case Have():
                 held = self._held(message)
-                connection.send(Held(message.number, held))
+                absent = set(message.cids).difference(held) if message.keep else ()
+                bases = source.name(self.patching.named(absent))
+                connection.send(Held(message.number, held, bases))
             case Held():
                 asked = source.finding.pop(message.number, None)
                 if asked is not None:
@@ -330,28 +354,28 @@ class ChunkPlane:
         return tuple(cid for cid in cids if cid not in absent)
 
     async def _take(
-        self,
-        source: Source,
-        message: Chunk | Put,
-        body: bytes | bytearray | memoryview,
-        room: trio.Semaphore,
+        self, source: Source, message: Message, body: Buffer, room: trio.Semaphore
     ) -> None:
         """Verify and store one chunk."""
         cid = message.cid
-        flags = RESPONSIBLE if isinstance(message, Put) else 0
+        is_replica = isinstance(message, Put) or (
+            isinstance(message, Patch) and message.keep
+        )
+        basis = source.named.pop(cid, None)
         problem = ""
         try:
-            if len(body) <= IN_PLACE_BYTES:
-                self._store.put_verified(cid, body, flags)
-            else:
-                await self._environment.offload(
-                    lambda: self._store.put_verified(cid, body, flags)
-                )
+            if isinstance(message, Patch) and (message.basis, message.offset) != basis:
+                raise Corrupt("nobody named that basis")
+            await self._keep(message, body, RESPONSIBLE if is_replica else 0)
             self._no_space = False
+            self.patching.note(message, body, basis is not None)
         except NoSpace as error:
             self._no_space = True
             problem = str(error)
-        except Corrupt as error:
+        except (ChunkMissing, Corrupt) as error:
+            if isinstance(message, Patch) and basis is not None:
+                self._patch_failed(source, message)
+                return
             self.rejected += 1
             log.warning("%x sent a bad chunk: %s", source.peer, error)
             problem = "the bytes are not those of the id"
@@ -360,14 +384,33 @@ class ChunkPlane:
             problem = str(error)
         finally:
             room.release()
-        self.received_bytes += len(body)
+            self.received_bytes += len(body)
         now = self._environment.now()
-        if isinstance(message, Put):
+        if is_replica:
             source.send(Stored(cid, problem))
         if problem:
             self._act(self.scheduler.absent(cid, source.peer, now))
         else:
             self._act(self.scheduler.arrived(cid, source.peer, now))
+
+    async def _keep(self, message: Message, body: Buffer, flags: int) -> None:
+        def keep() -> None:
+            whole = self.patching.whole(message, body)
+            self._store.put_verified(message.cid, whole, flags)
+
+        if _size(message, body) <= IN_PLACE_BYTES:
+            keep()
+        else:
+            await self._environment.offload(keep)
+
+    def _patch_failed(self, source: Source, patch: Patch) -> None:
+        """Its basis is gone, or not what it was: now as a whole."""
+        log.info("%s is asked for as a whole", patch.cid.hex())
+        self.patching.useless(patch.cid)
+        if patch.keep:
+            source.send(Stored(patch.cid, "its basis is not here"))
+        else:
+            source.send(Get((patch.cid,)))
 
     # -- serving -------------------------------------------------------------------
 
@@ -375,12 +418,14 @@ class ChunkPlane:
         while True:
             while source.to_serve:
                 cid = source.to_serve.popleft()
+                basis = source.bases.pop(cid, None)
                 if cid in source.cancelled:
                     source.cancelled.discard(cid)
                     continue
                 source.note_served(cid, self._environment.now())
                 try:
-                    await self.send_chunk(connection, Chunk(cid), NoChunk((cid,)))
+                    absent = NoChunk((cid,))
+                    await self.send_chunk(connection, Chunk(cid), absent, basis)
                 except BrokenStream:
                     return  # the receiving side notices, too
             source.cancelled.clear()
@@ -388,26 +433,35 @@ class ChunkPlane:
             source.work = trio.Event()
 
     async def send_chunk(
-        self, connection: Connection, message: Chunk | Put, absent: NoChunk | None
+        self,
+        connection: Connection,
+        message: Chunk | Put,
+        absent: NoChunk | None,
+        basis: Basis | None = None,
     ) -> bool:
-        """Read a chunk and send it as fast as the peer takes it; False: not here."""
+        """Read a chunk and send it as fast as the peer takes it, as a patch over the
+        `basis` that the peer has if that is shorter; False: not here."""
         try:
-            data = await self._read(message.cid)
+            made, body = await self._made(message, basis)
         except (ChunkMissing, Corrupt) as error:
             log.debug("not served: %s", error)
             if absent is not None:
                 connection.send(absent)
             return False
         await connection.stream.drained(SERVE_AHEAD_BYTES)
-        connection.send_with_body(message, data)
-        self.served_bytes += len(data)
+        connection.send_with_body(made, body)
+        self.served_bytes += len(body)
         self.served_chunks += 1
         return True
 
-    async def _read(self, cid: ChunkId) -> bytes:
-        if self._store.size(cid) <= IN_PLACE_BYTES:
-            return self._store.get(cid)
-        return await self._environment.offload(lambda: self._store.get(cid))
+    async def _made(
+        self, message: Chunk | Put, basis: Basis | None
+    ) -> tuple[Message, bytes]:
+        if self._store.size(message.cid) <= IN_PLACE_BYTES:
+            return self.patching.made(message, basis)
+        return await self._environment.offload(
+            lambda: self.patching.made(message, basis)
+        )
 
     def bulk(self, peer: NodeId) -> Connection | None:
         """The bulk connection, for pushes."""
@@ -431,3 +485,8 @@ class ChunkPlane:
         """For a Have of the pushes."""
         self._numbers += 1
         return self._numbers
+
+
+def _size(message: Message, body: Buffer) -> int:
+    """Of the chunk that came."""
+    return message.size if isinstance(message, Patch) else len(body)

@@ -100,6 +100,8 @@ class Commands:
             "served_bytes": chunks.served_bytes,
             "served_chunks": chunks.served_chunks,
             "rejected_chunks": chunks.rejected,
+            "patched_chunks": chunks.patching.patched_chunks,
+            "saved_bytes": chunks.patching.saved_bytes,
             "damaged_chunks": node.upkeep.damaged,
             "locks": len(node.locking),
             "applied": replicator.applied_count,

@@ -182,6 +182,8 @@ METRICS = (
     ("served_bytes", "counter"),
     ("served_chunks", "counter"),
     ("rejected_chunks", "counter"),
+    ("patched_chunks", "counter"),
+    ("saved_bytes", "counter"),
     ("applied", "counter"),
     ("early", "counter"),
     ("sent_messages", "counter"),

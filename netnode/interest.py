@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fusefs.model.ids import NodeId
-from fusefs.model.tx import Tx
+from fusefs.model.tx import ContentChange, Tx
 from netnode.peers import Peer
 
 
@@ -22,6 +22,9 @@ class Interest(Protocol):
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
         """Something of peers was applied: (writer, key, value) of the content registers
         whose writer is not connected; often none."""
+
+    def replaced(self, changes: Sequence[ContentChange]) -> None:
+        """Files show other versions than before; often none."""
 
     def membership_changed(self) -> None:
         """Member or setting registers changed."""

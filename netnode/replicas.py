@@ -20,11 +20,13 @@ from fusefs.model.tx import Tx
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.chunks import ChunkPlane
+from netnode.core.basis import Basis
 from netnode.core.fetch import Priority
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.core.pushes import Pushes
 from netnode.environment import Environment
+from netnode.patching import bases_of
 from netnode.peers import Peer
 from netnode.transport import BrokenStream
 from netnode.wire.messages import AnyMessage, Have, Held, Put, Stored
@@ -79,7 +81,8 @@ class Replicas:
         self.replicas = 3
         self._pushes = Pushes()
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
-        self._to_put: dict[NodeId, deque[ChunkId]] = {}
+        self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
+        """Each with what the peer has in its place."""
         self._written: deque[_Root] = deque()
         self._remote: deque[_Root] = deque()
         self._seen: OrderedDict[bytes, float] = OrderedDict()
@@ -347,14 +350,15 @@ class Replicas:
                 continue
             to_put = self._to_put.get(peer)
             if to_put:
-                cid = to_put.popleft()
+                cid, basis = to_put.popleft()
                 if self._plane.served_lately(peer, cid):
                     # It fetched it meanwhile; another offer settles it.
                     self._pushes.refused(peer, cid, self._environment.now())
                     continue
                 try:
                     await connection.stream.drained(PUSH_AHEAD_BYTES)
-                    if not await self._plane.send_chunk(connection, Put(cid), None):
+                    put = Put(cid)
+                    if not await self._plane.send_chunk(connection, put, None, basis):
                         self._pushes.forget(cid)
                 except BrokenStream:
                     self.peer_gone(peer)
@@ -373,7 +377,9 @@ class Replicas:
                 return
             lacked, settled = self._pushes.answered(peer, offered, message.cids)
             self._settled += settled
-            self._to_put.setdefault(peer, deque()).extend(lacked)
+            bases = bases_of(message)
+            to_put = self._to_put.setdefault(peer, deque())
+            to_put.extend((cid, bases.get(cid)) for cid in lacked)
         elif isinstance(message, Stored):
             if message.refused:
                 retry = self._environment.now() + RETRY_S

@@ -358,6 +358,7 @@ class Replicator:
         own = self.vector.get(self.me, Seq(0))
         self.vector = merged(self.vector, applied.vector)
         self.applied_count += applied.count
+        self._interest.replaced(applied.effects.contents)
         self._digest.changed()
         # Ours counts once it is published; the database may know it earlier.
         self.vector[self.me] = own

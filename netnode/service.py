@@ -17,7 +17,7 @@ import trio
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
-from fusefs.model.tx import Body, Tx
+from fusefs.model.tx import Body, ContentChange, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
@@ -311,6 +311,9 @@ class Node:
         self.locking.progressed()
         if writes:
             self.keeper.applied(writes)
+
+    def replaced(self, changes: Sequence[ContentChange]) -> None:
+        self.chunks.patching.replaced(changes)
 
     def membership_changed(self) -> None:
         before = self.membership.members()

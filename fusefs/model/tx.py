@@ -84,6 +84,8 @@ class ContentChange(msgspec.Struct, array_like=True, frozen=True):
     chunk_log2: int
     recut: bool = False
     """The old version had chunks of another size: their ids tell nothing."""
+    old_chunk_log2: int = 0
+    """That size, if so."""
 
 
 class EntryChange(msgspec.Struct, array_like=True, frozen=True):

@@ -17,6 +17,7 @@ def content_change(before: Inode | None, after: Inode | None) -> ContentChange |
         return None
     if (before.size, before.root) == (after.size, after.root):
         return None
+    recut = bool(before.root) and before.chunk_log2 != after.chunk_log2
     return ContentChange(
         after.ino,
         before.size,
@@ -24,7 +25,8 @@ def content_change(before: Inode | None, after: Inode | None) -> ContentChange |
         after.size,
         after.root,
         after.chunk_log2,
-        recut=bool(before.root) and before.chunk_log2 != after.chunk_log2,
+        recut=recut,
+        old_chunk_log2=before.chunk_log2 if recut else 0,
     )
 
 

@@ -15,6 +15,7 @@ from fusefs.model.hlc import MAX_HLC, Hlc
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.tx import Body, State, Tx
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
+from fusefs.store.types import MAX_OBJECT_BYTES
 
 VERSION = 1
 OLDEST = 1
@@ -33,6 +34,13 @@ Stamp = Annotated[Hlc, msgspec.Meta(ge=0, le=MAX_HLC)]
 Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
 Cid = Annotated[ChunkId, msgspec.Meta(min_length=32, max_length=32)]
 Cids = Annotated[tuple[Cid, ...], msgspec.Meta(max_length=MAX_CIDS)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OBJECT_BYTES)]
+"""In a chunk, or the size of one."""
+Bases = Annotated[
+    tuple[tuple[Cid, Cid, Offset], ...], msgspec.Meta(max_length=MAX_CIDS)
+]
+"""Chunks that are lacked, each with one that is here, from the offset on, and stood in
+its place before."""
 Vector = Annotated[dict[Node, SeqNumber], msgspec.Meta(max_length=MAX_NODES)]
 Nodes = Annotated[tuple[Node, ...], msgspec.Meta(max_length=MAX_NODES)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -173,6 +181,7 @@ class States(Message, frozen=True, tag=15):
 
 class Get(Message, frozen=True, tag=20):
     cids: Cids
+    bases: Bases = ()
 
 
 class Chunk(Message, frozen=True, tag=21):
@@ -206,6 +215,8 @@ class Held(Message, frozen=True, tag=25):
 
     number: Number
     cids: Cids
+    bases: Bases = ()
+    """Of the others, if they are to be kept."""
 
 
 class Put(Message, frozen=True, tag=26):
@@ -219,6 +230,19 @@ class Stored(Message, frozen=True, tag=27):
 
     cid: Cid
     refused: Text = ""
+
+
+class Patch(Message, frozen=True, tag=28):
+    """What Chunk brings, or with `keep` what Put does, as what differs from `basis`:
+    that from `offset` on, cut or filled with zeros to `size`, with these (offset,
+    length) replaced by the frame's body."""
+
+    cid: Cid
+    basis: Cid
+    offset: Offset
+    size: Offset
+    ranges: Annotated[tuple[tuple[Offset, Offset], ...], msgspec.Meta(max_length=1024)]
+    keep: bool = False
 
 
 # -- control: locks and exclusive creation -----------------------------------------
@@ -326,10 +350,11 @@ Bulk = (
     | Held
     | Put
     | Stored
+    | Patch
 )
 AnyMessage = Control | Bulk
 
-WITH_BODY = (Chunk, Put)
+WITH_BODY = (Chunk, Put, Patch)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_hello = msgspec.msgpack.Decoder(Hello | Bye).decode

@@ -39,6 +39,7 @@ from netnode.wire.messages import (
     LockAssert,
     LockRelease,
     LockTest,
+    Patch,
     Reserve,
     States,
     decode_bulk,
@@ -119,6 +120,8 @@ class Session:
             raise ProtocolError(f"a message does not decode: {error}") from error
         if frame.body and not isinstance(message, WITH_BODY):
             raise ProtocolError(f"{type(message).__name__} came with a body")
+        if isinstance(message, Patch):
+            validate.check_ranges(message.ranges, message.size, len(frame.body))
         if isinstance(message, Bye):
             self.phase = Phase.CLOSED
         elif self.phase is Phase.GREETING:

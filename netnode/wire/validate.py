@@ -69,6 +69,19 @@ def check_bodies(bodies: Iterable[Body]) -> None:
             raise ProtocolError("an attached chunk has a bad id or size")
 
 
+def check_ranges(ranges: Iterable[tuple[int, int]], size: int, body_bytes: int) -> None:
+    """Raises ProtocolError when the parts of a patch are not those of a chunk of this
+    size, or not as long together as what came with them."""
+    end = total = 0
+    for at, length in ranges:
+        if at < end or length == 0 or at + length > size:
+            raise ProtocolError("a patch has ranges that are none")
+        end = at + length
+        total += length
+    if total != body_bytes:
+        raise ProtocolError("a patch is longer or shorter than its ranges")
+
+
 def check_lock(key: LockKey, range_: Range) -> None:
     """Raises ProtocolError when it is no lock a kernel can ask for."""
     if not 0 < key.ino <= MAX63:

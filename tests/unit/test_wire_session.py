@@ -66,10 +66,13 @@ CONTROL = [
 ]
 BULK = [
     m.Get((CID,)),
+    m.Get((CID,), ((CID, chunk_id(b"y"), 65536),)),
     m.NoChunk((CID,)),
     m.CancelGet((CID,)),
     m.Have(1, (CID,), True),
     m.Held(1, (CID,)),
+    m.Held(1, (), ((CID, chunk_id(b"y"), 0),)),
+    m.Patch(CID, chunk_id(b"y"), 0, 100, ()),
     m.Stored(CID, "full"),
     m.Ping(1),
 ]
@@ -92,6 +95,24 @@ def test_chunk_comes_with_its_body(kind: type[m.Chunk] | type[m.Put]) -> None:
     (received,) = opened("bulk").feed(pack(encode(kind(CID)), b"x" * 100))
     assert received.message == kind(CID)
     assert bytes(received.body) == b"x" * 100
+
+
+def test_patch_comes_with_the_bytes_of_its_ranges() -> None:
+    patch = m.Patch(CID, chunk_id(b"y"), 0, 5000, ((0, 3), (4096, 2)), keep=True)
+    (received,) = opened("bulk").feed(pack(encode(patch), b"abcde"))
+    assert received.message == patch
+    assert bytes(received.body) == b"abcde"
+    bad(encode(patch), b"abcd", channel="bulk")
+    bad(encode(patch), channel="bulk")
+    bad(encode(msgspec.structs.replace(patch, size=4097)), b"abcde", channel="bulk")
+    bad(encode(msgspec.structs.replace(patch, size=(1 << 20) + 1)), b"abcde", "bulk")
+
+
+def test_what_an_older_version_sends_has_no_bases() -> None:
+    (received,) = opened("bulk").feed(pack(msgspec.msgpack.encode([20, [CID]])))
+    assert received.message == m.Get((CID,))
+    (received,) = opened("bulk").feed(pack(msgspec.msgpack.encode([25, 1, [CID]])))
+    assert received.message == m.Held(1, (CID,))
 
 
 def test_fields_a_newer_version_appends_are_ignored() -> None:
