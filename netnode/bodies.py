@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fusefs.errors import FsError
-from fusefs.model.ids import chunk_id
+from fusefs.errors import ChunkMissing, Corrupt, FsError
+from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.model.tx import Body
 from fusefs.store.store import Store
+from netnode.core.patch import patched
+from netnode.transport import Buffer
 from netnode.wire.frames import ProtocolError
 
 log = logging.getLogger(__name__)
 
 
 def check_bodies(bodies: Sequence[Body]) -> None:
-    """Raises ProtocolError when one is not what it claims to be."""
+    """Raises ProtocolError when one that is whole is not what it claims to be."""
     for body in bodies:
-        if chunk_id(body.data) != body.id:
+        if not body.is_patch and chunk_id(body.data) != body.id:
             raise ProtocolError("an attached chunk is not the one it claims to be")
 
 
@@ -25,8 +27,34 @@ def keep_bodies(store: Store, bodies: Sequence[Body]) -> None:
     """Before the transactions are applied: what they name is here then."""
     if not bodies:
         return
+    chunks: dict[ChunkId, Buffer] = {}
+    for body in bodies:
+        data = _over_basis(store, chunks, body) if body.is_patch else body.data
+        if data is not None:
+            chunks[body.id] = data
     try:
-        store.put_many([(b.id, b.data) for b in bodies], pushed=False)
+        store.put_many(chunks.items(), pushed=False)
     except FsError as error:
         # They can be fetched when they are read; the transactions still count.
         log.warning("attached chunks were not stored: %s", error)
+
+
+def whole(bodies: Sequence[Body]) -> tuple[Body, ...]:
+    """Those that a peer takes that knows no patches."""
+    return tuple(body for body in bodies if not body.is_patch)
+
+
+def _over_basis(
+    store: Store, chunks: Mapping[ChunkId, Buffer], body: Body
+) -> Buffer | None:
+    """The chunk, if its basis is in the store or came before it."""
+    basis = ChunkId(body.basis)
+    old = bytearray(chunks.get(basis, b""))
+    if not old:
+        old = bytearray(body.size)
+        try:
+            del old[store.read_into(basis, 0, memoryview(old)) :]
+        except (ChunkMissing, Corrupt):
+            return None
+    data = patched(old, body.size, body.ranges, body.data)
+    return data if chunk_id(data) == body.id else None

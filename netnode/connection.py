@@ -34,6 +34,11 @@ class Connection:
         self.heard = trio.current_time()
         """When the last bytes came."""
 
+    @property
+    def version(self) -> int:
+        """What both sides speak, once greeted."""
+        return self._session.version
+
     # -- sending ---------------------------------------------------------------
 
     def send(self, message: AnyMessage) -> None:

@@ -231,7 +231,7 @@ class LinkServer:
             return
         log.info("worker attached pid=%d", message.pid)
         worker = self._worker = _Worker(client, self._node.fence)
-        client.send(Attached(self._node.me, barriers=True))
+        client.send(Attached(self._node.me, barriers=True, patches=True))
         self._node.on_near_changed(worker.near)
         self._node.settling.attached(worker)
         self._node.behind()

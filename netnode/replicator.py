@@ -22,7 +22,7 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
-from netnode.bodies import check_bodies, keep_bodies
+from netnode.bodies import check_bodies, keep_bodies, whole
 from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
 from netnode.core.guard import Guard, Removals
@@ -39,6 +39,7 @@ from netnode.peers import Peer, Peers
 from netnode.settling import Settling
 from netnode.wire.frames import pack
 from netnode.wire.messages import (
+    PATCHES,
     Ack,
     AnyMessage,
     AskBuckets,
@@ -131,7 +132,7 @@ class Replicator:
     ) -> None:
         """Offer to every peer; equal messages are encoded once."""
         now = self._environment.now()
-        frames: dict[tuple[Dot, ...], bytes] = {}
+        frames: dict[tuple[bool, tuple[Dot, ...]], bytes] = {}
         for peer in self._peers:
             if peer is source:
                 continue
@@ -149,11 +150,12 @@ class Replicator:
                     peer.wake()
             if not chosen:
                 continue
-            dots = tuple(tx.dot for tx in chosen)
-            frame = frames.get(dots)
+            patches = peer.connection.version >= PATCHES
+            key = patches, tuple(tx.dot for tx in chosen)
+            frame = frames.get(key)
             if frame is None:
-                frame = pack(encode(Live(tuple(chosen), tuple(bodies))))
-                frames[dots] = frame
+                takes = tuple(bodies) if patches else whole(bodies)
+                frames[key] = frame = pack(encode(Live(tuple(chosen), takes)))
             peer.connection.send_frame(frame)
             peer.nearness.owes(now)
             self._sent_messages += 1

@@ -43,10 +43,19 @@ class Tx(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A small chunk that travels with its transaction (at most 64 KiB)."""
+    """A small chunk that travels with its transaction (at most 64 KiB), or what of it
+    differs from the chunk `basis`: that, cut or filled with zeros to `size`, with these
+    (offset, length) replaced by `data`."""
 
     id: ChunkId
     data: bytes
+    size: int = 0
+    basis: bytes = b""
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_patch(self) -> bool:
+        return bool(self.basis)
 
 
 BODIES_BYTES: Final = 512 << 10

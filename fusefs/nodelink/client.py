@@ -107,7 +107,7 @@ class NodeLink:
         self._calls = Calls(socket_path)
         self._send_lock = threading.Lock()  # order of frames on _sock; holds a send
         self._sock: socket.socket | None = None
-        self._attached = self._takes_barriers = False
+        self._attached = self._takes_barriers = self._takes_patches = False
         self._near = self._connected_peers = 0
         self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S), held)
         self.lock = self._locks.lock
@@ -262,7 +262,8 @@ class NodeLink:
         try:
             if not self._attached:
                 return False
-            frames = [pack(encode(m)) for m in self._outbox.take()]
+            taken = self._outbox.take(patches=self._takes_patches)
+            frames = [pack(encode(m)) for m in taken]
             goes = then is not None and self._takes_barriers
             if goes:
                 frames.append(pack(encode(then)))
@@ -347,6 +348,7 @@ class NodeLink:
                     self._tell_locks()
             case Attached():
                 self._takes_barriers = message.barriers
+                self._takes_patches = message.patches
                 self._attached = True
                 self._tell_locks()
                 self._wake.set()

@@ -43,6 +43,8 @@ class Attached(Message, frozen=True, tag=2):
     version: int = LINK_VERSION
     barriers: bool = False
     """A Barrier may come on this connection (`Barrier.call`)."""
+    patches: bool = False
+    """A Publish may bring chunks as patches."""
 
 
 class Publish(Message, frozen=True, tag=3):

@@ -55,8 +55,9 @@ class Outbox:
                 self._bytes += size
             return empty
 
-    def take(self) -> list[Publish | Behind]:
-        """Everything queued, as messages in order, each small enough for a frame."""
+    def take(self, *, patches: bool = True) -> list[Publish | Behind]:
+        """Everything queued, as messages in order, each small enough for a frame;
+        unless the node takes `patches`, only chunks that are whole."""
         with self._lock:
             queue, self._queue = self._queue, []
             behind, self._behind = self._behind, 0
@@ -76,7 +77,12 @@ class Outbox:
             messages.append(
                 Publish(
                     tuple(tx for tx, _, _ in part),
-                    tuple(body for _, bodies, _ in part for body in bodies),
+                    tuple(
+                        body
+                        for _, bodies, _ in part
+                        for body in bodies
+                        if patches or not body.is_patch
+                    ),
                 )
             )
             at = end

@@ -34,12 +34,30 @@ if TYPE_CHECKING:
     from fusefs.vfs.journal import Log
 
 
+MOST_RANGES = 64
+"""Of one chunk that are told one by one."""
+
+
 class Assembled(NamedTuple):
     """The bytes of a chunk as they show now."""
 
     data: memoryview
     scratch: memoryview | None
     """Give it back to the pool when done with `data`."""
+
+
+class Difference(NamedTuple):
+    """Of a chunk from the one it replaces: the parts that were written."""
+
+    basis: ChunkId
+    ranges: tuple[tuple[int, int], ...]
+    """(start, end)"""
+
+    def body(self, cid: ChunkId, data: bytes | memoryview) -> Body:
+        """How the chunk travels."""
+        parts = b"".join(data[start:end] for start, end in self.ranges)
+        ranges = tuple((start, end - start) for start, end in self.ranges)
+        return Body(cid, parts, len(data), self.basis, ranges)
 
 
 class Draft:
@@ -336,6 +354,18 @@ class Draft:
             self._pool.give(scratch)
             raise
         return Assembled(scratch[:reach], scratch)
+
+    def difference(self, index: int, patch: Patch, length: int) -> Difference | None:
+        """Of a chunk of this length from the base's; None where it is not much shorter
+        to tell. Raises Missing."""
+        if patch.source is not None or self.truncated:
+            return None
+        basis = self._base_chunk(index)
+        ranges = tuple(patch.fresh.within(0, length))
+        written = sum(end - start for start, end in ranges)
+        if basis == HOLE or 2 * written > length or len(ranges) > MOST_RANGES:
+            return None
+        return Difference(basis, ranges)
 
     def rebase(self, base: View) -> None:
         """Lie over another version: a peer published one while we were writing."""

@@ -18,7 +18,7 @@ from fusefs.model.manifest import chunk_count
 from fusefs.model.tx import Body
 from fusefs.store.store import Store
 from fusefs.vfs.buffers import Pool
-from fusefs.vfs.draft import Draft
+from fusefs.vfs.draft import Difference, Draft
 from fusefs.vfs.files import File
 from fusefs.vfs.missing import Missing, Objects
 from fusefs.vfs.patch import Patch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BODIES = 16
+MAX_BODIES = 32
 """Small chunks, and nodes of the manifest, kept for the transaction to take along
 (model/tx.py says how many it does)."""
 MAX_UNSYNCED = 4096
@@ -152,7 +152,10 @@ class Storing:
     def _store_one(self, file: File, draft: Draft, index: int, patch: Patch) -> None:
         assembled = draft.assemble(index, patch)
         try:
-            cid = self.put(file, draft, assembled.data) if assembled.data else HOLE
+            cid = HOLE
+            if assembled.data:
+                over = draft.difference(index, patch, len(assembled.data))
+                cid = self.put(file, draft, assembled.data, over)
         finally:
             if assembled.scratch is not None:
                 self._pool.give(assembled.scratch)
@@ -277,25 +280,32 @@ class Storing:
 
     # -- one object ------------------------------------------------------------
 
-    def put(self, file: File, draft: Draft, data: bytes | memoryview) -> ChunkId:
-        """Store a chunk of the draft's next version."""
-        return self._put(file, draft, data, MAX_BODIES)
-
-    def _put(
-        self, file: File, draft: Draft, data: bytes | memoryview, most_bodies: int
+    def put(
+        self,
+        file: File,
+        draft: Draft,
+        data: bytes | memoryview,
+        over: Difference | None = None,
+        *,
+        most_bodies: int = MAX_BODIES,
     ) -> ChunkId:
-        if len(data) <= self._body_bytes and len(draft.bodies) < most_bodies:
+        """Store a chunk of the draft's next version, and keep it, or how it differs
+        from an older one, for the transaction to take along."""
+        if len(data) > self._body_bytes or len(draft.bodies) >= most_bodies:
+            cid = self._store.put(data)
+        elif over is not None:
+            cid = self._store.put(data)
+            draft.bodies.append(over.body(cid, data))
+        else:
             data = bytes(data)
             cid = self._store.put(data)
             draft.bodies.append(Body(cid, data))
-        else:
-            cid = self._store.put(data)
         self.note_unsynced(file, (cid,))
         return cid
 
     def put_node(self, file: File, draft: Draft, node: bytes) -> ChunkId:
         """A node of the next version's manifest, which is read again soon."""
-        cid = self._put(file, draft, node, 2 * MAX_BODIES)
+        cid = self.put(file, draft, node, most_bodies=2 * MAX_BODIES)
         self._objects.remember(cid, node)
         return cid
 

@@ -46,7 +46,7 @@ def cut_out(data: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
 
 
 def patched(
-    old: bytes,
+    old: bytes | bytearray,
     size: int,
     ranges: Sequence[tuple[int, int]],
     body: bytes | bytearray | memoryview,

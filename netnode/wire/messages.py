@@ -17,7 +17,9 @@ from fusefs.model.tx import Body, State, Tx
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 from fusefs.store.types import MAX_OBJECT_BYTES
 
-VERSION = 1
+VERSION = 2
+PATCHES = 2
+"""From this version on a Live may bring chunks as patches."""
 OLDEST = 1
 """The oldest version this code still speaks."""
 

@@ -67,6 +67,10 @@ def check_bodies(bodies: Iterable[Body]) -> None:
     for body in bodies:
         if len(body.id) != 32 or len(body.data) > MAX_BODY_BYTES:
             raise ProtocolError("an attached chunk has a bad id or size")
+        if body.is_patch:
+            if len(body.basis) != 32 or not 0 < body.size <= MAX_BODY_BYTES:
+                raise ProtocolError("an attached patch has a bad basis or size")
+            check_ranges(body.ranges, body.size, len(body.data))
 
 
 def check_ranges(ranges: Iterable[tuple[int, int]], size: int, body_bytes: int) -> None:

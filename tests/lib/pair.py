@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fusefs.vfs import VfsOptions
+from netnode.bodies import keep_bodies
 from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
 
 
@@ -32,8 +33,7 @@ class Pair:
         """`other` hears of what `one` did."""
         assert isinstance(one.peers, RecordingPeers)
         for _, bodies in one.peers.published[self.sent[one] :]:
-            for body in bodies:
-                other.store.put_verified(body.id, body.data)
+            keep_bodies(other.store, bodies)
         self.sent[one] = len(one.peers.published)
         replicate(one, other)
 

@@ -68,9 +68,10 @@ def test_a_file_changed_in_many_places_is_seen_by_the_next_open_on_the_peer(
     for _ in range(25):
         with (a.mnt / "image").open("r+b", buffering=0) as image:
             for _ in range(24):
-                at, page = rng.randrange(len(data) // 4096) * 4096, rng.randbytes(4096)
-                os.pwrite(image.fileno(), page, at)
-                data[at : at + 4096] = page
+                at = rng.randrange(len(data) // 65536) * 65536
+                part = rng.randbytes(rng.choice((100, 4096, 50_000)))
+                os.pwrite(image.fileno(), part, at)
+                data[at : at + len(part)] = part
         assert (b.mnt / "image").read_bytes() == data
     log = (a.store / "run" / "worker.log").read_text()
     assert "the link to the node broke" not in log

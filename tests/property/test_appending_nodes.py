@@ -16,6 +16,7 @@ from fusefs.store.store import Store
 from fusefs.vfs import Vfs
 from fusefs.vfs.ports import Alone
 from fusefs.vfs.types import Caller
+from netnode.bodies import keep_bodies
 from tests.lib.local import hear
 
 ROOT = Caller()
@@ -43,8 +44,7 @@ class Node:
     def hear(self, other: Node) -> None:
         new, self.read_to = other.mail.sent[self.read_to :], len(other.mail.sent)
         for _, bodies in new:
-            for body in bodies:
-                self.store.put(body.data, body.id)
+            keep_bodies(self.store, bodies)
         applied = self.namespace.apply([tx for tx, _ in new])
         assert not applied.gap
         hear(self.vfs, applied.effects)

@@ -12,7 +12,7 @@ from fusefs.model.records import S_REG
 from fusefs.model.tx import Body
 from netnode.chunks import ChunkPlane
 from netnode.core.basis import Basis
-from netnode.wire.messages import Chunk, Patch
+from netnode.wire.messages import PATCHES, Chunk, Patch
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -233,3 +233,35 @@ async def test_an_older_node_does_not_look_at_a_basis(cluster: SimCluster) -> No
     made = patching.made
     patching.made = lambda message, basis: made(message, None)  # type: ignore[method-assign]
     await whole(cluster, a, b, old)
+
+
+@simulated
+async def test_small_chunks_travel_as_patches_to_those_who_know_them(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    old = os.urandom(20_000)
+    new = changed(old, 100, b"new")
+    await level(cluster, b, publish(a, b"file", [old]))
+    (peer,) = a.node.peers if a.node else ()
+    assert peer.connection.version >= PATCHES
+    for known in (True, False):
+        if not known:  # it was greeted by an older node
+            peer.connection._session.version = PATCHES - 1
+            old, new = new, changed(new, 200, b"newer")
+        cid = chunk_id(new)
+        patch = Body(cid, new[100:210], len(new), chunk_id(old), ((100, 110),))
+        a.store.put(new)
+        seq = a.create(b"%d" % known)
+        with a.namespace.transaction() as t:
+            entry = t.entry(ROOT_INO, b"file")
+            assert entry is not None
+            t.set_content(
+                entry.ino, size=len(new), root=cid, chunk_log2=20, mtime_ns=t.now_ns
+            )
+        seq = a.publish(t.tx, [patch])
+        assert await a.barrier(seq)
+        assert b.store.has(cid) is known
+        assert await b.fetch([cid]) == 0
+        assert b.store.get(cid) == new
+    assert plane(b).rejected == 0

@@ -433,6 +433,7 @@ def test_commands_of_the_link(pair: tuple[Running, Running]) -> None:
         a.ask("nonsense")
     with pytest.raises(control.Refused, match="no member"):
         a.ask("forget", "nobody")
+    until(lambda: len(a.namespace.members()) == 2)
     members = a.ask("members")
     assert isinstance(members, list)
     assert {m["name"] for m in members} == {"a", "b"}

@@ -10,6 +10,7 @@ from fusefs.nodelink.frames import MAX_HEADER_BYTES
 from fusefs.nodelink.messages import Behind, Publish, encode
 from fusefs.nodelink.outbox import MAX_FRAME_BYTES, MAX_TX_BYTES, Outbox, tx_bytes
 
+CID = bytes(32)
 KEY = b"D" + bytes(8) + b"name"
 
 
@@ -44,6 +45,19 @@ def test_messages_stay_below_the_limit_of_a_frame() -> None:
         assert size <= MAX_FRAME_BYTES
         seqs += [t.seq for t in message.txs]
     assert seqs == list(range(1, 60))
+
+
+def test_a_node_that_knows_no_patches_gets_what_is_whole() -> None:
+    whole, patch = Body(CID, b"whole"), Body(CID, b"p", 9, CID, ((0, 1),))
+    outbox = Outbox()
+    outbox.put(tx(1), (whole, patch))
+    (message,) = outbox.take(patches=False)
+    assert isinstance(message, Publish)
+    assert message.bodies == (whole,)
+    outbox.put(tx(2), (whole, patch))
+    (message,) = outbox.take(patches=True)
+    assert isinstance(message, Publish)
+    assert message.bodies == (whole, patch)
 
 
 @given(

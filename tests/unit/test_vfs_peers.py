@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import Unreachable
-from fusefs.model.ids import ROOT_INO, Ino
-from fusefs.model.tx import Effects
+from fusefs.model.ids import ROOT_INO, Ino, chunk_id
+from fusefs.model.tx import Body, Effects
 from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
+from netnode.bodies import keep_bodies
 from tests.lib.local import Local, RecordingPeers, hear, local_vfs, replicate
 from tests.lib.pair import Pair, pair_of, random_bytes
 
@@ -88,6 +89,75 @@ def test_nodes_of_a_manifest_travel_and_large_chunks_do_not(pair: Watched) -> No
     pair.a.put("/f", random_bytes(2 * MIB + 5))
     _, bodies = pair.a_peers.published[-1]
     assert sorted(len(body.data) for body in bodies) == [5, 96]
+
+
+def test_of_a_small_chunk_what_was_written_travels(pair: Watched) -> None:
+    data = bytearray(random_bytes(20_000))
+    pair.a.put("/f", bytes(data))
+    pair.sync()
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 5000, b"new")
+    pair.a.vfs.write(handle, 20_010, b"end")
+    pair.a.vfs.flush(handle)
+    data[5000:5003] = b"new"
+    data += bytes(10) + b"end"
+    (body,) = pair.a_peers.published[-1][1]
+    assert (body.data, body.ranges) == (b"newend", ((5000, 3), (20_010, 3)))
+    pair.sync()
+    assert pair.b.store.get(body.id) == data
+    assert pair.b.cat("/f") == data
+    pair.a.vfs.write(handle, 0, bytes(15_000))  # nearly all of it
+    pair.a.vfs.flush(handle)
+    (body,) = pair.a_peers.published[-1][1]
+    assert not body.is_patch
+
+
+def test_what_was_cut_off_is_not_told_as_what_was_written(pair: Watched) -> None:
+    pair.a.put("/f", random_bytes(20_000))
+    pair.sync()
+    handle = pair.a.open("/f")
+    pair.a.vfs.setattr(pair.a.walk("/f"), SetAttr(size=10_000), pair.a.caller, handle)
+    pair.a.vfs.write(handle, 19_999, b"!")
+    pair.a.vfs.flush(handle)
+    (body,) = pair.a_peers.published[-1][1]
+    assert not body.is_patch
+    pair.sync()
+    assert pair.b.cat("/f") == random_bytes(20_000)[:10_000] + bytes(9999) + b"!"
+
+
+def test_a_patch_over_what_is_not_there_is_left_out(pair: Watched) -> None:
+    pair.a.put("/f", random_bytes(20_000))
+    pair.sync()
+    (whole,) = pair.a_peers.published[-1][1]
+    pair.b.store.delete(whole.id)
+    handle = pair.a.open("/f")
+    pair.a.vfs.write(handle, 0, b"new")
+    pair.a.vfs.flush(handle)
+    pair.sync()
+    (body,) = pair.a_peers.published[-1][1]
+    assert not pair.b.store.has(body.id)
+    assert pair.b.cat("/f") == b"new" + random_bytes(20_000)[3:]  # fetched
+
+
+def test_patches_over_one_another_that_come_together(pair: Watched) -> None:
+    data = bytearray(random_bytes(20_000))
+    pair.a.put("/f", bytes(data))
+    handle = pair.a.open("/f")
+    for number in range(3):
+        pair.a.vfs.write(handle, number * 10, b"new")
+        pair.a.vfs.flush(handle)
+        data[number * 10 : number * 10 + 3] = b"new"
+    bodies = [body for _, some in pair.a_peers.published for body in some]
+    assert [body.is_patch for body in bodies] == [False, True, True, True]
+    keep_bodies(pair.b.store, bodies)
+    assert pair.b.store.get(bodies[-1].id) == data
+
+
+def test_a_patch_that_makes_another_chunk_is_left_out(pair: Watched) -> None:
+    old = pair.b.store.put(b"x" * 5000)
+    new = chunk_id(b"y" * 5000)
+    keep_bodies(pair.b.store, [Body(new, b"z", 5000, old, ((0, 1),))])
+    assert not pair.b.store.has(new)
 
 
 def test_flush_waits_for_peers_once_and_only_when_written(pair: Watched) -> None:

@@ -43,6 +43,7 @@ CONTROL = [
     m.Ping(1, {5: 2}, b"d" * 16),
     m.Pong(1),
     m.Live((TX,), (Body(CID, b"x"),)),
+    m.Live((TX,), (Body(CID, b"xy", 100, chunk_id(b"y"), ((0, 1), (99, 1))),)),
     m.Ack(((5, 2),)),
     m.Want(1, {5: 2}),
     m.Delta(1, {5: 1}, (STATE,), {5: 2}, True, {5: 2}),
@@ -153,6 +154,11 @@ def tx(**changes: object) -> bytes:
         encode(m.States((State(KEY, b"junk"),))),
         encode(m.Live((TX,), (Body(b"short", b""),))),
         encode(m.Live((TX,), (Body(CID, bytes(70_000)),))),
+        encode(m.Live((TX,), (Body(CID, b"x", 9, b"short", ((0, 1),)),))),
+        encode(m.Live((TX,), (Body(CID, b"x", 9, CID, ((9, 1),)),))),
+        encode(m.Live((TX,), (Body(CID, b"x", 9, CID, ()),))),
+        encode(m.Live((TX,), (Body(CID, b"x", 70_000, CID, ((0, 1),)),))),
+        encode(m.Live((TX,), (Body(CID, b"", 0, CID, ()),))),
     ],
 )
 def test_bad_message_ends_the_session(header: bytes) -> None:
