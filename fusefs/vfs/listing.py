@@ -124,15 +124,24 @@ class Listings:
         return [entry for entry, _ in page]
 
     def readdirplus(self, number: int, offset: int) -> Iterator[tuple[DirEntry, Attr]]:
-        return self._plus(self.readdir(number, offset))
+        ino = self._directory(number).ino
+        for line in self.readdir(number, offset):
+            if now := self._as_it_is(ino, line):
+                yield now
 
-    def _plus(self, entries: Iterator[DirEntry]) -> Iterator[tuple[DirEntry, Attr]]:
-        for entry in entries:
-            try:
-                attr = self._inodes.attr(entry.ino)
-            except Stale:  # removed since the page was read
-                continue
-            yield entry, attr
+    def _as_it_is(self, ino: Ino, line: DirEntry) -> tuple[DirEntry, Attr] | None:
+        """A line that was read a while ago, with what the name shows now: the kernel
+        keeps what we answer as what the name shows, for ever."""
+        if line.name not in (b".", b".."):
+            entry = self._namespace.entry(ino, line.name)
+            if entry is None:
+                return None
+            if entry.ino != line.ino:
+                line = line._replace(ino=entry.ino, kind=entry.kind)
+        try:
+            return line, self._inodes.attr(line.ino)
+        except Stale:  # removed this moment
+            return None
 
     # -- stateless -------------------------------------------------------------
 
@@ -141,13 +150,24 @@ class Listings:
         if cookie == 0:
             self._check(ino)
         yield from self._dots(ino, cookie)
-        shot = self._snapshot(ino, fresh=cookie <= PARENT)
-        cookies, names, inos, kinds, _ = shot
-        for at in range(bisect_right(cookies, cookie), len(cookies)):
-            yield DirEntry(cookies[at], names[at], Ino(inos[at]), kinds[at])
+        yield from _after(self._snapshot(ino, fresh=cookie <= PARENT), cookie)
 
     def readdirplus_ino(self, ino: Ino, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
-        return self._plus(self.readdir_ino(ino, cookie))
+        if cookie == 0:
+            self._check(ino)
+        for line in self._dots(ino, cookie):
+            if now := self._as_it_is(ino, line):
+                yield now
+        shot = self._snapshot(ino, fresh=cookie <= PARENT)
+        kept, attr = self._snapshots.get, self._inodes.attr
+        for line in _after(shot, cookie):
+            if shot.current and kept(ino) is shot:
+                try:
+                    yield line, attr(line.ino)
+                except Stale:  # removed this moment
+                    continue
+            elif now := self._as_it_is(ino, line):
+                yield now
 
     def _snapshot(self, ino: Ino, fresh: bool) -> Snapshot:
         """The sorted listing; a fresh one is no older than the call."""
@@ -188,3 +208,10 @@ class Listings:
             row = self._files.row(ino)
             above = Ino(row.parent) if row is not None else ino
             yield DirEntry(PARENT, b"..", above, S_DIR)
+
+
+def _after(shot: Snapshot, cookie: int) -> Iterator[DirEntry]:
+    """Its lines after the cookie."""
+    cookies, names, inos, kinds, _ = shot
+    for at in range(bisect_right(cookies, cookie), len(cookies)):
+        yield DirEntry(cookies[at], names[at], Ino(inos[at]), kinds[at])

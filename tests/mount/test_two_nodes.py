@@ -77,6 +77,43 @@ def test_a_file_changed_in_many_places_is_seen_by_the_next_open_on_the_peer(
     assert "the link to the node broke" not in log
 
 
+@pytest.mark.parametrize("where", [0, 1])
+def test_names_that_change_while_they_are_listed_show_what_they_are(
+    pair: list[Node], where: int
+) -> None:
+    """A listing that brings attributes fills the kernel's names, for ever."""
+    a, reader = pair[0].mnt / f"many-{where}", pair[where].mnt / f"many-{where}"
+    a.mkdir()
+    for number in range(1500):
+        (a / f"file-with-a-longer-name-{number:05}").touch()
+    wait_until(lambda: len(os.listdir(reader)) == 1500, "all are there")
+    late = [entry.name for entry in os.scandir(reader)][-45:]
+    (a / "one-more").touch()  # the listing kept is not used
+    wait_until((reader / "one-more").exists, "it is there")
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    listing = os.scandir(reader)
+    for _, entry in zip(range(200), listing, strict=False):
+        os.stat(entry.path)
+    moved, replaced, linked = late[:15], late[15:30], late[30:]
+    for name in moved:
+        (a / name).rename(a / f"moved-{name}")
+    for name in replaced:
+        (a / "new").write_text("new")
+        (a / "new").rename(a / name)
+    for name in linked:
+        os.link(a / name, a / f"other-{name}")
+        (a / name).unlink()
+    (a / "last").touch()
+    wait_until((reader / "last").exists, "it is there")
+    for entry in listing:
+        try:
+            os.stat(entry.path)
+        except FileNotFoundError:
+            continue
+    assert [n for n in (*moved, *linked) if (reader / n).exists()] == []
+    assert {(reader / name).read_text() for name in replaced} == {"new"}
+
+
 def test_overwrite_append_truncate_rename_delete_arrive(pair: list[Node]) -> None:
     a, b = pair
     mine, theirs = a.mnt / "ops", b.mnt / "ops"

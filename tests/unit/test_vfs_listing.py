@@ -12,10 +12,11 @@ from fusefs.errors import BadHandle
 from fusefs.model.ids import ROOT_INO
 from fusefs.model.records import S_DIR, S_LNK, S_REG
 from fusefs.vfs import listing
-from fusefs.vfs.types import DirEntry
+from fusefs.vfs.types import Attr, DirEntry
 from tests.lib.local import Local, local_vfs
 
 Read = Callable[[int], Iterator[DirEntry]]
+Plus = Callable[[int], Iterator[tuple[DirEntry, Attr]]]
 
 
 @pytest.fixture
@@ -121,6 +122,50 @@ def test_stateless_cookies_outlive_the_listing(local: Local) -> None:
     local.vfs._listings._snapshots._kept.clear()  # as after a restart
     rest = list(local.vfs.readdir_ino(ROOT_INO, entries[20].cookie))
     assert rest == entries[21:]
+
+
+@pytest.fixture(params=["handle", "stateless"])
+def plus(local: Local, request: pytest.FixtureRequest) -> Iterator[Plus]:
+    """The same with attributes."""
+    if request.param == "stateless":
+        yield lambda cookie: local.vfs.readdirplus_ino(ROOT_INO, cookie)
+        return
+    handle = local.vfs.opendir(ROOT_INO)
+    yield lambda cookie: local.vfs.readdirplus(handle, cookie)
+    local.vfs.releasedir(handle)
+
+
+@pytest.mark.parametrize("before", [3, 20])
+def test_plus_tells_of_each_name_what_it_shows_when_it_is_told(
+    local: Local, plus: Plus, before: int
+) -> None:
+    """The kernel takes a line with attributes for the answer to a lookup."""
+    fill(local, 60)
+    reading = plus(0)
+    seen = [next(reading) for _ in range(before)]
+    moved, replaced, linked, in_use, gone = [
+        name
+        for name in (b"f%04d" % i for i in range(60))
+        if name not in {line.name for line, _ in seen}
+    ][:5]
+    local.vfs.link(local.walk("/" + linked.decode()), ROOT_INO, b"other")
+    handle = local.open("/" + in_use.decode())
+    local.vfs.rename(ROOT_INO, moved, ROOT_INO, b"moved")
+    local.put("/new", b"new")
+    local.vfs.rename(ROOT_INO, b"new", ROOT_INO, replaced)
+    for name in (linked, in_use, gone):
+        local.vfs.unlink(ROOT_INO, name)
+    left = list(reading)
+    left += list(plus(seen[-1][0].cookie))
+    for line, attr in left:
+        entry = local.namespace.entry(ROOT_INO, line.name)
+        assert entry is not None
+        assert entry.ino == line.ino == attr.ino
+        assert attr.nlink
+    told = {line.name for line, _ in left}
+    assert replaced in told
+    assert not told & {moved, linked, in_use, gone}
+    local.close(handle)
 
 
 def test_plus_brings_attributes(local: Local) -> None:
