@@ -155,7 +155,7 @@ def _summary(namespace: Namespace, store: Store, absent: int) -> Summary:
     totals = namespace.totals()
     return Summary(
         inodes=totals.inodes,
-        bytes=totals.bytes,
+        bytes=totals.shown_bytes,
         chunks=store.statistics().chunks,
         absent=absent,
         members=_members(namespace),

@@ -53,11 +53,14 @@ class Housekeeping:
         namespace: Namespace,
         open_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
         renew_leases: Callable[[], None] = lambda: None,
+        late_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
     ) -> None:
-        """`open_roots`: data that only open files name; `renew_leases`: marks what
-        nothing names yet as new."""
+        """`open_roots`: data that only open files name, `late_roots`: since they were
+        asked for (asked for behind the registers); `renew_leases`: marks what nothing
+        names yet as new."""
         self._store, self._namespace = store, namespace
         self._open_roots = open_roots
+        self._late_roots = late_roots
         self._renew_leases = renew_leases
         self._collected_s = time.monotonic()
         self._bytes_then = store.statistics().bytes
@@ -147,7 +150,9 @@ class Housekeeping:
         began_s = time.monotonic()
         done = gc.collect(
             self._store,
-            itertools.chain(self._open_roots(), self._namespace.live_roots()),
+            itertools.chain(
+                self._open_roots(), self._namespace.live_roots(), self._late_roots()
+            ),
             now_s=time.time(),
             grace_s=grace_s,
             run=self._runs,

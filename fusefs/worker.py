@@ -175,7 +175,11 @@ def main(argv: list[str]) -> int:
         log.exception("start failed")
         return MOUNT_FAILURE
     house = Housekeeping(
-        parts.store, parts.namespace, parts.vfs.live_roots, parts.vfs.renew_leases
+        parts.store,
+        parts.namespace,
+        parts.vfs.live_roots,
+        parts.vfs.renew_leases,
+        parts.vfs.late_roots,
     )
     try:
         serve(config, parts, arguments.fuse_fd, readiness.ready)

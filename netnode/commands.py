@@ -90,7 +90,7 @@ class Commands:
             ],
             "replicas": node.replicas,
             "inodes": totals.inodes,
-            "bytes": totals.bytes,
+            "bytes": totals.shown_bytes,
             "chunks": stored.chunks,
             "chunk_bytes": stored.bytes,
             "store": msgspec.to_builtins(stored),

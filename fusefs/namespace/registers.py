@@ -259,7 +259,7 @@ class Registers:
         if delta or self._inodes or self._bytes:
             self._db.execute(
                 "INSERT INTO digest_delta VALUES(NULL, ?, ?, ?)",
-                (delta, self._inodes, self._bytes),
+                (delta, self._inodes, totals.wrapped(self._bytes)),
             )
         self._xor.clear()
         self._inodes = self._bytes = 0

@@ -3,6 +3,9 @@
 Each transaction notes how it moved both beside what it did to the digests
 (`registers.Registers.flush`), so keeping them costs no statement and no page; asking
 adds up what was not folded yet. Calls are given a connection and begin nothing.
+
+A sparse file shows up to 8 EiB, and SQLite counts to that: bytes are kept modulo 2**64
+(`wrapped`), so that what comes and goes is right again once the sum fits.
 """
 
 from __future__ import annotations
@@ -11,34 +14,61 @@ import sqlite3
 
 import msgspec
 
-_READ = (
-    "SELECT (SELECT value FROM meta WHERE key = 'inodes') + coalesce(sum(inodes), 0),"
-    " (SELECT value FROM meta WHERE key = 'bytes') + coalesce(sum(bytes), 0)"
-    " FROM digest_delta"
+_MOST = (1 << 63) - 1
+_LOW = (1 << 20) - 1
+_SUM = f"coalesce(sum({{0}} >> 20), 0), coalesce(sum({{0}} & {_LOW}), 0)"
+"""Of a column, in two parts that do not overflow."""
+_PENDING = f"SELECT coalesce(sum(inodes), 0), {_SUM.format('bytes')} FROM digest_delta"
+_COUNT = f"SELECT count(*), {_SUM.format('size')} FROM inode"
+_KEPT = (
+    "(SELECT value FROM meta WHERE key = 'inodes'),"
+    " (SELECT value FROM meta WHERE key = 'bytes')"
 )
-_COUNT = "SELECT count(*), coalesce(sum(size), 0) FROM inode"
-_PENDING = "SELECT coalesce(sum(inodes), 0), coalesce(sum(bytes), 0) FROM digest_delta"
+_READ = _PENDING.replace("SELECT", f"SELECT {_KEPT},", 1)
+"""One statement: what is added up meanwhile is seen on neither side or on one."""
 
 
 class Totals(msgspec.Struct, frozen=True):
     inodes: int
     bytes: int
+    """`wrapped`."""
+
+    @property
+    def shown_bytes(self) -> int:
+        """What there is, as far as 63 bits say."""
+        return self.bytes if self.bytes >= 0 else _MOST
+
+
+def wrapped(count: int) -> int:
+    """To 64 bits with a sign."""
+    return (count + _MOST + 1) % (1 << 64) - _MOST - 1
 
 
 def read(db: sqlite3.Connection) -> Totals:
     """As of the last commit, or of the transaction `db` is in once it is flushed."""
-    return Totals(*db.execute(_READ).fetchone())
+    kept, size, inodes, high, low = db.execute(_READ).fetchone()
+    return Totals(int(kept) + inodes, wrapped(int(size) + (high << 20) + low))
 
 
 def counted(db: sqlite3.Connection) -> Totals:
     """The same from the rows: looks at each."""
-    return Totals(*db.execute(_COUNT).fetchone())
+    return _sums(db, _COUNT)
+
+
+def _sums(db: sqlite3.Connection, sql: str) -> Totals:
+    inodes, high, low = db.execute(sql).fetchone()
+    return Totals(inodes, wrapped((high << 20) + low))
 
 
 def moved(db: sqlite3.Connection, inodes: int, size: int) -> None:
     """They are by so much more now, by no note that will be added up."""
-    for key, by in (("inodes", inodes), ("bytes", size)):
-        db.execute("UPDATE meta SET value = value + ? WHERE key = ?", (by, key))
+    kept, bytes_ = db.execute(f"SELECT {_KEPT}").fetchone()
+    _keep(db, int(kept) + inodes, int(bytes_) + size)
+
+
+def _keep(db: sqlite3.Connection, inodes: int, size: int) -> None:
+    for key, value in (("inodes", inodes), ("bytes", wrapped(size))):
+        db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
 
 
 def difference(kept: Totals, counted: Totals) -> tuple[int, int]:
@@ -48,6 +78,5 @@ def difference(kept: Totals, counted: Totals) -> tuple[int, int]:
 
 def recount(db: sqlite3.Connection) -> None:
     """Set them right, whatever they were."""
-    rows, (inodes, size) = counted(db), db.execute(_PENDING).fetchone()
-    for key, value in (("inodes", rows.inodes - inodes), ("bytes", rows.bytes - size)):
-        db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+    rows, pending = counted(db), _sums(db, _PENDING)
+    _keep(db, rows.inodes - pending.inodes, rows.bytes - pending.bytes)

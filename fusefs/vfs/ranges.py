@@ -14,6 +14,7 @@ from fusefs.vfs.killpriv import Privileges
 from fusefs.vfs.missing import Fetcher, Missing
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.reading import Reader
+from fusefs.vfs.shares import Shares
 from fusefs.vfs.types import Caller
 from fusefs.vfs.writing import Writer
 
@@ -23,6 +24,8 @@ KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 MAX_BYTES_COPIED = 16 << 20
 """Bytes one request copies when chunks cannot be shared: a caller comes back for
 the rest, and can be interrupted in between."""
+MAX_SHARED = 1 << 16
+"""Chunks that one request shares; the list of those of a hole may be endless."""
 MAX_PATCHES = 1 << 16
 """Shared chunks kept unpublished (64 GiB of copies, ~20 MiB of memory)."""
 
@@ -53,6 +56,7 @@ class Ranges:
         self._fetcher = fetcher
         self._store = store
         self._pool = pool
+        self.shares = Shares()
 
     # -- fallocate -------------------------------------------------------------
 
@@ -108,8 +112,8 @@ class Ranges:
         source = self._files.handle(number_in).file
         target = self._writer.writable(number_out).file
         self._publisher.publish(source, caller.cancelled)
-        view = source.view
-        n = min(length, view.size - offset_in)
+        view, size = _readable(source)
+        n = min(length, size - offset_in)
         if offset_in < 0 or offset_out < 0 or length < 0:
             raise Invalid("negative offset or length")
         if n <= 0:
@@ -118,12 +122,17 @@ class Ranges:
             raise TooBig("files end before 8 EiB")
         if source is target and abs(offset_in - offset_out) < n:
             raise Invalid("the ranges overlap")
+        n_bytes = min(n, MAX_BYTES_COPIED)
+        if view is None:
+            return self._copy(
+                number_in, offset_in, number_out, offset_out, n_bytes, caller
+            )
         shared = self._share(view, offset_in, target, offset_out, n, caller)
         if shared:
             self._privileges.written(target, False)
             return shared
         mask = (1 << view.log2) - 1
-        n = min(n, MAX_BYTES_COPIED)
+        n = n_bytes
         if (offset_in - offset_out) & mask == 0 and offset_in & mask:
             n = min(n, mask + 1 - (offset_in & mask))  # up to where sharing begins
         return self._copy(number_in, offset_in, number_out, offset_out, n, caller)
@@ -144,6 +153,7 @@ class Ranges:
         if view.log2 != log2 or offset_in & mask or offset_out & mask:
             return 0
         size = draft.size if draft is not None else target.view.size
+        n = min(n, MAX_SHARED << log2)
         to_end = offset_in + n == view.size and offset_out + n >= size
         count = (n + mask if to_end else n) >> log2
         if not count:
@@ -154,7 +164,8 @@ class Ranges:
         def change(draft: Draft) -> None:
             if draft.base.log2 != log2 or (to_end and draft.size > end):
                 raise _Moved  # a peer published meanwhile: copy bytes after all
-            draft.share(first, chunks)
+            with self.shares.noting(chunks):
+                draft.share(first, chunks)
             self._publisher.storing.note_unsynced(target, chunks)
             _grow(draft, end)
 
@@ -198,6 +209,15 @@ class Ranges:
         finally:
             self._pool.give(buffer)
         return done
+
+
+def _readable(source: File) -> tuple[View | None, int]:
+    """The version a copy reads, and its size; no version where the file has unpublished
+    writes all the same, as one without a name has."""
+    with source.lock:
+        if source.draft is not None:
+            return None, source.draft.size
+        return source.view, source.view.size
 
 
 def _grow(draft: Draft, size: int) -> None:

@@ -21,7 +21,7 @@ class SpaceReport:
         totals = self._namespace.totals()
         space = self._store.space
         free = max(0, space.free_bytes() - space.min_free_bytes) // BLOCK_BYTES
-        used = -(-totals.bytes // BLOCK_BYTES)
+        used = -(-totals.shown_bytes // BLOCK_BYTES)
         return StatFs(
             block_size=BLOCK_BYTES,
             blocks=used + free,

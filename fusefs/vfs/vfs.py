@@ -432,8 +432,14 @@ class Vfs:
         self._background.renew_leases()
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
-        """(root, size, chunk_log2) of data that only open files name, for GC."""
+        """(root, size, chunk_log2) of data that only open files name, for GC, which
+        begins with them."""
+        self._ranges.shares.begin()
         return self._files.live_roots()
+
+    def late_roots(self) -> Iterator[tuple[bytes, int, int]]:
+        """What only open files name since then, once the registers are looked at."""
+        return self._ranges.shares.roots()
 
     def sync(self) -> None:
         """sync(2): everything written before is published and durable."""

@@ -116,3 +116,30 @@ def test_notes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert node.digest() == before
     assert node.totals() == Totals(6, 5)
     node.close()
+
+
+def test_sparse_files_show_more_than_63_bits_count(tmp_path: Path) -> None:
+    node = Namespace.create(tmp_path, NodeId(1))
+    for number in range(3):
+        with node.transaction() as t:
+            ino = t.new_ino(ROOT_INO, b"%d" % number, S_REG)
+            t.create(ROOT_INO, b"%d" % number, ino, 0o100644, 0, 0)
+            t.set_content(
+                ino, size=(1 << 63) - 1, root=b"", chunk_log2=20, mtime_ns=t.now_ns
+            )
+        node.totals()
+        node.fold()
+        node.buckets()
+        assert node.problems() == []
+        assert node.verify() == 0
+    assert node.totals().inodes == 4
+    with node.transaction() as t:
+        for number in range(2):
+            t.unlink(ROOT_INO, b"%d" % number)
+    assert node.totals() == Totals(2, (1 << 63) - 1)
+    assert node.totals().shown_bytes == (1 << 63) - 1
+    with node.transaction() as t:
+        t.unlink(ROOT_INO, b"2")
+    assert node.totals() == Totals(1, 0)
+    assert node.problems() == []
+    node.close()

@@ -3,17 +3,21 @@ flushes, spills and reopens shows the same bytes."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fusefs.errors import BadHandle, Invalid, NoSuchDevice, NotSupported, TooBig
+from fusefs.model.ids import ROOT_INO
 from fusefs.model.manifest import MAX_FILE_SIZE
+from fusefs.store import gc
 from fusefs.vfs import VfsOptions
-from fusefs.vfs.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+from fusefs.vfs.ranges import KEEP_SIZE, MAX_SHARED, PUNCH_HOLE, ZERO_RANGE
 from fusefs.vfs.recutting import Recutting
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, local_vfs
@@ -319,6 +323,68 @@ def test_copy_inside_the_mount_stores_no_bytes(tmp_path: Path) -> None:
         assert local.cat("/b") == data
         assert local.stat("/b").version == local.stat("/a").version
         local.close(source)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_copy_from_a_file_without_a_name_copies_what_it_shows(
+    tmp_path: Path, published: bool
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        source = local.create("/a")
+        if published:
+            local.vfs.write(source, 0, b"A" * 200_000)
+            local.vfs.flush(source)
+        local.vfs.unlink(ROOT_INO, b"a")
+        local.vfs.write(source, 100, b"B" * (2 << 20))
+        local.vfs.fsync(source)
+        shown = local.read_all(source)
+        target = local.create("/b")
+        done = 0
+        while got := local.vfs.copy_file_range(source, done, target, done, 1 << 30):
+            done += got
+        assert done == len(shown)
+        local.close(target)
+        assert local.cat("/b") == shown
+        local.close(source)
+
+
+def test_copy_of_an_endless_hole_is_done_in_parts(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        source, target = local.create("/a"), local.create("/b")
+        ino, size = local.walk("/a"), MAX_FILE_SIZE - 1
+        local.vfs.setattr(ino, SetAttr(size=size), local.caller, source)
+        got = local.vfs.copy_file_range(source, 0, target, 0, size)
+        assert got == MAX_SHARED << 20
+        assert local.vfs.copy_file_range(source, got, target, got, size) == got
+        local.close(target)
+        assert local.stat("/b").size == 2 * got
+        assert local.stat("/b").blocks == 0
+        local.close(source)
+
+
+def test_what_is_shared_while_garbage_is_collected_stays(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(100_000)
+    with local_vfs(tmp_path / "s") as local:
+        local.put("/a", data)
+        local.put("/b", b"")
+        target = local.open("/b")
+
+        def share() -> Iterator[gc.Root]:
+            """Between looking at the open files and at the registers."""
+            yield from local.vfs.live_roots()
+            source = local.open("/a")
+            assert local.vfs.copy_file_range(source, 0, target, 0, 1 << 30) == 100_000
+            local.close(source)
+            local.put("/a", b"other")
+
+        def registers() -> Iterator[gc.Root]:
+            yield from local.namespace.live_roots()
+
+        roots = itertools.chain(share(), registers(), local.vfs.late_roots())
+        collected = gc.collect(local.store, roots, now_s=time.time() + 7200)
+        assert collected.local
+        local.close(target)
+        assert local.cat("/b") == data
 
 
 def test_copy_within_one_file(tmp_path: Path) -> None:
