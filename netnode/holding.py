@@ -30,6 +30,7 @@ from fusefs.namespace.types import Inode
 from netnode.core.guard import Guard, Removals
 from netnode.core.guard import State as GuardState
 from netnode.environment import Environment
+from netnode.heldfile import HELD, HeldFile
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,19 @@ class Holding:
         self._publish = publish
         self.source = ""
         """The peer the held changes came from."""
+        self._file = HeldFile(namespace.path.with_name(HELD))
+        self._resume()
+
+    def _resume(self) -> None:
+        held = self._file.read()
+        if held is None:
+            return
+        state = GuardState.HELD
+        if held.apply is not None:
+            state = GuardState.PASSING if held.apply else GuardState.REJECTING
+        self.source = held.source
+        self.guard.resume(state, held.held, held.removed)
+        log.warning("still %s: %s", state.name.lower(), self.sentence())
 
     @property
     def active(self) -> bool:
@@ -119,6 +133,7 @@ class Holding:
         if not guard.judge(removals.counted, tree, now):
             return False
         self.source = source
+        self._file.begin(guard.held, source, guard.removed_inos)
         log.warning(
             "held: changes from %s would remove %d entries; "
             "decide with `dfs apply` or `dfs reject`",
@@ -126,6 +141,18 @@ class Holding:
             guard.held,
         )
         return True
+
+    def decide(self, apply: bool) -> bool:
+        """A person decided; False: nothing is held."""
+        if not self.active:
+            return False
+        self._file.decided(apply)
+        return self.guard.decide(apply)
+
+    def applies(self, removals: Removals) -> None:
+        """The changes will be: whoever comes after us knows what to bring back."""
+        if removals.inos and self.decided:
+            self._file.removing(removals.inos)
 
     def applied(self, removals: Removals) -> None:
         """The changes were: these are gone."""
@@ -143,6 +170,7 @@ class Holding:
             back = self.guard.level()
             for at in range(0, len(back), BACK_BATCH):
                 self._bring_back(back[at : at + BACK_BATCH])
+            self._file.end()
             if back:
                 log.warning("brought %d entries back", len(back))
 

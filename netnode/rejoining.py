@@ -27,6 +27,7 @@ from fusefs.model.vector import Vector, covers
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Inode
+from netnode.heldfile import HELD
 from netnode.identity import write_private
 from netnode.service import Node
 
@@ -65,8 +66,8 @@ def set_aside(store: Path, name: str, now: datetime.datetime) -> None:
         return
     folder = store / ASIDE / f"{name}-{now:%Y%m%dT%H%M%SZ}"
     folder.mkdir(parents=True, mode=0o700)
-    for suffix in ("-wal", "-shm", ""):
-        path = store / f"meta.db{suffix}"
+    for file in (HELD, "meta.db-wal", "meta.db-shm", "meta.db"):
+        path = store / file
         if path.exists():
             path.rename(folder / path.name)
     log.warning("the old namespace is set aside in %s", folder)

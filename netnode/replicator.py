@@ -227,7 +227,7 @@ class Replicator:
     def decide(self, apply: bool) -> bool:
         """What was held is applied from now on, and brought back afterwards unless
         `apply`. False when nothing is held."""
-        decided = self.holding.guard.decide(apply)
+        decided = self.holding.decide(apply)
         self._catch_up()
         return decided
 
@@ -235,6 +235,7 @@ class Replicator:
         """Whether the mass-delete guard keeps this from being applied; then the peer
         is asked for it again once somebody has decided."""
         if not self.holding.holds(removals, peer.name):
+            self.holding.applies(removals)
             return False
         self.incoming.put_off(peer.id)
         return True

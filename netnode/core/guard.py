@@ -60,6 +60,17 @@ class Guard:
         self._recent: deque[tuple[float, Removals]] = deque()
         self._counted = 0
 
+    def resume(self, state: State, held: int, removed: list[Ino]) -> None:
+        """Go on where an earlier process was; `removed` are gone already."""
+        self.state = state
+        self.held = held
+        self._recent.append((float("-inf"), Removals(removed, 0)))
+
+    @property
+    def removed_inos(self) -> list[Ino]:
+        """All that would be brought back."""
+        return [ino for _, gone in self._recent for ino in gone.inos]
+
     @property
     def holding(self) -> bool:
         return self.state is State.HELD
@@ -108,7 +119,7 @@ class Guard:
     def level(self) -> list[Ino]:
         """All that was held is applied: the inodes to bring back. It starts anew."""
         rejected = self.state is State.REJECTING
-        back = [i for _, gone in self._recent for i in gone.inos] if rejected else []
+        back = self.removed_inos if rejected else []
         self.state = State.OPEN
         self.held = self._counted = 0
         self._recent.clear()

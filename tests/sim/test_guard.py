@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
+from fusefs.model.ids import Ino
 from fusefs.model.records import S_DIR
 from netnode.core.guard import WINDOW_S, YOUNG_S
+from netnode.heldfile import Held, HeldFile
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -161,3 +165,75 @@ async def held(cluster: SimCluster, away: bool) -> list[SimNode]:
         report = node.node.replicator.holding.report()
         assert report is not None and int(str(report["removals"])) >= 60
     return [a, b, c]
+
+
+async def restarted(cluster: SimCluster, *nodes: SimNode) -> None:
+    for node in nodes:
+        await node.crash()
+        await node.start()
+    await cluster.until_connected()
+    await trio.sleep(20)
+
+
+@simulated
+async def test_what_is_held_waits_through_a_restart(cluster: SimCluster) -> None:
+    a, b, c = await held(cluster, False)
+    before = count(b)
+    await restarted(cluster, b)
+    assert b.node is not None and c.node is not None
+    assert count(b) == before
+    assert "holding back changes from a" in b.node.replicator.sync_state()
+    assert b.node.replicator.decide(True)
+    assert c.node.replicator.decide(True)
+    await trio.sleep(10)
+    await cluster.until_equal()
+    assert [n.names() for n in (a, b, c)] == [[], [], []]
+    assert not (b.directory / "held").exists()
+
+
+@simulated
+async def test_reject_after_a_restart_brings_everything_back(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await held(cluster, False)
+    await restarted(cluster, b, c)
+    assert b.node is not None and c.node is not None
+    assert b.node.replicator.decide(False)
+    assert c.node.replicator.decide(False)
+    await trio.sleep(30)
+    await cluster.until_equal()
+    assert [count(node) for node in (a, b, c)] == [200] * 3
+
+
+@simulated
+async def test_what_was_decided_is_carried_out_by_the_next_process(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await held(cluster, False)
+    assert b.node is not None
+    assert b.node.replicator.decide(False)
+    await trio.sleep(0.5)  # applied, and not brought back before a heartbeat
+    await restarted(cluster, b)
+    assert c.node is not None and c.node.replicator.decide(True)
+    await trio.sleep(30)
+    await cluster.until_equal()
+    assert [count(node) for node in (a, b, c)] == [200] * 3
+    assert not (b.directory / "held").exists()
+
+
+def test_a_line_cut_off_is_of_what_did_not_happen(tmp_path: Path) -> None:
+    file = HeldFile(tmp_path / "held")
+    assert file.read() is None
+    file.begin(150, "a", [Ino(5), Ino(6)])
+    assert file.read() == Held(150, "a", [Ino(5), Ino(6)])
+    file.decided(apply=False)
+    file.removing([Ino(7)])
+    file.removing([Ino(8)])
+    whole = (tmp_path / "held").read_bytes()
+    assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7, 8)], apply=False)
+    (tmp_path / "held").write_bytes(whole[:-3])
+    assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7)], apply=False)
+    (tmp_path / "held").write_bytes(b"\xffjunk\n" + whole)
+    assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7, 8)], apply=False)
+    file.end()
+    assert file.read() is None
