@@ -161,14 +161,23 @@ class Index:
             (cid, limit),
         )
 
+    def renew_large(self, cid: ChunkId, now_s: int) -> None:
+        """Write: count it as used now."""
+        self._db.run(
+            "UPDATE large SET used_s = ?2 WHERE id = ?1 AND used_s < ?2", (cid, now_s)
+        )
+
+    def used_s(self, cid: ChunkId) -> int:
+        """When a large object was last used, 0 without a row; read under the
+        WriteLock."""
+        row = self._db.fresh("SELECT used_s FROM large WHERE id = ?", (cid,))
+        return int(row[0]) if row else 0
+
     def used(self, times: dict[ChunkId, int]) -> None:
         """Write: when large objects were last opened."""
         with self._db.transaction():
             for cid, used_s in times.items():
-                self._db.run(
-                    "UPDATE large SET used_s = ?2 WHERE id = ?1 AND used_s < ?2",
-                    (cid, used_s),
-                )
+                self.renew_large(cid, used_s)
 
     # -- both -----------------------------------------------------------------
 

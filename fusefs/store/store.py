@@ -16,6 +16,7 @@ Nothing is made durable before `sync` or `sync_all`.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -149,7 +150,7 @@ class Store(Objects):
                 for cid in batch:
                     self.index.set_flags(cid, set_, clear, int(now_s))
                     if set_:
-                        self.files.renew(cid, now_s)
+                        self.index.renew_large(cid, int(now_s))
 
     def flags(self, cid: ChunkId) -> int:
         """The object's flags. Raises ChunkMissing."""
@@ -180,7 +181,12 @@ class Store(Objects):
         return gone
 
     def _renew(self, cid: ChunkId, now_s: float) -> bool:
-        return self.files.renew(cid, now_s) or self.index.renew_small(cid, int(now_s))
+        """In the index only: a file's time says when its bytes were seen to be right
+        (`_doubtful`)."""
+        if self.files.stat(cid) is None:
+            return self.index.renew_small(cid, int(now_s))
+        self.index.renew_large(cid, int(now_s))
+        return True
 
     def delete_older(
         self, cid: ChunkId, before_s: float, *, only_cache: bool = False
@@ -191,7 +197,7 @@ class Store(Objects):
             if only_cache and self.index.flags(cid) != 0:
                 return False
             stat = self.files.stat(cid)
-            if stat is not None and stat.st_mtime >= before_s:
+            if stat is not None and _stored_s(stat, self.index.used_s(cid)) >= before_s:
                 return False
             if stat is None and not self.index.small_is_older(cid, before_s):
                 return False
@@ -233,7 +239,7 @@ class Store(Objects):
         for item in self.index.larges():
             stat = self.files.stat(item.cid)
             if stat is not None:
-                yield item._replace(stored_s=stat.st_mtime)
+                yield item._replace(stored_s=_stored_s(stat, item.stored_s))
 
     # -- checking -------------------------------------------------------------
 
@@ -290,6 +296,11 @@ class Store(Objects):
             self.database.close()
             self.lock.close()
             self.files.close()
+
+
+def _stored_s(stat: os.stat_result, used_s: float) -> float:
+    """When a large object was written, renewed or used."""
+    return max(stat.st_mtime, used_s)
 
 
 def _batches(cids: Iterable[ChunkId]) -> Iterator[list[ChunkId]]:

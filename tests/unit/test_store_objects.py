@@ -316,6 +316,20 @@ def test_damaged_object_does_not_stand_for_what_is_written_again(tmp_path, size)
         assert again.get(again.put(data)) == data
 
 
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_damaged_object_that_somebody_relies_on_is_not_given_out_either(tmp_path, size):
+    """What is told of an object says nothing of its bytes."""
+    data = bytes_of(size)
+    with checked_store(tmp_path) as store:
+        cid = store.put(data)
+    damage(tmp_path, data)
+    with checked_store(tmp_path) as again:
+        again.set_flags([cid], set_=RESPONSIBLE)
+        again.touch([cid])
+        with pytest.raises(ChunkMissing):
+            again.get(cid)
+
+
 def test_object_of_earlier_times_is_hashed_once(tmp_path, monkeypatch):
     data = bytes_of(40_000)
     with checked_store(tmp_path) as store:
