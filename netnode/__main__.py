@@ -181,7 +181,8 @@ async def serve(
     )
     fence = None
     if config.mountpoint and config.binding == "kernel":
-        fence = NodeFence(map_file(config.run_dir / "fence"))
+        memory = map_file(config.run_dir / "fence")
+        fence = NodeFence(memory) if memory is not None else None
     node = Node(settings, namespace, store, network, Environment(), fence)
     link = LinkServer(
         node,

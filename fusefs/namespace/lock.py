@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import struct
 import threading
 from pathlib import Path
 from types import TracebackType
+
+from fusefs.store.shared import map_file
 
 _COUNTER = struct.Struct("=Q")
 _RESERVED = struct.Struct("=Q")
@@ -23,10 +24,8 @@ class WriteLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._fd).st_size < _BYTES:
-            os.ftruncate(self._fd, _BYTES)
-        self._map = mmap.mmap(self._fd, _BYTES)
+        self._map = map_file(path, _BYTES)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._mutex = threading.Lock()
 
     def __enter__(self) -> None:

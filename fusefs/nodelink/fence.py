@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from typing import Final
 from xxhash import xxh3_64_intdigest
 
 from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.store import shared
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,14 @@ _SLICE_S: Final = 0.001
 """A fence may be taken back without a word."""
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """The file, made if need be; it never shrinks under those who have it mapped."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if os.fstat(fd).st_size < _BYTES:
-            os.ftruncate(fd, _BYTES)
-        return mmap.mmap(fd, _BYTES)
-    finally:
-        os.close(fd)
+def map_file(path: Path) -> mmap.mmap | None:
+    """The file, made if need be. None where the disk has no room for it: then nothing
+    is acknowledged early."""
+    memory, problem = shared.map_file_or_own(path, _BYTES)
+    if problem is None:
+        return memory
+    log.warning("no fence: %s", problem)
+    return None
 
 
 class _Tables:

@@ -308,6 +308,13 @@ class Supervisor:
     # -- what others may read --------------------------------------------------------
 
     def _write_state(self) -> None:
+        """For others; whoever reads it looks whether the pids are there."""
+        try:
+            self._written_state()
+        except OSError as problem:  # a full disk must not take the mount along
+            log.warning("the state could not be written: %s", problem)
+
+    def _written_state(self) -> None:
         worker, node = self._worker, self._node
         state.write(
             State(

@@ -13,19 +13,22 @@ Thread-safe, by the interpreter's atomic list and dict operations.
 
 from __future__ import annotations
 
+import logging
 import mmap
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fusefs.model.ids import Ino, Seq
+from fusefs.store import shared
+
+log = logging.getLogger(__name__)
 
 _RECORD = struct.Struct("=QQ")
 REGIONS = 4096
 """Drafts with a journal at once (`regions.py`); further ones go without."""
 _RECORDS = 16_384
-"""Files with drafts at once: more than may be open, as a rule. Sparse, 256 KiB."""
+"""Files with drafts at once: more than may be open, as a rule. 256 KiB."""
 _MOST_LOSSES = 4096
 """Beyond it any file may have lost something: there has to be room for live marks."""
 _LAST = _RECORDS - 1
@@ -168,12 +171,7 @@ class Unfinished:
 
 
 def _table(path: Path | None) -> mmap.mmap:
-    size = _RECORDS * _RECORD.size
-    if path is None:
-        return mmap.mmap(-1, size)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(fd, size)
-        return mmap.mmap(fd, size)
-    finally:
-        os.close(fd)
+    memory, problem = shared.map_file_or_own(path, _RECORDS * _RECORD.size)
+    if problem is not None:
+        log.warning("a killed worker will leave no trace of its drafts: %s", problem)
+    return memory
