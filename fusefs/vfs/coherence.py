@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_RANGES = 64
 """More ranges than this of one file are told as one: each costs ~50 us."""
+_KNOWN_GONE = 4096
+"""Of these those are kept that the kernel still knows."""
 _KNOWN_PAGES = 65_536
 """Inodes whose page-cache version is remembered (~0.1 KiB each)."""
 
@@ -85,6 +87,9 @@ class Coherence:
         self._attrs = attrs
         self._snapshots = snapshots
         self._pages: dict[Ino, int] = {}
+        self._gone: set[Ino] = set()
+        """Inodes the kernel knows and has seen the last name of go."""
+        self._gone_lock = threading.Lock()  # a leaf
         self.invalidator: Invalidator = NoInvalidator()
         self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -158,11 +163,27 @@ class Coherence:
             # One that has another name now, or has more, is not deleted: the kernel
             # would take a directory in use for dead, and a file for one without links.
             if e.new == 0 and self._namespace.inode(Ino(e.old)) is None:
+                self.gone(Ino(e.old))
                 self.invalidator.deleted(e.parent, Ino(e.old), e.name)
             else:
                 self.invalidator.entry(e.parent, e.name)
 
+    def gone(self, ino: Ino) -> None:
+        """Its last name went, and the kernel knows: it takes a directory for dead."""
+        if not self.invalidator.knows(ino):
+            return
+        with self._gone_lock:
+            if len(self._gone) >= _KNOWN_GONE:
+                self._gone = {i for i in self._gone if self.invalidator.knows(i)}
+            self._gone.add(ino)
+
     def _tell_return(self, ino: Ino) -> None:
+        """Only of what the kernel takes for dead. Another one that it knows already was
+        looked up between the change and this moment."""
+        if ino not in self._gone:
+            return
+        with self._gone_lock:
+            self._gone.discard(ino)
         if self.invalidator.knows(ino):
             row = self._namespace.inode(ino)
             if row is not None and row.mode >> 12 == S_DIR:

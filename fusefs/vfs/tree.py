@@ -235,6 +235,7 @@ class Tree:
             _check_empty_directory(tx, entry)
             keep.last_name(tx, entry)
             tx.rmdir(parent, name)
+        self._commits.coherence.gone(entry.ino)
 
     # -- moving ----------------------------------------------------------------
 
@@ -263,6 +264,7 @@ class Tree:
     ) -> None:
         keep = _Kept(self._files)
         commit = self._commits.begin((parent, name), (new_parent, new_name))
+        replaced: Entry | None = None
         with keep, commit as tx:
             entry = _need(tx, parent, name)
             directory(tx, new_parent)
@@ -282,7 +284,9 @@ class Tree:
                 _check_replaceable(tx, entry, target)
                 keep.last_name(tx, target)
                 tx.rename(parent, name, new_parent, new_name)
-                commit.replaces = True
+                commit.replaces, replaced = True, target
+        if replaced is not None and replaced.kind == S_DIR:
+            self._commits.coherence.gone(replaced.ino)
 
     def _exchange(
         self,

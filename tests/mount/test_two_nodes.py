@@ -305,6 +305,26 @@ def test_one_of_two_names_removed_elsewhere_leaves_one_link(pair: list[Node]) ->
         appears(a.mnt / "first")
 
 
+def test_new_directory_opened_as_soon_as_it_is_there_lives_on(pair: list[Node]) -> None:
+    """Whoever looks between the change and what the kernel is told of it has the
+    directory it is."""
+    a, b = pair
+    for number in range(150):
+        new = a.mnt / f"new-{number}"
+        new.mkdir()
+        (new / "f").write_text("here")
+        there = b.mnt / new.name
+        appears(there)
+        inside = os.open(there, os.O_RDONLY)
+        (b.mnt / f"tick-{number}").touch()  # some time for what is told late
+        os.stat(there / "f")
+        try:
+            assert os.listdir(inside) == ["f"]
+            os.close(os.open("g", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+        finally:
+            os.close(inside)
+
+
 def test_directory_that_comes_back_lives_where_it_was_removed(
     pair: list[Node],
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from fusefs.errors import Unreachable
 from fusefs.model.ids import ROOT_INO, Ino, chunk_id
+from fusefs.model.records import S_DIR
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
@@ -72,6 +73,35 @@ def pair(tmp_path: Path) -> Iterator[Watched]:
         watched = Watched(made.a, made.b)
         watched.sent = made.sent
         yield watched
+
+
+# -- names ----------------------------------------------------------------------------
+
+
+def test_only_a_directory_that_was_gone_returns(pair: Watched) -> None:
+    """The kernel takes another generation for another directory."""
+    ino = pair.a.mkdir("/d")
+    pair.sync()
+    pair.a.vfs.rename(ROOT_INO, b"d", ROOT_INO, b"e")
+    pair.sync()
+    assert ("returned", ino) not in pair.kernel.told
+    pair.b.vfs.rmdir(ROOT_INO, b"e")
+    pair.a.put("/e/f", b"unseen by b")
+    pair.sync()
+    assert pair.kernel.told.count(("returned", ino)) == 1
+
+
+def test_a_directory_that_a_peer_removed_returns(pair: Watched) -> None:
+    ino = pair.a.mkdir("/d")
+    pair.sync()
+    pair.a.vfs.rmdir(ROOT_INO, b"d")
+    pair.tell(pair.a, pair.b)
+    assert ("deleted", ROOT_INO, ino, b"d") in pair.kernel.told
+    late = pair.b.namespace
+    with late.transaction() as t:
+        t.link(ROOT_INO, b"d", ino, S_DIR)
+    pair.b.vfs._commits.coherence.tell(t.effects)
+    assert pair.kernel.told.count(("returned", ino)) == 1
 
 
 # -- publishing -----------------------------------------------------------------------
