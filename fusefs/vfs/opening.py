@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import time
 
 from fusefs.errors import (
     Exists,
@@ -28,7 +29,8 @@ from fusefs.vfs.writing import Writer
 
 log = logging.getLogger(__name__)
 
-_O_TMPFILE_ONLY = os.O_TMPFILE & ~os.O_DIRECTORY
+MOST_TRIES, TRY_AGAIN_S = 50, 0.0005
+"""A name that peers take away as fast as it is made is given up in the end."""
 
 
 class Opener:
@@ -88,19 +90,40 @@ class Opener:
         self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller
     ) -> Opened:
         """open(2) with O_CREAT. A file that a peer made meanwhile is opened, unless
-        O_EXCL forbids."""
+        O_EXCL forbids, and made anew if a peer takes it away before it is."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
+        exclusive = bool(flags & os.O_EXCL)
+        for _ in range(MOST_TRIES):
+            try:
+                made = self._tree.create(
+                    parent, name, mode, caller, exclusive=exclusive
+                )
+            except Exists:
+                if exclusive:
+                    raise
+                opened = self._open_entry(parent, name, flags, caller)
+                if opened is not None:
+                    return opened
+                time.sleep(TRY_AGAIN_S)
+                continue
+            try:
+                return self._new(made[0], flags, Seq(made[1]))
+            except NotFound:
+                if exclusive:
+                    raise
+        raise NotFound(f"{name!r} comes and goes")
+
+    def _open_entry(
+        self, parent: Ino, name: bytes, flags: int, caller: Caller
+    ) -> Opened | None:
+        """What the name shows; None: it went this moment."""
+        entry = self._namespace.entry(parent, name)
+        if entry is None:
+            return None
         try:
-            exclusive = bool(flags & os.O_EXCL)
-            ino, seq = self._tree.create(
-                parent, name, mode, caller, exclusive=exclusive
-            )
-        except Exists:
-            entry = self._namespace.entry(parent, name)
-            if flags & os.O_EXCL or entry is None:
-                raise
             return self.open(entry.ino, flags, caller, False)
-        return self._new(ino, flags, Seq(seq))
+        except Stale:
+            return None
 
     def _new(self, ino: Ino, flags: int, seq: Seq) -> Opened:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import Unreachable
+from fusefs.errors import Exists, Unreachable
 from fusefs.model.ids import ROOT_INO, Ino, chunk_id
 from fusefs.model.records import S_DIR
 from fusefs.model.tx import Body, Effects
@@ -102,6 +102,37 @@ def test_a_directory_that_a_peer_removed_returns(pair: Watched) -> None:
         t.link(ROOT_INO, b"d", ino, S_DIR)
     pair.b.vfs._commits.coherence.tell(t.effects)
     assert pair.kernel.told.count(("returned", ino)) == 1
+
+
+@pytest.mark.parametrize("gone", ["before it is looked at", "before it is opened"])
+def test_a_file_that_comes_and_goes_while_it_is_opened_is_made(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """EEXIST is for who asked for it (O_EXCL)."""
+    vfs, caller = pair.b.vfs, pair.b.caller
+    create, made = vfs._tree.create, []
+
+    def late(*args, **kwargs):  # type: ignore[no-untyped-def]
+        if not made:
+            made.append(pair.a.put("/log", b"theirs"))
+            pair.sync()
+            try:
+                return create(*args, **kwargs)
+            finally:
+                pair.a.vfs.unlink(ROOT_INO, b"log")
+                if gone == "before it is looked at":
+                    pair.sync()
+                else:
+                    replicate(pair.a, pair.b)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(vfs._tree, "create", late)
+    opened = vfs.create(ROOT_INO, b"log", 0o644, os.O_CREAT | os.O_WRONLY, caller)
+    vfs.write(opened.handle, 0, b"ours")
+    pair.b.close(opened.handle)
+    assert pair.b.cat("/log") == b"ours"
+    with pytest.raises(Exists):
+        vfs.create(ROOT_INO, b"log", 0o644, os.O_CREAT | os.O_EXCL, caller)
 
 
 # -- publishing -----------------------------------------------------------------------
