@@ -55,12 +55,18 @@ class Greeter:
             return f"it was removed from the cluster (dfs forget); {REJOIN}"
         if theirs.channel == "control" and self._older_than_forgotten(theirs):
             return f"its store is older than what all members agreed on; {REJOIN}"
-        stamp_ms = max(physical_ms(theirs.hlc), theirs.now_ms)
-        ahead = stamp_ms - self._environment.wall_ms()
-        if ahead > MAX_AHEAD_MS:
+        now_ms, most_s = self._environment.wall_ms(), MAX_AHEAD_MS // 1000
+        ahead_s = round((theirs.now_ms - now_ms) / 1000)
+        if ahead_s > most_s:
             return (
-                f"the clock of {theirs.name} is {ahead / 1000:.0f} s ahead of that of "
-                f"{self._name}; at most {MAX_AHEAD_MS // 1000} s are accepted"
+                f"the clock of {theirs.name} is {ahead_s} s ahead of that of "
+                f"{self._name}; at most {most_s} s are accepted"
+            )
+        written_s = round((physical_ms(theirs.hlc) - now_ms) / 1000)
+        if written_s > most_s:
+            return (
+                f"something was written at {theirs.name} {written_s} s from now, when "
+                f"its clock was wrong: it is left out until then, or {REJOIN}"
             )
         return ""
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from fusefs.model.hlc import Hlc
+from fusefs.model.hlc import Hlc, latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Body, ContentChange, Tx
@@ -369,7 +369,8 @@ class Node:
 
     async def _accept(self, stream: Stream) -> None:
         """A stream that somebody dialled."""
-        connection = Connection(stream, Session(self.settings.cluster))
+        session = Session(self.settings.cluster, latest=self._latest)
+        connection = Connection(stream, session)
         try:
             theirs = await connection.receive_hello()
             self._greeter.check(theirs)
@@ -395,7 +396,7 @@ class Node:
             if stream.node is not None and stream.node in self.peers:
                 self.membership.seed_is(address, stream.node)
                 return
-            session = Session(self.settings.cluster, "control")
+            session = Session(self.settings.cluster, "control", self._latest)
             connection = Connection(stream, session)
             ours = self.hello("control")
             try:
@@ -413,6 +414,9 @@ class Node:
                 raise
         finally:
             stream.close()
+
+    def _latest(self) -> int:
+        return latest(self.environment.wall_ms())
 
     def _look_at_refusal(self, error: Exception) -> None:
         if isinstance(error, Refused) and REJOIN in str(error):
@@ -462,6 +466,7 @@ class Node:
         self.last_seen.pop(peer.id, None)
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
+        self.refused = ""
         self.replicator.joined(peer, ours.vector)
         self.locking.joined(peer)
         self.ping(peer)

@@ -28,6 +28,6 @@ def physical_ms(stamp: Hlc) -> int:
     return stamp >> COUNTER_BITS
 
 
-def too_far_ahead(stamp: Hlc, now_ms: int) -> bool:
-    """True when the stamp's clock is more than five minutes ahead of ours."""
-    return physical_ms(stamp) > now_ms + MAX_AHEAD_MS
+def latest(now_ms: int) -> Hlc:
+    """The highest stamp accepted from elsewhere now."""
+    return Hlc(min(MAX_HLC, (now_ms + MAX_AHEAD_MS + 1 << COUNTER_BITS) - 1))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fusefs.model.hlc import MAX_HLC
 from netnode.wire import validate
 from netnode.wire.frames import (
     HELLO_HEADER_BYTES,
@@ -74,10 +75,17 @@ def agreed_version(mine: tuple[int, int], theirs: tuple[int, int]) -> int | None
 class Session:
     """The receiving half of a connection.
 
-    `channel` is None on the accepting side until the Hello says which.
+    `channel` is None on the accepting side until the Hello says which. `latest`: the
+    highest stamp accepted now.
     """
 
-    def __init__(self, cluster: bytes, channel: str | None = None) -> None:
+    def __init__(
+        self,
+        cluster: bytes,
+        channel: str | None = None,
+        latest: Callable[[], int] = lambda: MAX_HLC,
+    ) -> None:
+        self._latest = latest
         self._cluster = cluster
         self._channel = channel
         self._reader = FrameReader(HELLO_HEADER_BYTES, 0)
@@ -139,7 +147,7 @@ class Session:
             message = decode_bulk(header)
             return message
         message = decode_control(header)
-        _check(message)
+        _check(message, self._latest)
         return message
 
     def _greeted(self, message: AnyMessage) -> None:
@@ -162,14 +170,14 @@ class Session:
         self._reader.max_body = MAX_BODY_BYTES if message.channel == "bulk" else 0
 
 
-def _check(message: AnyMessage) -> None:
+def _check(message: AnyMessage, latest: Callable[[], int]) -> None:
     """What the types of a control message do not say. Raises ProtocolError."""
     match message:
         case Live():
-            validate.check_txs(message.txs)
+            validate.check_txs(message.txs, latest())
             validate.check_bodies(message.bodies)
         case Delta() | States():
-            validate.check_states(message.states)
+            validate.check_states(message.states, latest())
         case LockAsk() | LockRelease() | LockTest():
             validate.check_lock(message.key, message.range)
         case LockAssert():

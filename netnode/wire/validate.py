@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fusefs.model.context import dots_of
-from fusefs.model.hlc import MAX_HLC
+from fusefs.model.hlc import MAX_AHEAD_MS, MAX_HLC, Hlc, physical_ms
 from fusefs.model.records import DIRENT, check_value, dots_fit, valid_key
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, State, Tx
@@ -25,13 +25,13 @@ _MAX_OWNER = (1 << 64) - 1
 _MAX_PID = (1 << 32) - 1
 
 
-def check_txs(txs: Iterable[Tx]) -> None:
-    """Raises ProtocolError at the first transaction that is not well-formed."""
+def check_txs(txs: Iterable[Tx], latest: int = MAX_HLC) -> None:
+    """Raises ProtocolError at the first transaction that is not well-formed, or of
+    after `latest`."""
     for tx in txs:
         if not (0 < tx.node <= MAX63 and 0 <= tx.prev < tx.seq <= MAX63):
             raise ProtocolError(f"a transaction is numbered {tx.node}/{tx.seq}")
-        if not 0 <= tx.hlc <= MAX_HLC:
-            raise ProtocolError("a transaction's time is out of range")
+        _check_time(tx.hlc, latest)
         for write in tx.writes:
             context = write.context
             if (
@@ -43,8 +43,9 @@ def check_txs(txs: Iterable[Tx]) -> None:
             _check_value(write.key, write.value)
 
 
-def check_states(states: Iterable[State]) -> None:
-    """Raises ProtocolError at the first register that is not well-formed."""
+def check_states(states: Iterable[State], latest: int = MAX_HLC) -> None:
+    """Raises ProtocolError at the first register that is not well-formed, or has a
+    value of after `latest`."""
     for state in states:
         if not valid_key(state.key):
             raise ProtocolError("a register key is bad")
@@ -55,8 +56,7 @@ def check_states(states: Iterable[State]) -> None:
         if not dots_fit(dots_of(register.context)):
             raise ProtocolError("a register has a context out of range")
         for sibling in register.siblings:
-            if not 0 <= sibling.hlc <= MAX_HLC:
-                raise ProtocolError("a register's time is out of range")
+            _check_time(sibling.hlc, latest)
             if not (0 < sibling.node <= MAX63 and 0 < sibling.seq <= MAX63):
                 raise ProtocolError("a register has a dot out of range")
             _check_value(state.key, sibling.value)
@@ -108,6 +108,16 @@ def check_name_key(key: bytes) -> None:
     """Raises ProtocolError when it is not the key of a name."""
     if not valid_key(key) or key[:1] != DIRENT:
         raise ProtocolError("a reservation of what is no name")
+
+
+def _check_time(hlc: int, latest: int) -> None:
+    if not 0 <= hlc <= MAX_HLC:
+        raise ProtocolError("a time is out of range")
+    if hlc > latest:
+        ahead_s = physical_ms(Hlc(hlc - latest)) // 1000 + MAX_AHEAD_MS // 1000
+        raise ProtocolError(
+            f"something was written {ahead_s} s from now: a clock is, or was, wrong"
+        )
 
 
 def _check_value(key: bytes, value: bytes) -> None:

@@ -532,3 +532,28 @@ async def test_address_of_another_that_leads_to_ourselves_is_a_failure(
     with pytest.raises(BrokenStream, match="another node"):
         await a.node._dial("a:1", b.id)
     await a.node._dial("a:1", None)  # a bare address may be our own
+
+
+@simulated
+async def test_one_wrong_clock_leaves_out_nobody_else(cluster: SimCluster) -> None:
+    a, b, c = await cluster.start(3)
+    b.skew_ms = 700_000
+    b.create(b"future", data=b"written later")
+    await trio.sleep(1)
+    b.skew_ms = 0
+    await trio.sleep(10)
+    assert a.names() == c.names() == []
+    a.create(b"from a")
+    c.create(b"from c")
+    for node in (a, c):
+        await node.stop()
+        await node.start()
+    await trio.sleep(20)
+    assert a.names() == c.names() == [b"from a", b"from c"]
+    assert a.connected() == [c]
+    assert b.node is not None
+    assert "dfs mount --join" in b.node.refused
+    await trio.sleep(420)  # until it is five minutes from now
+    await cluster.until_equal()
+    assert a.names() == [b"from a", b"from c", b"future"]
+    assert b.node.refused == ""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusefs.model.hlc import latest
 from fusefs.model.ids import chunk_id
 from fusefs.model.records import Dirent, dirent_key, encode_value
 from fusefs.model.register import Register, Sibling, encode_register
@@ -114,6 +115,26 @@ def test_what_an_older_version_sends_has_no_bases() -> None:
     assert received.message == m.Get((CID,))
     (received,) = opened("bulk").feed(pack(msgspec.msgpack.encode([25, 1, [CID]])))
     assert received.message == m.Held(1, (CID,))
+
+
+def test_what_was_written_in_the_future_is_refused() -> None:
+    """It would spread to whoever writes over it, and with it the wrong time."""
+    now_ms = 1_700_000_000_000
+    accepted = latest(now_ms)
+    for hlc, taken in ((accepted, True), (accepted + 1, False)):
+        state = Register({5: 2}, (Sibling(5, 2, hlc, VALUE),))
+        for message in (
+            m.Live((msgspec.structs.replace(TX, hlc=hlc),)),
+            m.States((State(KEY, encode_register(state)),)),
+            m.Delta(1, {}, (State(KEY, encode_register(state)),), {5: 2}, True),
+        ):
+            session = Session(CLUSTER, latest=lambda: latest(now_ms))
+            session.feed(hello_frame(hello()))
+            if taken:
+                session.feed(pack(encode(message)))
+                continue
+            with pytest.raises(ProtocolError, match="300 s from now: a clock"):
+                session.feed(pack(encode(message)))
 
 
 def test_fields_a_newer_version_appends_are_ignored() -> None:
