@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fusefs.model.tx import State
 from fusefs.namespace.namespace import Namespace
@@ -22,7 +22,8 @@ from netnode.wire.messages import (
     States,
 )
 
-KEYS_PER_PART = 4000
+KEYS_PER_PART, KEYS_BYTES = 4000, 512 << 10
+"""In one message: keys have up to 265 bytes."""
 STATES_PER_PART = 500
 FRAME_STATES_BYTES = 512 << 10
 """Registers in one message: frames have a limit."""
@@ -59,7 +60,7 @@ class Comparing:
             lambda: sorted(self._namespace.bucket_keys(ask.bucket))
         )
         later = [item for item in keys if item[0] > ask.after]
-        part = tuple(later[:KEYS_PER_PART])
+        part = tuple(_that_fit(later))
         peer.send(BucketKeys(ask.bucket, part, len(part) == len(later)))
 
     async def _compare_keys(self, peer: Peer, theirs: BucketKeys) -> None:
@@ -73,6 +74,15 @@ class Comparing:
             self._ask_bucket(peer, peer.repair.next_bucket())
         elif theirs.keys:
             peer.send(AskKeys(theirs.bucket, theirs.keys[-1][0]))
+
+
+def _that_fit(keys: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    size = 0
+    for number, item in enumerate(keys):
+        size += len(item[0]) + len(item[1]) + 8
+        if number == KEYS_PER_PART or size > KEYS_BYTES:
+            return
+        yield item
 
 
 def pieces(states: Sequence[State]) -> Iterable[tuple[State, ...]]:

@@ -407,7 +407,7 @@ class Replicator:
             number,
             vector,
             digest,
-            settled=not self._settling.pending,
+            settled=not (self._settling.pending or self._applying.locked()),
         )
 
     def digest_corrected(self) -> None:

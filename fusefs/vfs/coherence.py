@@ -193,6 +193,7 @@ class Coherence:
         for change in contents:
             file = self._files.get(change.ino)
             if file is not None and _told_at_publish(file):
+                self.invalidator.attributes(change.ino)  # mode and owner show
                 continue
             for offset, length in self._ranges(change):
                 self.invalidator.data(change.ino, offset, length)

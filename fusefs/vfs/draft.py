@@ -396,11 +396,16 @@ class Draft:
     def _cut_anew(self, base: View) -> None:
         """The other version has chunks of another size. Raises Missing."""
         pieces = self._pieces()
-        size, cut = self.size, self.cut if self.truncated else base.size
+        truncated = self.truncated
+        if truncated:
+            size, cut = self.size, min(self.cut, base.size)
+        else:
+            least = self.size if self.size > self.base.size else self._written_end()
+            size, cut = max(least, base.size), base.size
         self.start_over(base)
-        if cut < base.size:
+        if truncated:
             self.truncate(cut)
-            self.truncate(size)
+        self.truncate(size)
         for offset, piece in pieces:
             self.write(offset, memoryview(piece))
 

@@ -103,7 +103,11 @@ class Inodes:
         attr = self._cached(ino)
         if attr is None:
             attr = self._load(ino)
-        return attr if draft is None else self._attributes.with_draft(attr, draft)
+        if file is None or draft is None:
+            return attr
+        shown = self._attributes.with_draft(attr, draft)
+        # One that was published meanwhile is empty, and the row perhaps of before.
+        return shown if file.draft is draft else self.attr(ino)
 
     def _load(self, ino: Ino) -> Attr:
         generation = self._cache.generation

@@ -63,7 +63,7 @@ class Recutting:
         that, the disk has room and all bytes are here."""
         if not waste or self._wasted.get(file.ino, 0) < draft.size:
             return None
-        del self._wasted[file.ino]
+        self._wasted.pop(file.ino, None)
         try:
             return self._cut(file, draft)
         except (Missing, NoSpace):

@@ -163,13 +163,16 @@ class Writer:
         """close(2): near peers show what was written. Free if nothing was."""
         if not handle.writable:
             return
-        file = handle.file
+        self.show(handle.file, caller)
+        if handle.lost:
+            _say_lost(handle)
+
+    def show(self, file: File, caller: Caller | None = None) -> None:
+        """Near peers show what was written, through whatever descriptor."""
         if file.draft is not None:
             self._publisher.publish(file, caller.cancelled if caller else None)
         if file.seq > file.waited:
             self._publisher.barrier(file)
-        if handle.lost:
-            _say_lost(handle)
 
     def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
         self._publisher.sync(handle.file, caller.cancelled if caller else None)

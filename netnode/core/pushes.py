@@ -23,6 +23,8 @@ class Pushes:
     def __init__(self) -> None:
         self._owed: dict[ChunkId, set[NodeId]] = {}
         self._due: dict[NodeId, dict[ChunkId, float]] = {}
+        self._later: dict[NodeId, dict[ChunkId, float]] = {}
+        """Refused, and due again at some time: the others do not wait behind them."""
         self._offered: dict[NodeId, set[ChunkId]] = {}
         self.overflowed = False
         """Something was not remembered: a scan has to find it."""
@@ -46,7 +48,10 @@ class Pushes:
         """What to ask the peer about now; empty while an offer is open."""
         if self._offered.get(peer):
             return ()
-        due = self._due.get(peer, {})
+        due = self._due.setdefault(peer, {})
+        later = self._later.get(peer, {})
+        for cid in [cid for cid, at in later.items() if at <= now]:
+            due.setdefault(cid, later.pop(cid))
         batch: list[ChunkId] = []
         for cid, at in due.items():
             if at > now or len(batch) == OFFER:
@@ -58,10 +63,11 @@ class Pushes:
 
     def next_due(self, peer: NodeId) -> float | None:
         """When the next offer to the peer may begin."""
-        due = self._due.get(peer)
-        if not due or self._offered.get(peer):
+        if self._offered.get(peer):
             return None
-        return next(iter(due.values()))
+        due = next(iter(self._due.get(peer, {}).values()), None)
+        times = [due] if due is not None else []
+        return min((*times, *self._later.get(peer, {}).values()), default=None)
 
     def answered(
         self, peer: NodeId, offered: Iterable[ChunkId], held: Iterable[ChunkId]
@@ -87,7 +93,7 @@ class Pushes:
         """The peer could not keep it (no space), or it could not be sent."""
         self._done(peer, cid)
         if peer in self._owed.get(cid, ()):
-            self._due.setdefault(peer, {})[cid] = retry_at
+            self._later.setdefault(peer, {})[cid] = retry_at
 
     def forget(self, cid: ChunkId) -> None:
         """The chunk is gone here."""
@@ -99,7 +105,7 @@ class Pushes:
         self._offered.pop(peer, None)
 
     def owed_to(self, peer: NodeId) -> int:
-        return len(self._due.get(peer, ()))
+        return len(self._due.get(peer, ())) + len(self._later.get(peer, ()))
 
     def __contains__(self, cid: ChunkId) -> bool:
         """It is owed to somebody."""
@@ -110,4 +116,5 @@ class Pushes:
 
     def _done(self, peer: NodeId, cid: ChunkId) -> None:
         self._due.get(peer, {}).pop(cid, None)
+        self._later.get(peer, {}).pop(cid, None)
         self._offered.get(peer, set()).discard(cid)

@@ -557,3 +557,17 @@ async def test_one_wrong_clock_leaves_out_nobody_else(cluster: SimCluster) -> No
     await cluster.until_equal()
     assert a.names() == [b"from a", b"from c", b"future"]
     assert b.node.refused == ""
+
+
+@simulated
+async def test_a_heartbeat_acknowledges_nothing_while_something_is_applied(
+    cluster: SimCluster,
+) -> None:
+    """It is in the database, and the kernel was not told of it yet."""
+    (a,) = await cluster.start(1)
+    assert a.node is not None
+    replicator = a.node.replicator
+    assert replicator.ping(1).settled
+    async with replicator._applying:
+        assert not replicator.ping(2).settled
+    assert replicator.ping(3).settled

@@ -320,3 +320,15 @@ def test_table_lists_no_opcode_twice() -> None:
     assert len(every) == len(set(every))
     unserved = set(Op) - set(every)
     assert unserved == {Op.RELEASEDIR, Op.BMAP, Op.IOCTL, Op.POLL}
+
+
+def test_epoch_is_like_no_other_while_something_is_not_applied() -> None:
+    """What is answered then is not valid for ever, whenever the fence goes down."""
+    made = connection(Session(45))
+    before = made.epoch
+    made.gate.numbers[0] += 1
+    closed = made.epoch
+    assert closed not in (before, made.epoch)
+    made.gate.reached(1)
+    assert made.epoch not in (before, closed)
+    assert made.epoch == made.epoch

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fusefs.model.ids import NodeId, Seq, chunk_id
 from fusefs.model.records import Member
+from netnode.comparing import _that_fit
 from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
 from netnode.core.horizon import Told, durable, horizon
@@ -17,6 +18,8 @@ from netnode.core.nearness import SURE_SAMPLES, Nearness
 from netnode.core.placement import holders, ranked
 from netnode.core.pushes import Pushes
 from netnode.core.repair import Agreement, Repair, differing
+from netnode.wire.frames import MAX_HEADER_BYTES
+from netnode.wire.messages import BucketKeys, encode
 
 NODES = list(range(1, 8))
 CIDS = [chunk_id(b"%d" % n) for n in range(400)]
@@ -214,3 +217,28 @@ def test_horizon_counts_nothing_of_who_started_meanwhile() -> None:
     now = {a: Told(1, {a: Seq(12), b: Seq(4)}), b: Told(6, {a: Seq(8), b: Seq(4)})}
     assert durable(before, now) == {a: {a: 9, b: 3}}
     assert horizon([a, b], durable(before, now)) is None
+
+
+def test_a_refused_chunk_holds_up_no_other() -> None:
+    pushes, refused, other = Pushes(), CIDS[0], CIDS[1]
+    for cid in (refused, other):
+        pushes.owe(cid, [NodeId(2)], 1.0)
+    assert pushes.offer(NodeId(2), 1.0) == (refused, other)
+    pushes.refused(NodeId(2), refused, 31.0)
+    pushes.refused(NodeId(2), other, 2.0)
+    assert pushes.owed_to(NodeId(2)) == 2
+    assert pushes.next_due(NodeId(2)) == 2.0
+    assert pushes.offer(NodeId(2), 2.0) == (other,)
+    pushes.confirmed(NodeId(2), other)
+    assert pushes.offer(NodeId(2), 30.0) == ()
+    assert pushes.offer(NodeId(2), 31.0) == (refused,)
+
+
+def test_keys_of_a_bucket_fit_into_a_frame() -> None:
+    keys = [(b"%0265d" % number, bytes(16)) for number in range(6000)]
+    sent: list[tuple[bytes, bytes]] = []
+    while len(sent) < len(keys):
+        part = tuple(_that_fit(keys[len(sent) :]))
+        assert len(encode(BucketKeys(0, part, False))) < MAX_HEADER_BYTES
+        sent += part
+    assert sent == keys

@@ -17,7 +17,7 @@ from fusefs.vfs.locks import OFFSET_MAX, Locks
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.ports import Alone
 from fusefs.vfs.types import Caller, FileLock
-from tests.lib.local import Local, local_vfs
+from tests.lib.local import Local, RecordingPeers, local_vfs
 
 R, W, U = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 INO = Ino(7)
@@ -376,3 +376,27 @@ def test_options_keep_the_cluster_out(tmp_path: Path) -> None:
         local.vfs.setlk(handle, 1, FileLock(W, 0, 9, 1), False, False, Caller())
         local.close(handle)
     assert not cluster.asked and not cluster.reserved
+
+
+def test_an_unlock_shows_what_was_written_through_another_descriptor(
+    tmp_path: Path,
+) -> None:
+    """To the next holder, who may be elsewhere."""
+
+    class Near(RecordingPeers):
+        def has_peers(self) -> bool:
+            return True
+
+    peers = Near()
+    with local_vfs(tmp_path / "s", peers=peers) as local:
+        local.put("/f", b"old")
+        writing, locked = local.open("/f"), local.open("/f", os.O_RDONLY)
+        lock = FileLock(fcntl.F_RDLCK, 0, OFFSET_MAX, 1)
+        local.vfs.setlk(locked, 9, lock, False, True, local.caller)
+        local.vfs.write(writing, 0, b"new")
+        before = len(peers.published)
+        unlock = FileLock(fcntl.F_UNLCK, 0, OFFSET_MAX, 1)
+        local.vfs.setlk(locked, 9, unlock, False, True, local.caller)
+        assert len(peers.published) > before
+        local.close(writing)
+        local.close(locked)

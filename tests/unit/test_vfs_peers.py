@@ -658,3 +658,21 @@ def test_stateless_listing_notices_peers(pair: Watched) -> None:
     pair.a.put("/new")
     pair.sync()
     assert names() == [b"new"]
+
+
+def test_a_mode_that_came_with_data_shows_although_writes_hide_the_data(
+    pair: Watched,
+) -> None:
+    ino = pair.a.put("/f", b"old")
+    pair.sync()
+    hiding = pair.b.open("/f")
+    pair.b.vfs.write(hiding, 0, b"here")
+    theirs = pair.a.open("/f")
+    pair.a.vfs.write(theirs, 0, b"there")
+    pair.a.vfs.setattr(ino, SetAttr(mode=0o600), pair.a.caller)  # waits for the close
+    pair.a.close(theirs)
+    pair.kernel.take()
+    pair.tell(pair.a, pair.b)
+    assert ("attributes", ino) in pair.kernel.take()
+    assert pair.b.stat("/f").mode & 0o777 == 0o600
+    pair.b.close(hiding)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from fusefs.model.tx import BODIES_BYTES
+from fusefs.vfs.buffers import Pool
+from fusefs.vfs.content import View
+from fusefs.vfs.draft import Draft
 from fusefs.vfs.recutting import MOST_BYTES
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, RecordingPeers, local_vfs
@@ -170,3 +173,31 @@ def test_peers_follow_in_the_middle_of_their_own_edits(tmp_path: Path) -> None:
         pair.sync()
         assert log2(pair.b, "/db") == 16
         assert pair.a.cat("/db") == pair.b.cat("/db") == data
+
+
+@pytest.mark.parametrize("log2", [16, 20])
+def test_a_version_in_other_chunks_keeps_what_was_truncated_here(
+    tmp_path: Path, log2: int
+) -> None:
+    """As one in chunks of the same size does."""
+
+    def base(size: int, log2: int) -> View:
+        return View(size, b"", log2, lambda cid: b"")
+
+    def draft(local: Local) -> Draft:
+        return Draft(base(1000, 20), 0, 0, local.vfs._files._objects, Pool())
+
+    with local_vfs(tmp_path) as local:
+        grown = draft(local)
+        grown.truncate(10_000_000)
+        grown.rebase(base(2000, log2))
+        assert grown.size == 10_000_000
+        cut = draft(local)
+        cut.truncate(100)
+        cut.truncate(500)
+        cut.rebase(base(50, log2))
+        assert cut.size == 500
+        written = draft(local)
+        written.write(100, memoryview(b"x"))
+        written.rebase(base(50, log2))
+        assert written.size == 101

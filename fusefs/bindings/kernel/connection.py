@@ -161,8 +161,12 @@ class Connection:
     @property
     def epoch(self) -> tuple[int, int]:
         """Changes with each notification, and with each change of a peer that is
-        acknowledged without one."""
-        return self.raised, self.gate.received
+        acknowledged without one. Equal to none of before or after while one of those is
+        not applied yet."""
+        received = self.gate.received
+        if received > self.gate.settled:
+            return next(self._epochs), -1
+        return self.raised, received
 
     def another_generation(self, ino: Ino) -> None:
         self.generations[ino] = self.generations.get(ino, 0) + 1

@@ -41,10 +41,11 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     connection = ch.connection
     gate = connection.gate
     numbers = gate.numbers
-    if numbers[0] > gate.settled:
+    # The epoch, spelt out: hot. Read once: nothing goes up unseen after this look.
+    while (received := numbers[0]) > gate.settled:
         ch.about_to_wait()
         gate.wait()
-    received, raised = numbers[0], connection.raised  # the epoch, spelt out: hot
+    raised = connection.raised
     name = ch.buffer[REQUEST : ch.length - 1]
     try:
         dots = name in _DOTS  # of file handles (NFS, open_by_handle_at)
@@ -209,7 +210,7 @@ def readdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
             if left < 0:
                 break
             parts.append(packed)
-        if gate.received == received:
+        if gate.received == received <= gate.settled:
             return _listing(unique, parts)
         gate.wait()
 
