@@ -117,11 +117,15 @@ def _references(
 def _roots(
     namespace: Namespace, found: Callable[[Finding], None]
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Those of `live_roots` before the first register that is damaged."""
-    try:
-        yield from namespace.live_roots()
-    except (ValueError, msgspec.DecodeError) as error:
-        detail = f"not all were looked at: a content register is damaged: {error}"
+    """Those of `live_roots` that are known."""
+    damaged = 0
+    for root in namespace.live_roots():
+        if root is None:
+            damaged += 1
+        else:
+            yield root
+    if damaged:
+        detail = f"not all were looked at: {damaged} content registers are damaged"
         found(Finding("manifest", "versions", detail))
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
+from fusefs.errors import Corrupt
 from fusefs.model.hlc import Hlc, latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import Member
@@ -288,7 +289,10 @@ class Node:
         known = self.membership.member(self.me)
         name = self.settings.name
         if known is None or (known.name, known.addresses) != (name, addresses):
-            self._put_member(Member(name, addresses))
+            try:
+                self._put_member(Member(name, addresses))
+            except Corrupt as error:  # a peer brings it back
+                log.error("our name and addresses are as they were: %s", error)
 
     def _put_member(self, member: Member) -> None:
         tx = self.namespace.put_member(self.me, member)

@@ -9,6 +9,7 @@ import msgspec
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId
 from fusefs.model.records import content_key, decode_content
 from fusefs.model.register import decode_register
+from fusefs.namespace.registers import ROWS, sound_rows
 from fusefs.namespace.transaction import Transaction
 
 KEEP = ("ours", "theirs", "both")
@@ -60,10 +61,11 @@ def find(db: sqlite3.Connection) -> list[Conflict]:
 
 def _stamp(db: sqlite3.Connection, ino: Ino, dot: tuple[int, int]) -> int:
     row = db.execute(
-        "SELECT state FROM register WHERE key = ?", (content_key(ino),)
+        ROWS + "key = ?",
+        (content_key(ino),),
     ).fetchone()
-    if row is not None:
-        siblings = decode_register(row[0]).siblings
+    for _, state, _ in sound_rows([row] if row else []):
+        siblings = decode_register(state).siblings
         for sibling in siblings:
             if sibling.dot == dot:
                 return sibling.hlc >> 16

@@ -31,7 +31,7 @@ from fusefs.model.vector import Vector
 from fusefs.namespace import check, conflicts, schema, totals
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
-from fusefs.namespace.registers import read_horizon, sound_rows
+from fusefs.namespace.registers import ROWS, read_horizon, sound_rows
 from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_vector
 from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.totals import Totals
@@ -97,8 +97,9 @@ class Reads:
         return rows[0] if rows else None
 
     def _register(self, key: bytes) -> Register | None:
-        row = self._row("SELECT state FROM register WHERE key = ?", (key,))
-        return decode_register(row[0]) if row else None  # type: ignore[arg-type]
+        """None where there is none, or it is damaged on this disk."""
+        rows = self._rows(ROWS + "key = ?", (key,))
+        return next((decode_register(s) for _, s, _ in sound_rows(rows)), None)
 
     # -- names and inodes -----------------------------------------------------
 
@@ -200,16 +201,16 @@ class Reads:
     def _xattrs(self, ino: Ino) -> dict[bytes, bytes]:
         generation = self._bare.generation
         rows = self._read(
-            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            ROWS + "key >= ? AND key < ?",
             (xattr_key(ino, b""), XATTR + (ino + 1).to_bytes(8, "big")),
         )
         if not rows:
             self._bare.offer(ino, True, generation)
         out: dict[bytes, bytes] = {}
-        for key, state in rows:
-            latest = decode_register(state).latest  # type: ignore[arg-type]
+        for key, state, _ in sound_rows(rows):
+            latest = decode_register(state).latest
             if latest and latest.value:
-                out[key_name(key)] = latest.value[1:]  # type: ignore[arg-type]
+                out[key_name(key)] = latest.value[1:]
         return out
 
     def content_versions(self, ino: Ino) -> Register:
@@ -225,18 +226,28 @@ class Reads:
         attrs = self._register(attrs_key(ino))
         return unnamed_row(ino, attrs, self.content_versions(ino)) if attrs else None
 
-    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
+    def live_roots(self) -> Iterator[tuple[bytes, int, int] | None]:
         """(root, size, chunk_log2) of every content version any register holds,
-        shown or not: what GC must keep. All of one snapshot: data that is cloned
-        while somebody looks must not be missed at both places."""
+        shown or not: what GC must keep. None: one is damaged, and nobody knows what it
+        names besides what its inode shows, which follows. All of one snapshot: data
+        that is cloned while somebody looks must not be missed at both places."""
         snapshot = schema.connect(self.path, read_only=True)
         try:
             snapshot.execute("BEGIN")
-            for (state,) in snapshot.execute(
-                "SELECT state FROM register WHERE key >= ? AND key < ?",
+            for row in snapshot.execute(
+                ROWS + "key >= ? AND key < ?",
                 (CONTENT, bytes((CONTENT[0] + 1,))),
             ):
-                for sibling in decode_register(state).live:
+                sound = next(sound_rows((row,)), None)
+                if sound is None:
+                    yield None
+                    yield from snapshot.execute(
+                        "SELECT root, size, chunk_log2 FROM inode"
+                        " WHERE ino = ? AND root <> x''",
+                        (key_ino(row[0]),),
+                    )
+                    continue
+                for sibling in decode_register(sound[1]).live:
                     content = decode_content(sibling.value)
                     if content.root:
                         yield content.root, content.size, content.chunk_log2
@@ -276,13 +287,13 @@ class Reads:
 
     def _latest_of(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
         rows = self._read(
-            "SELECT key, state FROM register WHERE key >= ? AND key < ?",
+            ROWS + "key >= ? AND key < ?",
             (kind, bytes((kind[0] + 1,))),
         )
-        for key, state in rows:
-            latest = decode_register(state).latest  # type: ignore[arg-type]
+        for key, state, _ in sound_rows(rows):
+            latest = decode_register(state).latest
             if latest is not None and latest.value:
-                yield key, latest.value  # type: ignore[misc]
+                yield key, latest.value
 
     # -- for peers ------------------------------------------------------------
 
@@ -314,8 +325,7 @@ class Reads:
         after = b""
         while True:
             rows = self._read(
-                "SELECT key, CAST(state AS BLOB), sum FROM register WHERE key > ?"
-                " ORDER BY key LIMIT 2000",
+                ROWS + "key > ? ORDER BY key LIMIT 2000",
                 (after,),
             )
             if not rows:
@@ -325,7 +335,7 @@ class Reads:
 
     def states(self, keys: Sequence[bytes]) -> list[State]:
         """The whole registers of these keys, those that exist."""
-        sql = "SELECT key, CAST(state AS BLOB), sum FROM register WHERE key = ?"
+        sql = ROWS + "key = ?"
         rows = (row for key in keys for row in self._read(sql, (key,)))
         return [State(key, state) for key, state, _ in sound_rows(rows)]
 

@@ -57,6 +57,10 @@ def row_sum(key: bytes, state: bytes) -> int:
     return state_hash(key, state) & SUM_MASK
 
 
+ROWS = "SELECT key, CAST(state AS BLOB), sum FROM register WHERE "
+"""What `sound_rows` takes."""
+
+
 def sound_rows(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[bytes, bytes, int]]:
     """(key, state, hash) of those (key, state, sum) that are as they were written. The
     others count as not there, for digests as for peers: so a peer that has the register

@@ -15,9 +15,11 @@ Operation-based" (2014), section 4.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 
 import msgspec
 
+from fusefs.errors import Corrupt
 from fusefs.model.ids import Ino
 from fusefs.model.records import (
     ATTRS,
@@ -32,7 +34,6 @@ from fusefs.model.records import (
     setting_key,
     unlinked_key,
 )
-from fusefs.model.register import decode_register
 from fusefs.model.vector import Vector, covers, dominates, merged
 from fusefs.namespace.registers import Registers
 
@@ -67,9 +68,11 @@ def collect(db: sqlite3.Connection, registers: Registers, vector: Vector) -> int
             if kind in _OF_INODE:
                 inodes.add(key_ino(key))
             if kind in (DIRENT, XATTR):
-                dropped += registers.forget_deletes(key, upto)
+                with suppress(Corrupt):  # damaged, in a local transaction: it stays
+                    dropped += registers.forget_deletes(key, upto)
     for ino in inodes:
-        dropped += _drop_dead_inode(db, registers, ino, upto)
+        with suppress(Corrupt):
+            dropped += _drop_dead_inode(db, registers, ino, upto)
     db.execute(
         "INSERT OR REPLACE INTO meta VALUES('horizon', ?)",
         (msgspec.msgpack.encode(sorted(merged(done, upto).items())),),
@@ -95,10 +98,10 @@ def _drop_dead_inode(
     keys: list[bytes] = []
     for kind in _OF_INODE:
         low, high = kind + ino.to_bytes(8, "big"), kind + (ino + 1).to_bytes(8, "big")
-        for key, state in db.execute(
-            "SELECT key, state FROM register WHERE key >= ? AND key < ?", (low, high)
-        ):
-            siblings = decode_register(state).siblings
+        for (key,) in db.execute(
+            "SELECT key FROM register WHERE key >= ? AND key < ?", (low, high)
+        ).fetchall():
+            siblings = registers.load(key).siblings  # none of a damaged one
             if not all(covers(upto, s.dot) for s in siblings):
                 return 0
             keys.append(key)

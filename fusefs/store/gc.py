@@ -33,6 +33,8 @@ YIELD_EVERY = 256
 
 Root = tuple[bytes, int, int]
 """(root, size, chunk_log2) of one version of a file."""
+MaybeRoot = Root | None
+"""None: there is one of which nobody knows what it is."""
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -43,12 +45,12 @@ class Collected(msgspec.Struct, frozen=True):
     swept: int
     swept_bytes: int
     unreadable: int
-    """Manifest nodes that could not be had. If any, only cache was swept."""
+    """Manifest nodes and roots that could not be had. If any, only cache was swept."""
 
 
 def collect(
     store: Store,
-    roots: Iterable[Root],
+    roots: Iterable[MaybeRoot],
     *,
     now_s: float,
     grace_s: float = GRACE_S,
@@ -69,7 +71,10 @@ def collect(
         return Collected(0, 0, 0, 0)
     marks = _Marks(local, Bloom(count, run), load or store.get, pause)
     for root in roots:
-        marks.mark(*root)
+        if root is None:
+            marks.unreadable += 1
+        else:
+            marks.mark(*root)
     swept = swept_bytes = 0
     for item in _paced(store.stored(), pause):
         if item.stored_s >= before_s or item.cid in marks.live:

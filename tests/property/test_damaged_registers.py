@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import Corrupt
-from fusefs.model.ids import ROOT_INO, NodeId
-from fusefs.model.records import S_REG, attrs_key, content_key, decode_content
+from fusefs.model.ids import ROOT_INO, Ino, NodeId
+from fusefs.model.records import (
+    S_REG,
+    Member,
+    attrs_key,
+    content_key,
+    decode_content,
+    member_key,
+    setting_key,
+    xattr_key,
+)
 from fusefs.model.tx import Tx
 from fusefs.namespace import Namespace
 
@@ -192,3 +201,89 @@ def test_a_write_of_a_peer_does_not_bury_what_only_seems_damaged(nodes: list) ->
     sizes = {decode_content(s.value).size for s in one.content_versions(entry.ino).live}
     assert sizes == {5, 9}
     assert one.verify() == 0
+
+
+def put(node: Namespace, name: bytes, root: bytes) -> Ino:
+    with node.transaction() as t:
+        ino = t.new_ino(ROOT_INO, name, S_REG)
+        t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
+        t.set_content(ino, size=5, root=root, chunk_log2=20, mtime_ns=1)
+    return ino
+
+
+def level(node: Namespace, peer: Namespace) -> None:
+    for batch in node.delta(peer.vector()):
+        peer.apply_states(batch.states, batch.advance, batch.target)
+
+
+ZEROS = "UPDATE register SET state = zeroblob(9) WHERE key = ?"
+FLIPPED = "UPDATE register SET state = state || x'00' WHERE key = ?"
+
+
+@pytest.mark.parametrize("sql", [ZEROS, FLIPPED])
+def test_members_and_settings_are_those_that_are_sound(nodes: list, sql: str) -> None:
+    one, other = nodes
+    one.put_member(NodeId(1), Member("one", ()))
+    one.put_member(NodeId(2), Member("two", ()))
+    one.put_setting(b"replicas", b"\2")
+    level(one, other)
+    damage(other, sql, member_key(NodeId(1)))
+    damage(other, sql, setting_key(b"replicas"))
+    assert set(other.members()) == {NodeId(2)}
+    assert other.settings() == {}
+    other.verify()
+    reconcile(other, one)
+    assert set(other.members()) == {NodeId(1), NodeId(2)}
+    assert other.settings() == {b"replicas": b"\2"}
+
+
+@pytest.mark.parametrize("sql", [ZEROS, FLIPPED])
+def test_attribute_that_is_damaged_is_not_given_out(nodes: list, sql: str) -> None:
+    one, other = nodes
+    ino = put(one, b"f", b"1" * 32)
+    with one.transaction() as t:
+        t.set_xattr(ino, b"user.a", b"precious")
+    level(one, other)
+    damage(other, sql, xattr_key(ino, b"user.a"))
+    assert other.xattr(ino, b"user.a") is None
+    other.verify()
+    reconcile(other, one)
+    assert other.xattr(ino, b"user.a") == b"precious"
+
+
+@pytest.mark.parametrize("sql", [ZEROS, FLIPPED])
+def test_data_of_a_damaged_register_is_no_garbage(nodes: list, sql: str) -> None:
+    one, other = nodes
+    ino = put(one, b"f", b"1" * 32)
+    put(one, b"g", b"2" * 32)
+    level(one, other)
+    damage(other, sql, content_key(ino))
+    roots = list(other.live_roots())
+    assert None in roots
+    assert {root[0] for root in roots if root} == {b"1" * 32, b"2" * 32}
+    other.verify()
+    reconcile(other, one)
+    assert None not in list(other.live_roots())
+
+
+@pytest.mark.parametrize("sql", [ZEROS, FLIPPED])
+@pytest.mark.parametrize("seen", [True, False])
+def test_damaged_register_of_a_file_that_is_gone_stops_nothing(
+    nodes: list, sql: str, seen: bool
+) -> None:
+    one, other = nodes
+    ino = put(one, b"f", b"1" * 32)
+    with one.transaction() as t:
+        t.unlink(ROOT_INO, b"f")
+    level(one, other)
+    damage(other, sql, attrs_key(ino))
+    if seen:
+        other.verify()
+    upto = dict(one.vector())
+    one.put_horizon(upto, {NodeId(1): upto[NodeId(1)], NodeId(2): 0})
+    level(one, other)
+    put(one, b"later", b"3" * 32)
+    level(one, other)
+    assert other.entry(ROOT_INO, b"later") is not None
+    reconcile(other, one)
+    assert other.digest() == one.digest()

@@ -377,7 +377,7 @@ def test_what_is_shared_while_garbage_is_collected_stays(tmp_path: Path) -> None
             local.close(source)
             local.put("/a", b"other")
 
-        def registers() -> Iterator[gc.Root]:
+        def registers() -> Iterator[gc.MaybeRoot]:
             yield from local.namespace.live_roots()
 
         roots = itertools.chain(share(), registers(), local.vfs.late_roots())

@@ -261,7 +261,7 @@ def test_base_changed_by_a_peer_meanwhile_both_stay(
 
 
 def _copy_objects(source: Local, target: Local) -> None:
-    for root, _, _ in source.namespace.live_roots():
+    for root, _, _ in filter(None, source.namespace.live_roots()):
         target.store.put(source.store.get(root))
 
 
