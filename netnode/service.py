@@ -246,7 +246,7 @@ class Node:
 
     def _sync_disk(self) -> Awaitable[None]:
         return sync_disk(
-            self.namespace,
+            None if self.settings.mounted else self.namespace,
             self.store,
             self.environment,
             lambda: self.replicator.applied_count + self.chunks.received_bytes,

@@ -104,18 +104,20 @@ class Upkeep:
 
 
 async def sync_disk(
-    namespace: Namespace,
+    namespace: Namespace | None,
     store: Store,
     environment: Environment,
     progress: Callable[[], int],
 ) -> None:
     """What this process stored is on disk after a while. `progress` differs when
-    something was stored."""
+    something was stored. The namespace is the worker's business where there is one: it
+    knows what has to be durable before."""
     done = -1
     while True:
         await trio.sleep(SYNC_S)
         state = progress()
         if state != done:
             await environment.offload(store.sync_all)
-            await environment.offload(namespace.sync)
+            if namespace is not None:
+                await environment.offload(namespace.sync)
             done = state

@@ -59,6 +59,8 @@ class Namespace(Reads):
         self.node_id = own_id(writer)
         self.life = Life(writer, self._write_lock, self.node_id, self.sync)
         self._wal_fd: int | None = None
+        self.before_sync: Callable[[], None] = lambda: None
+        """What has to be durable before a commit is."""
         self._checkpoint = Checkpoint(
             lambda wait_s: schema.connect(path, timeout_s=wait_s),
             path.with_name("meta.db-wal"),
@@ -105,6 +107,7 @@ class Namespace(Reads):
 
     def sync(self) -> None:
         """Everything committed before is durable when this returns."""
+        self.before_sync()
         if self._wal_fd is None:
             try:
                 self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -113,7 +116,8 @@ class Namespace(Reads):
         os.fdatasync(self._wal_fd)
 
     def checkpoint(self) -> None:
-        """Now and then: keeps the WAL short, so that no commit has to."""
+        """Now and then: keeps the WAL short, so that no commit has to. It syncs."""
+        self.before_sync()
         self._checkpoint.run()
 
     def close(self) -> None:

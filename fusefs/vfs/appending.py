@@ -158,6 +158,7 @@ class Appends:
 
         def save(data: bytes | memoryview) -> ChunkId:
             cid = self._store.put(data)
+            self._commits.risks.add((cid,))
             if len(data) <= self._commits.options.body_bytes:
                 bodies.append(Body(cid, bytes(data)))
             return cid

@@ -23,6 +23,7 @@ from fusefs.namespace.transaction import Transaction
 from fusefs.vfs.coherence import Coherence
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.ports import Peers
+from fusefs.vfs.risks import Risks
 
 Name = tuple[Ino, bytes]
 
@@ -36,7 +37,10 @@ class Commits:
         peers: Peers,
         coherence: Coherence,
         options: VfsOptions,
+        risks: Risks,
     ) -> None:
+        self.risks = risks
+        namespace.before_sync = risks.secure
         self.namespace = namespace
         self.peers = peers
         self.coherence = coherence

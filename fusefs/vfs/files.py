@@ -49,6 +49,7 @@ class File:
         "row",
         "seq",
         "synced",
+        "uncommitted",
         "unsynced",
         "view",
         "waited",
@@ -71,6 +72,8 @@ class File:
         self.waited = Seq(0)
         self.synced = False
         """Everything but `unsynced` is durable; before the first fsync: unknown."""
+        self.uncommitted: set[ChunkId] = set()
+        """Stored since the last transaction about the file."""
         self.unsynced: set[ChunkId] = set()
         self.overflows = 0
         """How often `unsynced` was more than is remembered."""

@@ -28,7 +28,7 @@ from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Orphan, permitted
 from fusefs.vfs.missing import Cancelled, Fetcher, Missing, Objects
 from fusefs.vfs.recutting import Recutting
-from fusefs.vfs.storing import Storing
+from fusefs.vfs.storing import MAX_UNCOMMITTED, Storing
 from fusefs.vfs.types import UNCHANGED
 
 log = logging.getLogger(__name__)
@@ -224,6 +224,7 @@ class Publisher:
             row = tx.inode(file.ino)
             if row is None:
                 raise _Gone
+            self._note_risk(file, row)
             if row.flags & FLAG_APPENDS and self._appends.merge_in(
                 tx, row, draft.bodies
             ):
@@ -259,8 +260,17 @@ class Publisher:
                 raise _Moved
             if now.flags & FLAG_APPENDS and not row.flags & FLAG_APPENDS:
                 raise _Moved  # a peer appended this moment: merge first
+            self._note_risk(file, row)
             self._set_content(tx, file, draft, row, view)
         file.seq = commit.seq
+
+    def _note_risk(self, file: File, row: Inode) -> None:
+        """Its bytes take the place of others. Within the transaction."""
+        if row.root and len(file.uncommitted) < MAX_UNCOMMITTED:
+            self._commits.risks.add(file.uncommitted)
+        elif row.root:
+            self._commits.risks.add_everything()
+        file.uncommitted.clear()
 
     def _set_content(
         self, tx: Transaction, file: File, draft: Draft, row: Inode, view: View
@@ -351,6 +361,7 @@ class Publisher:
         if not known:
             wanted.update(_local_objects(file.view))
         self._store.sync(wanted)
+        self._commits.risks.synced(wanted)
         self._commits.sync()
         with file.lock:
             file.unsynced -= wanted

@@ -34,6 +34,8 @@ MAX_BODIES = 32
 MAX_UNSYNCED = 4096
 """Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
 fsync looks at all of them."""
+MAX_UNCOMMITTED = 65_536
+"""Beyond it the next transaction waits for all that was stored (`risks.py`)."""
 MANY_CHUNKS = 4
 """So many large ones are worth the threads."""
 THREADS = min(4, os.cpu_count() or 1)
@@ -312,6 +314,8 @@ class Storing:
     def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:
         """The file consists of these, too, and nobody knows whether they are durable.
         The caller holds `file.lock`."""
+        if len(file.uncommitted) < MAX_UNCOMMITTED:
+            file.uncommitted.update(cids)
         if len(file.unsynced) + len(cids) > MAX_UNSYNCED:
             file.unsynced.clear()
             file.synced = False

@@ -8,6 +8,7 @@ check and act. The mode arrives with the umask applied: the kernel does it.
 from __future__ import annotations
 
 import stat
+from itertools import islice
 
 from fusefs.errors import (
     Busy,
@@ -22,16 +23,19 @@ from fusefs.errors import (
     TooManyLinks,
 )
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
-from fusefs.model.records import S_DIR
+from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry, Inode
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.exclusive import Exclusive, Taken
 from fusefs.vfs.files import Files, Orphan
 from fusefs.vfs.inodes import Inodes
+from fusefs.vfs.missing import Missing
 from fusefs.vfs.names import PATH_MAX_BYTES, check_name, directory
 from fusefs.vfs.types import Attr, Caller
 
+MOST_OBJECTS = 1024
+"""Of a file that replaces another one, to be looked at one by one."""
 NOREPLACE, EXCHANGE = 1, 2
 """renameat2(2) flags."""
 
@@ -283,10 +287,26 @@ class Tree:
             elif target.ino != entry.ino:
                 _check_replaceable(tx, entry, target)
                 keep.last_name(tx, target)
+                self._note_risk(tx, entry)
                 tx.rename(parent, name, new_parent, new_name)
                 commit.replaces, replaced = True, target
         if replaced is not None and replaced.kind == S_DIR:
             self._commits.coherence.gone(replaced.ino)
+
+    def _note_risk(self, tx: Transaction, entry: Entry) -> None:
+        """What it shows takes the place of something else."""
+        row = tx.inode(entry.ino)
+        if entry.kind != S_REG or row is None or not row.root:
+            return
+        objects = islice(self._files.view_of(row).objects(), MOST_OBJECTS + 1)
+        try:
+            cids = set(objects)
+        except Missing:
+            return  # not written here
+        if len(cids) > MOST_OBJECTS:
+            self._commits.risks.add_everything()
+        else:
+            self._commits.risks.add(cids)
 
     def _exchange(
         self,

@@ -56,6 +56,7 @@ from fusefs.vfs.publish import Publisher
 from fusefs.vfs.ranges import Ranges
 from fusefs.vfs.reading import Reader
 from fusefs.vfs.restoring import restore
+from fusefs.vfs.risks import Risks
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.space import SpaceReport
 from fusefs.vfs.tree import Tree
@@ -112,7 +113,8 @@ class Vfs:
         first = (clock() // 1_000_000) << 16  # above those of an earlier worker
         files = Files(namespace, objects, first, options)
         coherence = Coherence(namespace, files, objects, cache, snapshots)
-        commits = Commits(namespace, peers, coherence, options)
+        risks = Risks(store)
+        commits = Commits(namespace, peers, coherence, options, risks)
         self._appends = Appends(namespace, commits, store, objects, fetcher)
         publisher = Publisher(
             files, commits, store, objects, fetcher, pool, self._appends

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import Interrupted, NoSpace
+from fusefs.errors import Corrupt, Interrupted, NoSpace
 from fusefs.model.ids import ROOT_INO, ChunkId, NodeId
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import Caller, SetAttr
@@ -154,3 +154,70 @@ def test_buffers_stay_within_their_budget(tmp_path: Path) -> None:
             local.close(handle)
         for i in range(30):
             assert local.cat(f"/f{i}") == bytes(10) + bytes([i]) * 300_000
+
+
+def unsynced(local: Local) -> set[ChunkId]:
+    return set(local.store._durability._large)
+
+
+def test_fsync_of_one_file_makes_no_bytes_of_another_depend_on_luck(
+    tmp_path: Path,
+) -> None:
+    """It makes the other's transaction durable, too: what that put in the place of
+    durable bytes has to be."""
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/db", os.urandom(2 * MIB))
+        local.vfs.sync()
+        assert unsynced(local) == set()
+        changing = local.open("/db")
+        local.vfs.write(changing, 4096, b"a page")
+        local.close(changing)
+        local.put("/new", os.urandom(MIB))  # has nothing to lose
+        other = local.create("/other", b"x")
+        local.vfs.fsync(other)
+        assert unsynced(local) == {local.namespace.inode(local.walk("/new")).root}  # type: ignore[union-attr]
+        local.close(other)
+
+
+def test_fsync_makes_durable_what_was_renamed_over_something(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/f", os.urandom(MIB))
+        local.vfs.sync()
+        local.put("/f.new", os.urandom(3 * MIB))
+        local.vfs.rename(ROOT_INO, b"f.new", ROOT_INO, b"f")
+        local.put("/other", b"x")
+        handle = local.open("/other", os.O_RDONLY)
+        local.vfs.fsyncdir()
+        assert unsynced(local) == set()
+        local.close(handle)
+
+
+def test_background_checkpoints_sync_no_transaction_before_its_bytes(
+    tmp_path: Path,
+) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/f", os.urandom(MIB))
+        local.vfs.sync()
+        local.put("/f", os.urandom(MIB))
+        assert unsynced(local)
+        local.namespace.checkpoint()
+        assert unsynced(local) == set()
+
+
+def test_what_could_not_be_secured_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/f", os.urandom(MIB))
+        local.vfs.sync()
+        local.put("/f", os.urandom(MIB))
+
+        def broken(cids: object) -> None:
+            raise Corrupt("a disk that fails")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(local.store, "sync", broken)
+            with pytest.raises(Corrupt):
+                local.vfs.fsyncdir()
+        local.vfs.fsyncdir()
+        assert unsynced(local) == set()
