@@ -13,6 +13,7 @@ the namespace is read; it orders refreshes of what files show against each other
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from typing import TypeVar
@@ -320,6 +321,15 @@ class Files:
             return True
         unlinked = self._namespace.unlinked(ino)
         return unlinked is not None and self.orphan(unlinked, born=True)
+
+    def adopt_directory(self, ino: Ino) -> bool:
+        """The same of a directory that a peer removed: who is in it stays there."""
+        if self._namespace.inode(ino) is not None:
+            return False
+        unlinked = self._namespace.unlinked(ino)
+        if unlinked is None or not stat.S_ISDIR(unlinked.mode):
+            return False
+        return self.orphan(unlinked, born=True)
 
     def forget(self, ino: Ino) -> File | None:
         """The kernel dropped its last reference. Gives the file if it has a draft,

@@ -429,6 +429,10 @@ class Vfs:
         the kernel still knows; False: there is no such inode."""
         return self._files.adopt_orphan(ino)
 
+    def adopt_directory(self, ino: Ino) -> bool:
+        """Goes on with a directory that a peer removed and the kernel still knows."""
+        return self._files.adopt_directory(ino)
+
     def renew_leases(self) -> None:
         """Keep garbage collection away from what only unpublished writes name."""
         self._background.renew_leases()

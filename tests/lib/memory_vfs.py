@@ -521,6 +521,9 @@ class MemoryVfs:
         self.adopted.append((handle, ino))
         self._open[handle] = self._node(ino)
 
+    def adopt_directory(self, ino: Ino) -> bool:
+        return False
+
     def adopt_orphan(self, ino: Ino) -> bool:
         return False
 

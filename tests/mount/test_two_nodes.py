@@ -325,6 +325,33 @@ def test_new_directory_opened_as_soon_as_it_is_there_lives_on(pair: list[Node]) 
             os.close(inside)
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_who_is_in_a_directory_that_a_peer_removed_sees_an_empty_one(
+    pair: list[Node], made_again: bool
+) -> None:
+    """As where it was removed."""
+    a, b = pair
+    gone = f"gone-{made_again}"
+    (a.mnt / gone).mkdir()
+    appears(b.mnt / gone)
+    insides = [os.open(node.mnt / gone, os.O_RDONLY) for node in (a, b)]
+    (a.mnt / gone).rmdir()
+    if made_again:
+        (a.mnt / gone).mkdir()
+        (a.mnt / gone / "f").touch()
+        appears(b.mnt / gone / "f")
+    else:
+        wait_until(lambda: not (b.mnt / gone).exists(), "it is gone")
+    for inside in insides:
+        assert os.fstat(inside).st_nlink == 0
+        assert os.listdir(inside) == []
+        with pytest.raises(FileNotFoundError):
+            os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=inside)
+        os.close(inside)
+    if made_again:
+        assert os.listdir(b.mnt / gone) == ["f"]
+
+
 def test_directory_that_comes_back_lives_where_it_was_removed(
     pair: list[Node],
 ) -> None:

@@ -22,7 +22,7 @@ from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
 from fusefs.bindings.kernel.protocol import Op
-from fusefs.errors import FsError
+from fusefs.errors import FsError, NotFound, Stale
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Caller
 
@@ -42,6 +42,21 @@ the worker is killed at that moment; with the pages there it is asked again."""
 _ENTRY_REPLIES: Final = frozenset(
     (Op.LOOKUP, Op.CREATE, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.TMPFILE)
 )
+
+
+def even_removed(handler: Handler) -> Handler:
+    """The handler, for who is in a directory that a peer removed, too: it is there,
+    empty, as one that was removed here."""
+
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        try:
+            return handler(ch, unique, nodeid)
+        except (Stale, NotFound):
+            if not ch.fs.adopt_directory(nodeid):
+                raise
+            return handler(ch, unique, nodeid)
+
+    return served
 
 
 class Channel:

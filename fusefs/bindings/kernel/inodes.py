@@ -7,7 +7,7 @@ from typing import Final
 
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
-from fusefs.bindings.kernel.channel import Channel, Handler, Reply
+from fusefs.bindings.kernel.channel import Channel, Handler, Reply, even_removed
 from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.model.ids import Ino
@@ -140,9 +140,9 @@ def _forgotten(ch: Channel, ino: Ino) -> None:
 
 
 HANDLERS: Final[dict[Op, Handler]] = {
-    Op.GETATTR: getattr_,
-    Op.STATX: statx,
-    Op.SETATTR: setattr_,
+    Op.GETATTR: even_removed(getattr_),
+    Op.STATX: even_removed(statx),
+    Op.SETATTR: even_removed(setattr_),
     Op.READLINK: readlink,
     Op.STATFS: statfs,
     Op.GETXATTR: getxattr,

@@ -11,7 +11,7 @@ from typing import Final
 
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
-from fusefs.bindings.kernel.channel import Channel, Handler, Reply
+from fusefs.bindings.kernel.channel import Channel, Handler, Reply, even_removed
 from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import NotFound
@@ -285,6 +285,6 @@ HANDLERS: Final[dict[Op, Handler]] = {
     Op.RENAME: behind_fence(rename),
     Op.RENAME2: behind_fence(rename2),
     Op.OPENDIR: opendir,
-    Op.READDIR: behind_fence(readdir),
-    Op.READDIRPLUS: behind_fence(readdirplus),
+    Op.READDIR: behind_fence(even_removed(readdir)),
+    Op.READDIRPLUS: behind_fence(even_removed(readdirplus)),
 }
