@@ -43,6 +43,7 @@ class File:
         "capability",
         "draft",
         "grown_from",
+        "half_written",
         "ino",
         "lock",
         "overflows",
@@ -73,6 +74,8 @@ class File:
         self.waited = Seq(0)
         self.synced = False
         """Everything but `unsynced` is durable; before the first fsync: unknown."""
+        self.half_written: tuple[int, float] | None = None
+        """Handle and time of an append that may be the first part of a write(2)."""
         self.uncommitted: set[ChunkId] = set()
         """Stored since the last transaction about the file."""
         self.unsynced: set[ChunkId] = set()

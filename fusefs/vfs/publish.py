@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 OPTIMISTIC, MOST_MOVES = 3, 16
 """Attempts to publish without holding the namespace while chunks are stored; and in
 all, when others change the inode meanwhile."""
+OTHER_HALF_S = 0.002
+"""After a piece of a write(2) the next one comes within a tenth of that."""
 UNDECIDED_S = 0.0005
 """A transaction takes as long, and ends."""
 MOST_PATCHES = 64
@@ -53,6 +55,10 @@ class _Gone(Exception):
 
 class _Undecided(Exception):
     """A transaction is under way that takes its name or gives it one."""
+
+
+class _Half(Exception):
+    """The rest of a write(2) is on its way."""
 
 
 class Publisher:
@@ -123,9 +129,10 @@ class Publisher:
 
     # -- publishing ------------------------------------------------------------
 
-    def publish(self, file: File, cancelled: Cancelled = None) -> None:
+    def publish(self, file: File, cancelled: Cancelled = None, writer: int = 0) -> None:
         """What was written is stored and committed when this returns. With nothing
-        written it costs nothing.
+        written it costs nothing. `writer`: the handle whose user asks for it, and so is
+        not in the middle of a write(2).
 
         Raises: NoSpace; Unreachable, TimedOut, Interrupted when a chunk that was
         written in part cannot be had. The draft is kept then.
@@ -140,6 +147,8 @@ class Publisher:
                 self._merge_first(file)
             try:
                 with file.lock:
+                    if _half_is_due(file, writer):
+                        raise _Half
                     if file.draft is not None:
                         self._publish_or_not(file, file.draft, pinned)
                     return
@@ -152,6 +161,8 @@ class Publisher:
                 self._files.refresh(file.ino)
             except _Undecided:
                 time.sleep(UNDECIDED_S)
+            except _Half:
+                time.sleep(OTHER_HALF_S / 8)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
     def _merge_first(self, file: File) -> None:
@@ -352,9 +363,9 @@ class Publisher:
             self._commits.barrier(seq)
             file.waited = max(file.waited, seq)
 
-    def sync(self, file: File, cancelled: Cancelled = None) -> None:
+    def sync(self, file: File, cancelled: Cancelled = None, writer: int = 0) -> None:
         """fsync(2): published, and durable here when it returns."""
-        self.publish(file, cancelled)
+        self.publish(file, cancelled, writer)
         with file.lock:
             wanted = set(file.unsynced)
             known, overflows = file.synced, file.overflows
@@ -385,6 +396,15 @@ class Publisher:
             if self._pool.used_bytes <= 2 * wanted_bytes:
                 return
             self.publish(file, cancelled)
+
+
+def _half_is_due(file: File, writer: int) -> bool:
+    """An append that ends with a page may go on: the kernel sends one write(2) in
+    pieces that end there. Published between two, a peer's append would come between."""
+    half = file.half_written
+    if half is None or half[0] == writer or file.draft is None:
+        return False
+    return file.draft.appends and time.monotonic() - half[1] < OTHER_HALF_S
 
 
 def _local_objects(view: View) -> set[ChunkId]:

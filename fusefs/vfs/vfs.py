@@ -380,7 +380,7 @@ class Vfs:
         ino = opened.file.ino
         try:
             if lock.kind != fcntl.F_WRLCK and self._locks.exclude_others(ino):
-                self._writer.show(opened.file, caller)  # for the next holder to read
+                self._writer.show(opened, caller)  # for the next holder to read
         except FsError as error:
             if lock.kind != fcntl.F_UNLCK:
                 raise

@@ -12,7 +12,7 @@ from fusefs.model.ids import Ino
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.namespace.types import Inode
 from fusefs.store.store import Store
-from fusefs.vfs.buffers import Pool
+from fusefs.vfs.buffers import PAGE, Pool
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Handle
 from fusefs.vfs.killpriv import Privileges
@@ -88,6 +88,9 @@ class Writer:
             draft = file.draft or self._publisher.begin(
                 file, now, appends=handle.appends
             )
+            if handle.appends:  # the kernel cuts at pages, of where it thinks it is
+                ends = not (offset + n) % PAGE
+                file.half_written = (number, time.monotonic()) if ends else None
             if not handle.appends or mapped:
                 draft.appends = False
             elif offset != draft.size and (
@@ -163,19 +166,22 @@ class Writer:
         """close(2): near peers show what was written. Free if nothing was."""
         if not handle.writable:
             return
-        self.show(handle.file, caller)
+        self.show(handle, caller)
         if handle.lost:
             _say_lost(handle)
 
-    def show(self, file: File, caller: Caller | None = None) -> None:
+    def show(self, handle: Handle, caller: Caller | None = None) -> None:
         """Near peers show what was written, through whatever descriptor."""
+        file = handle.file
         if file.draft is not None:
-            self._publisher.publish(file, caller.cancelled if caller else None)
+            cancelled = caller.cancelled if caller else None
+            self._publisher.publish(file, cancelled, handle.number)
         if file.seq > file.waited:
             self._publisher.barrier(file)
 
     def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
-        self._publisher.sync(handle.file, caller.cancelled if caller else None)
+        cancelled = caller.cancelled if caller else None
+        self._publisher.sync(handle.file, cancelled, handle.number)
         self._publisher.barrier(handle.file)
         if handle.lost:
             _say_lost(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -676,3 +677,25 @@ def test_a_mode_that_came_with_data_shows_although_writes_hide_the_data(
     assert ("attributes", ino) in pair.kernel.take()
     assert pair.b.stat("/f").mode & 0o777 == 0o600
     pair.b.close(hiding)
+
+
+def test_a_line_that_crosses_a_page_is_not_published_in_halves(pair: Watched) -> None:
+    """The kernel sends it in two pieces; another descriptor is closed in between."""
+    append = os.O_WRONLY | os.O_APPEND
+    pair.a.put("/log", b"x" * 4090)
+    writing, other = pair.a.open("/log", append), pair.a.open("/log", append)
+    before = len(pair.a_peers.published)
+    pair.a.vfs.write(writing, 4090, b"a line")
+    rest = threading.Timer(
+        0.0005, lambda: pair.a.vfs.write(writing, 4096, b" that goes on\n")
+    )
+    rest.start()
+    pair.a.vfs.flush(other)
+    rest.join()
+    published = pair.a_peers.published[before:]
+    assert len(published) == 1
+    assert pair.a.cat("/log").endswith(b"a line that goes on\n")
+    pair.sync()
+    assert pair.b.cat("/log").endswith(b"a line that goes on\n")
+    pair.a.close(writing)
+    pair.a.close(other)
