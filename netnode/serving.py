@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from fusefs.errors import NoSpace
 from netnode.chunks import ChunkPlane
 from netnode.connection import Connection, Refused
 from netnode.environment import Environment
@@ -79,6 +80,10 @@ class Serving:
             log.warning("dropped %s: %s", peer.name, error)
             await peer.connection.say_bye(str(error))
             peer.close(str(error))
+        except NoSpace as error:
+            log.warning("changes of %s wait: %s", peer.name, error)
+            await peer.connection.say_bye("its disk is full")
+            peer.close("the disk is full")
         except Exception:
             self._environment.bug(f"serving {peer.name}")
             peer.close("an error here")

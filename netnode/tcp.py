@@ -172,6 +172,8 @@ class TcpNetwork:
                 raise BrokenStream("it is no dfs node")
         except ssl.SSLError as error:
             tls.close()
+            if error.reason is None:  # a second connection, closed for the first
+                raise BrokenStream("it hung up while greeting") from error
             raise BrokenStream(f"no member of this cluster: {error.reason}") from error
         except BaseException:
             tls.close()

@@ -37,8 +37,8 @@ class Space:
         """Raises NoSpace when storing that much would go below the floor."""
         if self.free_bytes() - size_bytes < self.min_free_bytes:
             raise NoSpace(
-                "the store's disk is full: free some space, or lower min_free_bytes"
-                f" (now {self.min_free_bytes})"
+                "the store's disk is full: free some space, or lower min_free"
+                f" (now {self.min_free_bytes} bytes)"
             )
 
     def require_for_cache(self, size_bytes: int) -> None:
