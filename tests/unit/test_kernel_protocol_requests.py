@@ -6,6 +6,8 @@ import errno
 import logging
 import os
 import stat
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -347,3 +349,30 @@ def test_handles_of_the_predecessor_are_adopted_once(adopted: Desk) -> None:
     body = p.COPY_IN.pack(5001, 0, two, 5002, 0, 3, 0)
     assert adopted.ask(Op.COPY_FILE_RANGE, one, body) == (0, b"\x03" + bytes(7))
     assert adopted.fs.adopted == [(5001, one), (5002, two)]
+
+
+@pytest.mark.parametrize("lock", ["of the mount", "of the directory it was in"])
+def test_directory_that_a_peer_moved_waits_for_the_locks_to_move_it(
+    desk: Desk, lock: str
+) -> None:
+    """The kernel tries them, and says ESTALE when a request of ours holds one."""
+    old, new = (desk.fs.mkdir(Ino(1), name, 0o755, WHO).ino for name in (b"p", b"q"))
+    desk.fs.mkdir(old, b"d", 0o755, WHO)
+    desk.ask(Op.LOOKUP, old, b"d\0")
+    desk.fs.rename(old, b"d", new, b"d", 0, WHO)  # elsewhere
+    connection = desk.connection
+    held = connection.crossing() if lock == "of the mount" else connection.holding(old)
+    ended: list[float] = []
+
+    def end() -> None:
+        ended.append(time.monotonic())
+        held.__exit__(None, None, None)
+
+    held.__enter__()
+    threading.Timer(0.01, end).start()
+    desk.ask(Op.LOOKUP, new, b"d\0")
+    assert time.monotonic() >= ended[0]
+    assert desk.rooms == 1  # others are served meanwhile
+    with connection.holding(new):
+        desk.ask(Op.LOOKUP, new, b"d\0")
+    assert desk.rooms == 1

@@ -133,6 +133,11 @@ class Connection:
         self.on_held: Callable[[tuple[Ino, ...]], None] = lambda inodes: None
         """Told when a request begins to hold the kernel's locks of these."""
         self._held: dict[Ino, int] = {}
+        self._crossings = 0
+        self.places: dict[Ino, tuple[Ino, bytes]] = {}
+        """Under which names the kernel has the directories it knows."""
+        self.moving: dict[Ino, tuple[Ino, float]] = {}
+        """Those it had elsewhere a moment ago: where, and until when that counts."""
         self._held_lock = threading.Lock()
         """Protects `_held`; nothing is called under it."""
         if session is not None:
@@ -201,3 +206,21 @@ class Connection:
 
     def is_held(self, ino: Ino) -> bool:
         return ino in self._held
+
+    @contextmanager
+    def crossing(self) -> Iterator[None]:
+        """While a request moves something from one directory to another: the kernel
+        holds a lock of the whole mount."""
+        with self._held_lock:
+            self._crossings += 1
+        try:
+            yield
+        finally:
+            with self._held_lock:
+                self._crossings -= 1
+
+    def must_wait_to_move(self, old_parent: Ino) -> bool:
+        """Whether the kernel would refuse now (ESTALE) to take a directory that it has
+        in `old_parent` for one that is somewhere else: it tries two locks, and gives
+        up when a request of ours holds one of them."""
+        return self._crossings > 0 or old_parent in self._held

@@ -7,6 +7,8 @@ vfs, count, epoch again.
 from __future__ import annotations
 
 import errno
+import time
+from contextlib import nullcontext
 from typing import Final
 
 from fusefs.bindings.kernel import encode
@@ -16,11 +18,16 @@ from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.model.records import S_DIR
 from fusefs.nodelink.fence import INO_MASK
 from fusefs.vfs.tree import EXCHANGE
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
+MOVE_WAIT_S, MOVE_LOOK_S = 0.05, 0.0003
+"""Longest a lookup waits for locks of the kernel that others of its requests hold."""
+MOVE_S = 2.0
+"""After a move this is looked at again."""
 
 
 def behind_fence(handler: Handler) -> Handler:
@@ -56,6 +63,8 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         return encode.no_entry(unique, connection.negative_valid_s if same else 0)
     lookups = connection.lookups
     ino = attr[0]
+    if attr[1] >> 12 == S_DIR and not dots:
+        _placed(ch, ino, (nodeid, name))
     lookups.marks[ino & INO_MASK] = 1
     with lookups.lock:
         lookups.table[ino] = lookups.table.get(ino, 0) + 1
@@ -65,6 +74,29 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     if ino in connection.generations:
         return encode.of_generation(reply, connection.generations[ino])
     return reply
+
+
+def _placed(ch: Channel, ino: Ino, here: tuple[Ino, bytes]) -> None:
+    """The kernel is about to take a directory for the one of this name. If it has it
+    elsewhere, since a peer moved it, it should be able to. Whether it was nobody tells:
+    if not, it asks again."""
+    connection = ch.connection
+    there = connection.places.get(ino, here)
+    if there != here:
+        connection.moving[ino] = there[0], time.monotonic() + MOVE_S
+    connection.places[ino] = here
+    if ino not in connection.moving:
+        return
+    old_parent, until = connection.moving[ino]
+    began = time.monotonic()
+    if began > until:
+        connection.moving.pop(ino, None)
+        return
+    while connection.must_wait_to_move(old_parent):
+        ch.about_to_wait()
+        if time.monotonic() - began > MOVE_WAIT_S:
+            return
+        time.sleep(MOVE_LOOK_S)
 
 
 def lookup_noted(ch: Channel, unique: int, nodeid: Ino) -> Reply:
@@ -126,6 +158,7 @@ def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.MKDIR_IN.size)
         attr = ch.fs.mkdir(nodeid, name, mode, ch.caller(umask))
+    ch.connection.places[attr.ino] = nodeid, name
     return entry_reply(ch, unique, attr, epoch)
 
 
@@ -182,7 +215,8 @@ def _rename(
 ) -> Reply:
     old, new = ch.names_at(REQUEST + size)
     ch.about_to_wait()  # over a file in use it waits for peers, as a close does
-    with ch.changing(nodeid, target):
+    across = ch.connection.crossing() if nodeid != target else nullcontext()
+    with across, ch.changing(nodeid, target):
         ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
     return encode.ok(unique)
 
@@ -253,6 +287,8 @@ def _lines_plus(
             break
         parts.append(packed)
         if name not in _DOTS:
+            if line.kind == S_DIR:
+                ch.connection.places.setdefault(attr[0], (nodeid, name))
             seen.append(attr[0])
             if attr[0] in generations:
                 parts[-1] = encode.of_generation(packed, generations[attr[0]], at=0)
