@@ -100,9 +100,9 @@ class Source:
 
     def name(self, bases: dict[ChunkId, Basis]) -> Bases:
         """What goes into the message that says so."""
-        if len(self.named) > MAX_TO_SERVE:
-            self.named.clear()
         self.named.update(bases)
+        while len(self.named) > MAX_TO_SERVE:
+            del self.named[next(iter(self.named))]
         return tuple((cid, *basis) for cid, basis in bases.items())
 
     def send(self, message: AnyMessage) -> None:
@@ -184,6 +184,7 @@ class ChunkPlane:
                 case CancelAsk():
                     source = self._sources.get(action.peer)
                     if source is not None:
+                        source.named.pop(action.cid, None)
                         source.send(CancelGet((action.cid,)))
                 case Find():
                     source = self._sources[action.peer]
@@ -311,7 +312,8 @@ class ChunkPlane:
             case Get():
                 source.cancelled.difference_update(message.cids)
                 source.to_serve.extend(message.cids)
-                source.bases.update(bases_of(message))
+                theirs, wanted = bases_of(message), set(message.cids)
+                source.bases.update((c, b) for c, b in theirs.items() if c in wanted)
                 if len(source.to_serve) > MAX_TO_SERVE:
                     raise ProtocolError("it asks for more than it takes")
                 source.work.set()
@@ -320,6 +322,7 @@ class ChunkPlane:
                     source.cancelled.update(message.cids)
             case NoChunk():
                 for cid in message.cids:
+                    source.named.pop(cid, None)
                     self._act(self.scheduler.absent(cid, source.peer, now))
             case Have():
                 held = self._held(message)
@@ -364,11 +367,15 @@ class ChunkPlane:
         basis = source.named.pop(cid, None)
         problem = ""
         try:
-            if isinstance(message, Patch) and (message.basis, message.offset) != basis:
+            unasked = isinstance(message, Patch) and basis != _basis_of(message)
+            if not unasked:
+                await self._keep(message, body, RESPONSIBLE if is_replica else 0)
+                self.patching.note(message, body, basis is not None)
+            elif not self._store.has(cid):
                 raise Corrupt("nobody named that basis")
-            await self._keep(message, body, RESPONSIBLE if is_replica else 0)
+            elif is_replica:  # it came on another way meanwhile
+                self._store.set_flags((cid,), set_=RESPONSIBLE)
             self._no_space = False
-            self.patching.note(message, body, basis is not None)
         except NoSpace as error:
             self._no_space = True
             problem = str(error)
@@ -485,6 +492,10 @@ class ChunkPlane:
         """For a Have of the pushes."""
         self._numbers += 1
         return self._numbers
+
+
+def _basis_of(patch: Patch) -> Basis:
+    return Basis(patch.basis, patch.offset)
 
 
 def _size(message: Message, body: Buffer) -> int:

@@ -74,6 +74,8 @@ class HeldFile:
             return None
         found: Held | None = None
         for data in lines:
+            if data == b"\n":
+                continue
             try:
                 line = _decode(data if data.endswith(b"\n") else b"")
             except msgspec.DecodeError as error:
@@ -85,12 +87,18 @@ class HeldFile:
             found.apply = found.apply if line.apply is None else line.apply
         return found
 
+    def _is_whole(self) -> bool:
+        data = self._path.read_bytes()
+        return not data or data.endswith(b"\n")
+
     def _append(self, line: Line) -> None:
         fd = os.open(
             self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
         try:
             data = msgspec.json.encode(line) + b"\n"
+            if not self._is_whole():
+                data = b"\n" + data  # behind a line that was cut off
             while data:
                 data = data[os.write(fd, data) :]
             os.fdatasync(fd)

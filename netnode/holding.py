@@ -133,7 +133,10 @@ class Holding:
         if not guard.judge(removals.counted, tree, now):
             return False
         self.source = source
-        self._file.begin(guard.held, source, guard.removed_inos)
+        try:
+            self._file.begin(guard.held, source, guard.removed_inos)
+        except OSError as error:
+            log.error("held only until this process ends: %s", error)
         log.warning(
             "held: changes from %s would remove %d entries; "
             "decide with `dfs apply` or `dfs reject`",

@@ -109,12 +109,7 @@ class NodeLink:
         self._sock: socket.socket | None = None
         self._attached = self._takes_barriers = self._takes_patches = False
         self._near = self._connected_peers = 0
-        self._locks = LinkLocks(
-            self._calls,
-            lambda: self._flush(SEND_TIMEOUT_S),
-            held,
-            self._tell_held,
-        )
+        self._locks = LinkLocks(self._calls, lambda: self._flush(SEND_TIMEOUT_S), held)
         self.lock = self._locks.lock
         self.test_lock = self._locks.test
         self.give_back = self._locks.give_back
@@ -391,12 +386,8 @@ class NodeLink:
                 self._send(encode(Invalidated(message.id)))
 
     def _tell_locks(self) -> None:
-        self._tell_held()
+        self._send(encode(self._locks.held()))
         self._locks.told()
-
-    def _tell_held(self) -> None:
-        with self._send_lock:  # what is sent last was looked at last
-            self._send_locked(pack(encode(self._locks.held())))
 
     def _tell_statistics(self, number: int) -> None:
         own = self._worker_statistics

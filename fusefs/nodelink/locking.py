@@ -43,8 +43,6 @@ LOCK_LIMIT_S = 20.0
 """For an answer about a lock: longer than the grace period of a new owner."""
 RESERVE_LIMIT_S = 1.0
 """Near nodes answer within milliseconds; one that hangs holds up no creation."""
-OVERTAKEN_S = 2.0
-"""A node that answers has by then read what it was sent so long ago."""
 OWNER_BACK_S = 5.0
 """So long a waiting lock bears with an owner that is away: it may be restarting."""
 
@@ -58,13 +56,9 @@ class LinkLocks:
         calls: Calls,
         flush: Callable[[], object],
         held: Iterable[HeldLock] = (),
-        tell: Callable[[], object] = lambda: None,
     ) -> None:
-        """`tell`: sends the node all that is held, behind what was sent before."""
         self._calls = calls
         self._flush = flush
-        self._tell = tell
-        self._told_s = float("-inf")
         self._told = threading.Event()  # the node knows the locks we hold
         self._members = -1  # not known yet: as if there were some
         self._lock = threading.Lock()  # _held, and _members before it; nothing waits
@@ -79,14 +73,7 @@ class LinkLocks:
 
     def told(self) -> None:
         """The node has been sent `held`."""
-        self._told_s = time.monotonic()
         self._told.set()
-
-    def _tell_again(self) -> None:
-        """After a change that the node knows of. What it was told a moment before came
-        on another connection: perhaps behind the change, and is taken for the news."""
-        if time.monotonic() - self._told_s < OVERTAKEN_S:
-            self._tell()
 
     def forgotten(self) -> None:
         """The node that knew is gone."""
@@ -136,7 +123,6 @@ class LinkLocks:
             if self._note(key, want) and self._members:
                 self._flush()  # the next holder waits for what we wrote
                 self._drop(key, want)
-                self._tell_again()
             return
         with self._lock:
             if not self._members:  # a first one will be told of it
@@ -144,7 +130,6 @@ class LinkLocks:
                 return
         self._ask(key, want, wait, cancelled)
         self._note(key, want)
-        self._tell_again()
 
     def test(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
         """A lock of another node that stands in the way. Raises NoLocks."""

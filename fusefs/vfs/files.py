@@ -332,7 +332,10 @@ class Files:
         unlinked = self._namespace.unlinked(ino)
         if unlinked is None or not stat.S_ISDIR(unlinked.mode):
             return False
-        return self.orphan(unlinked, born=True)
+        self.orphan(unlinked, born=True)
+        if self._namespace.inode(ino) is not None:  # it came back this moment
+            self.unorphan(ino)
+        return True
 
     def forget(self, ino: Ino) -> File | None:
         """The kernel dropped its last reference. Gives the file if it has a draft,

@@ -138,7 +138,7 @@ class Publisher:
         written in part cannot be had. The draft is kept then.
         """
         fetching = self._fetcher.begin(cancelled)
-        moves = 0
+        moves, half_until_s = 0, 0.0
         while moves < MOST_MOVES:
             if file.draft is None:
                 return
@@ -147,7 +147,7 @@ class Publisher:
                 self._merge_first(file)
             try:
                 with file.lock:
-                    if _half_is_due(file, writer):
+                    if _half_is_due(file, writer, half_until_s):
                         raise _Half
                     if file.draft is not None:
                         self._publish_or_not(file, file.draft, pinned)
@@ -162,6 +162,7 @@ class Publisher:
             except _Undecided:
                 time.sleep(UNDECIDED_S)
             except _Half:
+                half_until_s = half_until_s or time.monotonic() + OTHER_HALF_S
                 time.sleep(OTHER_HALF_S / 8)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
@@ -235,13 +236,14 @@ class Publisher:
             row = tx.inode(file.ino)
             if row is None:
                 raise _Gone
-            self._note_risk(file, row)
             if row.flags & FLAG_APPENDS and self._appends.merge_in(
                 tx, row, draft.bodies
             ):
                 row = tx.inode(file.ino) or row
             view = self._over(file, draft, row)
+            self._note_risk(file, row)
             self._set_content(tx, file, draft, row, view)
+        file.uncommitted.clear()
         file.seq = commit.seq
         return row, view
 
@@ -273,6 +275,7 @@ class Publisher:
                 raise _Moved  # a peer appended this moment: merge first
             self._note_risk(file, row)
             self._set_content(tx, file, draft, row, view)
+        file.uncommitted.clear()
         file.seq = commit.seq
 
     def _note_risk(self, file: File, row: Inode) -> None:
@@ -281,7 +284,6 @@ class Publisher:
             self._commits.risks.add(file.uncommitted)
         elif row.root:
             self._commits.risks.add_everything()
-        file.uncommitted.clear()
 
     def _set_content(
         self, tx: Transaction, file: File, draft: Draft, row: Inode, view: View
@@ -398,13 +400,16 @@ class Publisher:
             self.publish(file, cancelled)
 
 
-def _half_is_due(file: File, writer: int) -> bool:
+def _half_is_due(file: File, writer: int, until_s: float) -> bool:
     """An append that ends with a page may go on: the kernel sends one write(2) in
     pieces that end there. Published between two, a peer's append would come between."""
     half = file.half_written
     if half is None or half[0] == writer or file.draft is None:
         return False
-    return file.draft.appends and time.monotonic() - half[1] < OTHER_HALF_S
+    now_s = time.monotonic()
+    if until_s and now_s > until_s:  # one that goes on and on
+        return False
+    return file.draft.appends and now_s - half[1] < OTHER_HALF_S
 
 
 def _local_objects(view: View) -> set[ChunkId]:

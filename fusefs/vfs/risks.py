@@ -28,6 +28,8 @@ class Risks:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # a leaf
+        # Held over a sync: who finds nothing at risk must not overtake who took it.
+        self._securing = threading.Lock()
         self._cids: set[ChunkId] = set()
         self._everything = False
 
@@ -51,19 +53,26 @@ class Risks:
 
     def secure(self) -> None:
         """They are durable when it returns. Raises Corrupt (EIO)."""
-        for _ in range(ROUNDS):
+        with self._securing:
+            for _ in range(ROUNDS):
+                if not self._secure_once():
+                    return
+
+    def _secure_once(self) -> bool:
+        """False: there was nothing."""
+        with self._lock:
+            cids, self._cids = self._cids, set()
+            everything, self._everything = self._everything, False
+        if not cids and not everything:
+            return False
+        try:
+            self._sync(cids, everything)
+        except BaseException:
             with self._lock:
-                cids, self._cids = self._cids, set()
-                everything, self._everything = self._everything, False
-            if not cids and not everything:
-                return
-            try:
-                self._sync(cids, everything)
-            except BaseException:
-                with self._lock:
-                    self._cids |= cids
-                    self._everything |= everything
-                raise
+                self._cids |= cids
+                self._everything |= everything
+            raise
+        return True
 
     def _sync(self, cids: set[ChunkId], everything: bool) -> None:
         if everything:

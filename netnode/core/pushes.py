@@ -50,8 +50,9 @@ class Pushes:
             return ()
         due = self._due.setdefault(peer, {})
         later = self._later.get(peer, {})
-        for cid in [cid for cid, at in later.items() if at <= now]:
-            due.setdefault(cid, later.pop(cid))
+        while later and (first := next(iter(later.items())))[1] <= now:
+            del later[first[0]]
+            due.setdefault(*first)
         batch: list[ChunkId] = []
         for cid, at in due.items():
             if at > now or len(batch) == OFFER:
@@ -65,9 +66,11 @@ class Pushes:
         """When the next offer to the peer may begin."""
         if self._offered.get(peer):
             return None
-        due = next(iter(self._due.get(peer, {}).values()), None)
-        times = [due] if due is not None else []
-        return min((*times, *self._later.get(peer, {}).values()), default=None)
+        firsts = [
+            next(iter(queue.get(peer, {}).values()), None)
+            for queue in (self._due, self._later)
+        ]
+        return min((at for at in firsts if at is not None), default=None)
 
     def answered(
         self, peer: NodeId, offered: Iterable[ChunkId], held: Iterable[ChunkId]
@@ -93,7 +96,11 @@ class Pushes:
         """The peer could not keep it (no space), or it could not be sent."""
         self._done(peer, cid)
         if peer in self._owed.get(cid, ()):
-            self._later.setdefault(peer, {})[cid] = retry_at
+            later = self._later.setdefault(peer, {})
+            if later and retry_at < next(reversed(later.values())):
+                self._due.setdefault(peer, {})[cid] = retry_at  # now, as a rule
+            else:
+                later[cid] = retry_at
 
     def forget(self, cid: ChunkId) -> None:
         """The chunk is gone here."""

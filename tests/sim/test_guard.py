@@ -235,5 +235,8 @@ def test_a_line_cut_off_is_of_what_did_not_happen(tmp_path: Path) -> None:
     assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7)], apply=False)
     (tmp_path / "held").write_bytes(b"\xffjunk\n" + whole)
     assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7, 8)], apply=False)
+    (tmp_path / "held").write_bytes(whole[:-3])
+    file.decided(apply=True)  # behind the one that was cut off
+    assert file.read() == Held(150, "a", [Ino(n) for n in (5, 6, 7)], apply=True)
     file.end()
     assert file.read() is None

@@ -265,3 +265,33 @@ async def test_small_chunks_travel_as_patches_to_those_who_know_them(
         assert await b.fetch([cid]) == 0
         assert b.store.get(cid) == new
     assert plane(b).rejected == 0
+
+
+@simulated
+async def test_a_patch_of_what_came_on_another_way_meanwhile_is_fine(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    old = os.urandom(SIZE)
+    (cid,) = publish(a, b"file", [old])
+    await level(cluster, b, [cid])
+    new = a.store.put(changed(old, 5, b"new"))
+    b.store.put(changed(old, 5, b"new"))
+    made, body = plane(a).patching.made(Chunk(new), Basis(cid))
+    connection = plane(a).bulk(b.id)
+    assert connection is not None
+    connection.send_with_body(made, body)
+    await trio.sleep(1)
+    assert plane(b).rejected == 0
+
+
+@simulated
+async def test_what_is_named_in_vain_is_forgotten(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    old = os.urandom(SIZE)
+    await level(cluster, b, publish(a, b"file", [old]))
+    (new,) = publish(a, b"file", [changed(old, 5, b"new")])
+    await cluster.until_equal()
+    a.store.delete(new)
+    assert await b.fetch([new]) != 0
+    assert not plane(b)._sources[a.id].named

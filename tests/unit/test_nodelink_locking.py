@@ -13,16 +13,15 @@ from fusefs.errors import NoLocks
 from fusefs.model.ids import Ino
 from fusefs.nodelink.calls import Calls
 from fusefs.nodelink.frames import FrameReader, pack
-from fusefs.nodelink.locking import OVERTAKEN_S, LinkLocks
+from fusefs.nodelink.locking import LinkLocks
 from fusefs.nodelink.messages import (
-    HeldLocks,
     Lock,
     LockDone,
     LockTest,
     decode_to_node,
     encode,
 )
-from fusefs.nodelink.ranges import UNLOCK, WRITE, HeldLock, LockKey, Range
+from fusefs.nodelink.ranges import WRITE, HeldLock, LockKey, Range
 
 INO = Ino(77)
 WHOLE = Range(1, WRITE)
@@ -140,30 +139,3 @@ def test_worker_begins_with_what_it_was_left_and_ends_with_nothing(
     assert locks.held().locks == ()
     assert not locks.release_all()
     calls.close()
-
-
-@pytest.mark.parametrize("unlocks", [True, False])
-def test_what_the_node_was_told_does_not_overtake_a_change(
-    tmp_path: Path, unlocks: bool
-) -> None:
-    """A node that has just started reads the change first, then what was held before:
-    it would keep others out for ever, or let them in."""
-    node = FakeNode(tmp_path / "node.sock")
-    calls = Calls(tmp_path / "node.sock")
-    told: list[HeldLocks] = []
-    held = [HeldLock(LockKey(INO, False), WHOLE)] if unlocks else []
-    locks = LinkLocks(calls, lambda: None, held, lambda: told.append(locks.held()))
-    locks.note_members(1)
-    locks.held()  # what is on its way
-    locks.told()
-    try:
-        change = Range(1, UNLOCK) if unlocks else WHOLE
-        locks.lock(INO, change, is_flock=False, wait=False)
-        assert told == [locks.held()]
-        assert bool(told[0].locks) is not unlocks
-        locks._told_s -= OVERTAKEN_S
-        locks.lock(INO, WHOLE, is_flock=False, wait=False)
-        assert len(told) == 1
-    finally:
-        node.stop()
-        calls.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from fusefs.errors import Corrupt, Interrupted, NoSpace
 from fusefs.model.ids import ROOT_INO, ChunkId, NodeId
-from fusefs.vfs import VfsOptions
+from fusefs.vfs import VfsOptions, publish
 from fusefs.vfs.types import Caller, SetAttr
 from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
 
@@ -219,5 +220,49 @@ def test_what_could_not_be_secured_is_tried_again(
             patched.setattr(local.store, "sync", broken)
             with pytest.raises(Corrupt):
                 local.vfs.fsyncdir()
+        local.vfs.fsyncdir()
+        assert unsynced(local) == set()
+
+
+def test_who_finds_nothing_at_risk_waits_for_who_took_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/f", os.urandom(MIB))
+        local.vfs.sync()
+        local.put("/f", os.urandom(MIB))
+        sync, begun, go_on = local.store.sync, threading.Event(), threading.Event()
+
+        def slow(cids: Iterable[ChunkId]) -> None:
+            begun.set()
+            go_on.wait(10)
+            sync(cids)
+
+        monkeypatch.setattr(local.store, "sync", slow)
+        first = threading.Thread(target=local.namespace.checkpoint)
+        first.start()
+        begun.wait(10)
+        second = threading.Thread(target=local.vfs.fsyncdir)
+        second.start()
+        second.join(0.05)
+        assert second.is_alive()
+        go_on.set()
+        for thread in (first, second):
+            thread.join(10)
+        assert unsynced(local) == set()
+
+
+def test_what_is_stored_within_a_transaction_is_at_risk_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where others change the file again and again."""
+    monkeypatch.setattr(publish, "OPTIMISTIC", 0)
+    with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
+        local.put("/f", os.urandom(3 * MIB))
+        local.vfs.sync()
+        handle = local.open("/f")
+        local.vfs.write(handle, 5, b"x")
+        local.close(handle)
+        assert unsynced(local)
         local.vfs.fsyncdir()
         assert unsynced(local) == set()

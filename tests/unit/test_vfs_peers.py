@@ -699,3 +699,26 @@ def test_a_line_that_crosses_a_page_is_not_published_in_halves(pair: Watched) ->
     assert pair.b.cat("/log").endswith(b"a line that goes on\n")
     pair.a.close(writing)
     pair.a.close(other)
+
+
+def test_a_writer_that_goes_on_and_on_holds_nobody_up(pair: Watched) -> None:
+    append = os.O_WRONLY | os.O_APPEND
+    pair.a.put("/log", b"")
+    writing, other = pair.a.open("/log", append), pair.a.open("/log", append)
+    ended = threading.Event()
+
+    def write() -> None:
+        at = 0
+        while not ended.is_set():
+            at += pair.a.vfs.write(writing, at, bytes(4096))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            pair.a.vfs.flush(other)  # ends
+    finally:
+        ended.set()
+        writer.join()
+    pair.a.close(writing)
+    pair.a.close(other)

@@ -49,9 +49,13 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     gate = connection.gate
     numbers = gate.numbers
     # The epoch, spelt out: hot. Read once: nothing goes up unseen after this look.
-    while (received := numbers[0]) > gate.settled:
+    received = numbers[0]
+    if received > gate.settled:
         ch.about_to_wait()
         gate.wait()
+        received = numbers[0]
+        if received > gate.settled:  # another one: not waited for, nor kept
+            received = -1
     raised = connection.raised
     name = ch.buffer[REQUEST : ch.length - 1]
     try:
@@ -85,9 +89,10 @@ def _placed(ch: Channel, ino: Ino, here: tuple[Ino, bytes]) -> None:
     if there != here:
         connection.moving[ino] = there[0], time.monotonic() + MOVE_S
     connection.places[ino] = here
-    if ino not in connection.moving:
+    moving = connection.moving.get(ino)
+    if moving is None:
         return
-    old_parent, until = connection.moving[ino]
+    old_parent, until = moving
     began = time.monotonic()
     if began > until:
         connection.moving.pop(ino, None)
