@@ -84,9 +84,9 @@ def test_names_that_change_while_they_are_listed_show_what_they_are(
     """A listing that brings attributes fills the kernel's names, for ever."""
     a, reader = pair[0].mnt / f"many-{where}", pair[where].mnt / f"many-{where}"
     a.mkdir()
-    for number in range(1500):
+    for number in range(1100):
         (a / f"file-with-a-longer-name-{number:05}").touch()
-    wait_until(lambda: len(os.listdir(reader)) == 1500, "all are there")
+    wait_until(lambda: len(os.listdir(reader)) == 1100, "all are there")
     late = [entry.name for entry in os.scandir(reader)][-45:]
     (a / "one-more").touch()  # the listing kept is not used
     wait_until((reader / "one-more").exists, "it is there")
@@ -309,7 +309,7 @@ def test_new_directory_opened_as_soon_as_it_is_there_lives_on(pair: list[Node]) 
     """Whoever looks between the change and what the kernel is told of it has the
     directory it is."""
     a, b = pair
-    for number in range(150):
+    for number in range(80):
         new = a.mnt / f"new-{number}"
         new.mkdir()
         (new / "f").write_text("here")
