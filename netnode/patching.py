@@ -68,11 +68,12 @@ class Patching:
         old = self._part(Basis(message.basis, message.offset), message.size)
         return patched(old, message.size, message.ranges, body)
 
-    def _part(self, basis: Basis, size: int) -> bytes:
+    def _part(self, basis: Basis, size: int) -> bytearray:
         """So much of it, or less where it ends."""
         part = bytearray(size)
         count = self._store.read_into(basis.cid, basis.offset, memoryview(part))
-        return bytes(memoryview(part)[:count])
+        del part[count:]
+        return part
 
     def note(self, message: Message, body: Buffer, was_named: bool) -> None:
         """It is verified and stored."""

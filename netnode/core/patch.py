@@ -17,7 +17,7 @@ Ranges = tuple[tuple[int, int], ...]
 """(offset, length), ascending and apart."""
 
 
-def difference(old: bytes, new: bytes) -> Ranges | None:
+def difference(old: bytes | bytearray, new: bytes) -> Ranges | None:
     """Where `new` has other bytes than `old`, or more; None when that is more than half
     of it, so that a patch is not worth it."""
     ranges: list[tuple[int, int]] = []
@@ -46,18 +46,20 @@ def cut_out(data: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
 
 
 def patched(
-    old: bytes | bytearray,
+    old: bytearray,
     size: int,
     ranges: Sequence[tuple[int, int]],
     body: bytes | bytearray | memoryview,
 ) -> bytearray:
-    """`old`, cut or filled with zeros to `size`, with the ranges replaced by the bytes
-    of `body`, which has as many as they (wire/validate.py)."""
-    out = bytearray(size)
-    kept = min(size, len(old))
-    out[:kept] = old[:kept]
+    """`old` itself (a new MiB costs as much as the rest), cut or filled with zeros to
+    `size`, with the ranges replaced by the bytes of `body`, which has as many as they
+    (wire/validate.py)."""
+    if len(old) > size:
+        del old[size:]
+    elif len(old) < size:
+        old.extend(bytes(size - len(old)))
     taken = 0
     for at, length in ranges:
-        out[at : at + length] = body[taken : taken + length]
+        old[at : at + length] = body[taken : taken + length]
         taken += length
-    return out
+    return old

@@ -49,7 +49,7 @@ def test_a_patch_makes_the_new_bytes_of_the_old(
     body = cut_out(bytes(new), ranges)
     validate.check_ranges(ranges, size, len(body))
     assert len(body) * 2 <= max(size, 1)
-    assert patched(old, size, ranges, body) == new
+    assert patched(bytearray(old), size, ranges, body) == new
 
 
 def test_only_blocks_that_differ_are_sent() -> None:
@@ -69,8 +69,8 @@ def test_what_differs_by_more_than_half_is_sent_whole() -> None:
 
 def test_a_shorter_version_is_a_patch_of_nothing() -> None:
     assert difference(b"x" * 5000, b"x" * 3000) == ()
-    assert patched(b"x" * 5000, 3000, (), b"") == b"x" * 3000
-    assert patched(b"x", 3, (), b"") == b"x\0\0"
+    assert patched(bytearray(b"x" * 5000), 3000, (), b"") == b"x" * 3000
+    assert patched(bytearray(b"x"), 3, (), b"") == b"x\0\0"
 
 
 @pytest.mark.parametrize(
