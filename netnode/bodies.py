@@ -9,7 +9,9 @@ from fusefs.errors import ChunkMissing, Corrupt, FsError
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.model.tx import Body
 from fusefs.store.store import Store
+from netnode.core.basis import Basis
 from netnode.core.patch import patched
+from netnode.patching import part_of
 from netnode.transport import Buffer
 from netnode.wire.frames import ProtocolError
 
@@ -39,11 +41,6 @@ def keep_bodies(store: Store, bodies: Sequence[Body]) -> None:
         log.warning("attached chunks were not stored: %s", error)
 
 
-def whole(bodies: Sequence[Body]) -> tuple[Body, ...]:
-    """Those that a peer takes that knows no patches."""
-    return tuple(body for body in bodies if not body.is_patch)
-
-
 def _over_basis(
     store: Store, chunks: Mapping[ChunkId, Buffer], body: Body
 ) -> Buffer | None:
@@ -51,9 +48,8 @@ def _over_basis(
     basis = ChunkId(body.basis)
     old = bytearray(chunks.get(basis, b""))
     if not old:
-        old = bytearray(body.size)
         try:
-            del old[store.read_into(basis, 0, memoryview(old)) :]
+            old = part_of(store, Basis(basis), body.size)
         except (ChunkMissing, Corrupt):
             return None
     data = patched(old, body.size, body.ranges, body.data)

@@ -22,6 +22,14 @@ def bases_of(message: Get | Held) -> dict[ChunkId, Basis]:
     return {cid: Basis(basis, offset) for cid, basis, offset in message.bases}
 
 
+def part_of(store: Store, basis: Basis, size: int) -> bytearray:
+    """So much of it, or less where it ends. Raises ChunkMissing, Corrupt."""
+    part = bytearray(size)
+    count = store.read_into(basis.cid, basis.offset, memoryview(part))
+    del part[count:]
+    return part
+
+
 class Patching:
     """Names of bases are used from the trio thread; `made` and `whole` from any."""
 
@@ -51,7 +59,7 @@ class Patching:
         if basis is None:
             return message, data
         try:
-            ranges = difference(self._part(basis, len(data)), data)
+            ranges = difference(part_of(self._store, basis, len(data)), data)
         except (ChunkMissing, Corrupt):
             return message, data
         if ranges is None:
@@ -65,15 +73,8 @@ class Patching:
         not here any more."""
         if not isinstance(message, Patch):
             return body
-        old = self._part(Basis(message.basis, message.offset), message.size)
+        old = part_of(self._store, Basis(message.basis, message.offset), message.size)
         return patched(old, message.size, message.ranges, body)
-
-    def _part(self, basis: Basis, size: int) -> bytearray:
-        """So much of it, or less where it ends."""
-        part = bytearray(size)
-        count = self._store.read_into(basis.cid, basis.offset, memoryview(part))
-        del part[count:]
-        return part
 
     def note(self, message: Message, body: Buffer, was_named: bool) -> None:
         """It is verified and stored."""

@@ -16,13 +16,13 @@ import trio
 from fusefs.model.ids import ROOT_INO, Dot, NodeId, Seq
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
-from fusefs.model.tx import Body, Effects, State, Tx
+from fusefs.model.tx import Body, Effects, State, Tx, whole
 from fusefs.model.vector import Vector, dominates, merged
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
-from netnode.bodies import check_bodies, keep_bodies, whole
+from netnode.bodies import check_bodies, keep_bodies
 from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
 from netnode.core.guard import Guard, Removals

@@ -75,6 +75,11 @@ def that_travel(bodies: Iterable[Body]) -> tuple[Body, ...]:
     return tuple(taken)
 
 
+def whole(bodies: Iterable[Body]) -> tuple[Body, ...]:
+    """Those that one takes who knows no patches."""
+    return tuple(body for body in bodies if not body.is_patch)
+
+
 class State(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A whole register: `state` is encode_register() bytes."""
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from fusefs.model.ids import Seq
-from fusefs.model.tx import Body, Tx
+from fusefs.model.tx import Body, Tx, whole
 from fusefs.nodelink.messages import Behind, Publish
 
 MAX_QUEUED_BYTES = 8 << 20
@@ -74,17 +74,9 @@ class Outbox:
                 if end < len(queue) and size + queue[end][2] > MAX_FRAME_BYTES:
                     break
             part = queue[at:end]
-            messages.append(
-                Publish(
-                    tuple(tx for tx, _, _ in part),
-                    tuple(
-                        body
-                        for _, bodies, _ in part
-                        for body in bodies
-                        if patches or not body.is_patch
-                    ),
-                )
-            )
+            bodies = tuple(body for _, taken, _ in part for body in taken)
+            txs = tuple(tx for tx, _, _ in part)
+            messages.append(Publish(txs, bodies if patches else whole(bodies)))
             at = end
         return messages
 
