@@ -66,6 +66,25 @@ async def level(cluster: SimCluster, node: SimNode, ids: list[ChunkId]) -> None:
     assert node.store.missing(ids) == []
 
 
+async def pair(cluster: SimCluster) -> tuple[SimNode, SimNode, bytes, ChunkId]:
+    """Two nodes that have a file of one chunk: its bytes and its id."""
+    a, b = await cluster.start(2)
+    old = os.urandom(SIZE)
+    (cid,) = publish(a, b"file", [old])
+    await level(cluster, b, [cid])
+    return a, b, old, cid
+
+
+async def send_patch(a: SimNode, b: SimNode, new: ChunkId, basis: Basis) -> None:
+    """Nobody asked for it."""
+    made, body = plane(a).patching.made(Chunk(new), basis)
+    assert isinstance(made, Patch)
+    connection = plane(a).bulk(b.id)
+    assert connection is not None
+    connection.send_with_body(made, body)
+    await trio.sleep(1)
+
+
 @simulated
 async def test_a_reader_gets_what_differs(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
@@ -131,10 +150,7 @@ async def test_smaller_chunks_are_made_of_the_larger(cluster: SimCluster) -> Non
 async def test_a_damaged_basis_costs_a_whole_chunk_and_nothing_else(
     cluster: SimCluster,
 ) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    (cid,) = publish(a, b"file", [old])
-    await level(cluster, b, [cid])
+    a, b, old, cid = await pair(cluster)
     b.store.delete(cid)
     b.store.put(bytes(SIZE), cid)  # what its id does not say
     (new,) = publish(a, b"file", [changed(old, 5, b"new")])
@@ -149,10 +165,7 @@ async def test_a_damaged_basis_costs_a_whole_chunk_and_nothing_else(
 async def test_a_replica_with_a_damaged_basis_comes_whole(
     cluster: SimCluster,
 ) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    (cid,) = publish(a, b"file", [old])
-    await level(cluster, b, [cid])
+    a, b, old, cid = await pair(cluster)
     b.store.delete(cid)
     b.store.put(bytes(SIZE), cid)
     (new,) = publish(a, b"file", [changed(old, 5, b"new")])
@@ -163,10 +176,7 @@ async def test_a_replica_with_a_damaged_basis_comes_whole(
 
 @simulated
 async def test_who_lacks_the_basis_sends_the_whole(cluster: SimCluster) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    (cid,) = publish(a, b"file", [old])
-    await level(cluster, b, [cid])
+    a, b, old, cid = await pair(cluster)
     a.store.delete(cid)
     (new,) = publish(a, b"file", [changed(old, 5, b"new")])
     await cluster.until_equal()
@@ -190,17 +200,9 @@ async def test_a_file_written_anew_comes_whole(cluster: SimCluster) -> None:
 
 @simulated
 async def test_a_patch_that_nobody_asked_for_is_no_chunk(cluster: SimCluster) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    (cid,) = publish(a, b"file", [old])
-    await level(cluster, b, [cid])
+    a, b, old, cid = await pair(cluster)
     new = a.store.put(changed(old, 5, b"new"))
-    made, body = plane(a).patching.made(Chunk(new), Basis(cid))
-    assert isinstance(made, Patch)
-    connection = plane(a).bulk(b.id)
-    assert connection is not None
-    connection.send_with_body(made, body)
-    await trio.sleep(1)
+    await send_patch(a, b, new, Basis(cid))
     assert not b.store.has(new)
     assert plane(b).rejected == 1
     assert await b.fetch([new]) == 0  # the connection is as before
@@ -217,18 +219,14 @@ async def whole(cluster: SimCluster, a: SimNode, b: SimNode, old: bytes) -> None
 
 @simulated
 async def test_an_older_node_asks_without_a_basis(cluster: SimCluster) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    await level(cluster, b, publish(a, b"file", [old]))
+    a, b, old, _ = await pair(cluster)
     plane(b).patching.named = lambda cids: {}  # type: ignore[method-assign]
     await whole(cluster, a, b, old)
 
 
 @simulated
 async def test_an_older_node_does_not_look_at_a_basis(cluster: SimCluster) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    await level(cluster, b, publish(a, b"file", [old]))
+    a, b, old, _ = await pair(cluster)
     patching = plane(a).patching
     made = patching.made
     patching.made = lambda message, basis: made(message, None)  # type: ignore[method-assign]
@@ -271,25 +269,16 @@ async def test_small_chunks_travel_as_patches_to_those_who_know_them(
 async def test_a_patch_of_what_came_on_another_way_meanwhile_is_fine(
     cluster: SimCluster,
 ) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    (cid,) = publish(a, b"file", [old])
-    await level(cluster, b, [cid])
+    a, b, old, cid = await pair(cluster)
     new = a.store.put(changed(old, 5, b"new"))
     b.store.put(changed(old, 5, b"new"))
-    made, body = plane(a).patching.made(Chunk(new), Basis(cid))
-    connection = plane(a).bulk(b.id)
-    assert connection is not None
-    connection.send_with_body(made, body)
-    await trio.sleep(1)
+    await send_patch(a, b, new, Basis(cid))
     assert plane(b).rejected == 0
 
 
 @simulated
 async def test_what_is_named_in_vain_is_forgotten(cluster: SimCluster) -> None:
-    a, b = await cluster.start(2)
-    old = os.urandom(SIZE)
-    await level(cluster, b, publish(a, b"file", [old]))
+    a, b, old, _ = await pair(cluster)
     (new,) = publish(a, b"file", [changed(old, 5, b"new")])
     await cluster.until_equal()
     a.store.delete(new)

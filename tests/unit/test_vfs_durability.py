@@ -161,6 +161,13 @@ def unsynced(local: Local) -> set[ChunkId]:
     return set(local.store._durability._large)
 
 
+def put_at_risk(local: Local) -> None:
+    """A file that is durable is written anew, and that is not."""
+    local.put("/f", os.urandom(MIB))
+    local.vfs.sync()
+    local.put("/f", os.urandom(MIB))
+
+
 def test_fsync_of_one_file_makes_no_bytes_of_another_depend_on_luck(
     tmp_path: Path,
 ) -> None:
@@ -197,9 +204,7 @@ def test_background_checkpoints_sync_no_transaction_before_its_bytes(
     tmp_path: Path,
 ) -> None:
     with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
-        local.put("/f", os.urandom(MIB))
-        local.vfs.sync()
-        local.put("/f", os.urandom(MIB))
+        put_at_risk(local)
         assert unsynced(local)
         local.namespace.checkpoint()
         assert unsynced(local) == set()
@@ -209,9 +214,7 @@ def test_what_could_not_be_secured_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
-        local.put("/f", os.urandom(MIB))
-        local.vfs.sync()
-        local.put("/f", os.urandom(MIB))
+        put_at_risk(local)
 
         def broken(cids: object) -> None:
             raise Corrupt("a disk that fails")
@@ -228,9 +231,7 @@ def test_who_finds_nothing_at_risk_waits_for_who_took_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with local_vfs(tmp_path / "s", VfsOptions(writeback_s=1e9)) as local:
-        local.put("/f", os.urandom(MIB))
-        local.vfs.sync()
-        local.put("/f", os.urandom(MIB))
+        put_at_risk(local)
         sync, begun, go_on = local.store.sync, threading.Event(), threading.Event()
 
         def slow(cids: Iterable[ChunkId]) -> None:
