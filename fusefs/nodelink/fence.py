@@ -32,6 +32,9 @@ INO_MASK: Final = SLOTS - 1
 _HEADER: Final = 4096
 _BYTES: Final = _HEADER + 2 * SLOTS
 _RECEIVED, _TELLS, _NOTES = 0, 1, 2
+_LISTED, _FOR_GOOD = 1, 2
+"""Marks of names: one directory's listing, which the kernel may forget again; and all
+that is never taken away, as two of them on one byte could not be told apart."""
 _NOTED: Final = 8
 """Exchanges under way that are noted at once: more than threads ever do."""
 LIMIT_S: Final = 1.0
@@ -115,11 +118,14 @@ class Gate:
         self.inodes = self._tables.inodes
         """Set `[ino & INO_MASK]` before an answer makes the kernel hold the inode."""
         self._names = self._tables.names
+        self._listings: dict[int, tuple[Ino, int]] = {}
+        """Of each byte with _LISTED: the directory, and how often it was told."""
         self.settled = 0
         """Up to here everything is applied and forgotten in our caches."""
         # Protects `settled`; nothing else is done under it.
         self._condition = threading.Condition()
-        self._barrier = threading.Lock()  # as in NodeFence
+        # As in NodeFence; also protects the marks of names and `_listings`.
+        self._barrier = threading.Lock()
         self.waits = 0
         self.inodes[ROOT_INO & INO_MASK] = 1
 
@@ -170,13 +176,41 @@ class Gate:
 
     def tells_absent(self, parent: Ino, name: bytes) -> None:
         """Before an answer makes the kernel hold that there is no such name."""
-        self._names[_slot(parent, name)] = 1
+        slot = _slot(parent, name)
         with self._barrier:
-            pass
+            self._names[slot] = _FOR_GOOD
+            self._listings.pop(slot, None)
 
     def tells_listing(self, directory: Ino) -> None:
         """Before a listing that the kernel will keep is read."""
-        self.tells_absent(directory, b"")
+        slot = _slot(directory, b"")
+        with self._barrier:
+            mark = self._names[slot]
+            if mark == _FOR_GOOD:
+                return
+            owner, times = self._listings.get(slot, (directory, 0))
+            if owner != directory or (mark and not times):  # or the worker's before us
+                self._names[slot] = _FOR_GOOD
+                self._listings.pop(slot, None)
+            else:
+                self._names[slot] = _LISTED
+                self._listings[slot] = directory, times + 1
+
+    # -- threads that tell the kernel what to forget ---------------------------------
+
+    def listing_told(self, directory: Ino) -> int:
+        """How often; for `listing_gone`."""
+        owner, times = self._listings.get(_slot(directory, b""), (directory, 0))
+        return times if owner == directory else 0
+
+    def listing_gone(self, directory: Ino, told: int) -> None:
+        """The kernel has forgotten all listings of it that were told by the time of
+        `listing_told`."""
+        slot = _slot(directory, b"")
+        with self._barrier:
+            if told and self._listings.get(slot) == (directory, told):
+                del self._listings[slot]
+                self._names[slot] = 0
 
     # -- the link's thread -----------------------------------------------------------
 

@@ -68,6 +68,19 @@ def test_listings_that_were_read_before(nodes: tuple[Node, Node]) -> None:
         assert f"{n}" in os.listdir(there)
 
 
+def test_a_directory_listed_once_does_not_slow_down_what_follows(
+    nodes: tuple[Node, Node],
+) -> None:
+    here, there = directory(nodes, "listed once")
+    os.listdir(there)
+    before = early(nodes[1])
+    for n in range(ROUNDS):
+        (here / f"{n}").write_bytes(b"data")
+        if n % 50 == 0:
+            assert f"{n}" in os.listdir(there)
+    assert early(nodes[1]) - before >= ROUNDS // 2
+
+
 def test_files_that_were_read_before(nodes: tuple[Node, Node]) -> None:
     here, there = directory(nodes, "read")
     for n in range(ROUNDS):

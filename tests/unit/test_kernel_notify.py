@@ -80,6 +80,30 @@ def test_cached_listing_goes_with_a_name_and_after_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("fences", [False, True])
+def test_a_listing_is_known_until_it_went_where_the_lock_fences(fences: bool) -> None:
+    notifier = make(fences=fences)
+    connection = notifier._connection
+    connection.listed.add(Ino(5))
+    connection.gate.tells_listing(Ino(5))
+    notifier.entry(Ino(5), b"a")
+    assert bool(connection.gate.listing_told(Ino(5))) is not fences
+
+
+def test_a_listing_told_while_another_goes_stays_known() -> None:
+    notifier = make()
+    gate = notifier._connection.gate
+    notifier._connection.listed.add(Ino(5))
+    gate.tells_listing(Ino(5))
+
+    def listed_again(message: bytes) -> None:
+        gate.tells_listing(Ino(5))
+
+    notifier.answer = listed_again
+    notifier.entry(Ino(5), b"a")
+    assert gate.listing_told(Ino(5))
+
+
 def test_attributes_leave_the_pages_alone() -> None:
     notifier = make()
     notifier.attributes(Ino(5))

@@ -43,6 +43,68 @@ def test_the_node_knows_what_the_kernel_was_told(
     assert node.may_have_listed(INO)
 
 
+def test_a_listing_that_the_kernel_forgot_is_not_known_any_more(
+    sides: tuple[NodeFence, Gate],
+) -> None:
+    node, gate = sides
+    gate.tells_listing(INO)
+    told = gate.listing_told(INO)
+    gate.tells_listing(INO)
+    gate.listing_gone(INO, told)
+    assert node.may_have_listed(INO)  # the second one came after the question
+    gate.listing_gone(INO, gate.listing_told(INO))
+    assert not node.may_have_listed(INO)
+    gate.listing_gone(INO, gate.listing_told(INO))
+    assert not node.may_have_listed(INO)
+    gate.tells_listing(INO)
+    assert node.may_have_listed(INO)
+
+
+@pytest.fixture
+def two_on_one_byte(monkeypatch: pytest.MonkeyPatch) -> tuple[Ino, Ino]:
+    monkeypatch.setattr(fence, "_slot", lambda parent, name: 7)
+    return INO, Ino(INO + 1)
+
+
+def test_of_two_listings_on_one_byte_none_is_taken_away(
+    sides: tuple[NodeFence, Gate], two_on_one_byte: tuple[Ino, Ino]
+) -> None:
+    node, gate = sides
+    one, other = two_on_one_byte
+    gate.tells_listing(one)
+    assert not gate.listing_told(other)
+    gate.listing_gone(other, gate.listing_told(other))
+    assert node.may_have_listed(one)
+    told = gate.listing_told(one)
+    gate.tells_listing(other)
+    for directory in two_on_one_byte:
+        gate.listing_gone(directory, told)
+        gate.listing_gone(directory, gate.listing_told(directory))
+        assert node.may_have_listed(directory)
+
+
+@pytest.mark.parametrize("listed_first", [False, True])
+def test_an_absent_name_on_the_byte_of_a_listing_stays(
+    sides: tuple[NodeFence, Gate], two_on_one_byte: tuple[Ino, Ino], listed_first: bool
+) -> None:
+    node, gate = sides
+    if listed_first:
+        gate.tells_listing(INO)
+    gate.tells_absent(INO, b"name")
+    gate.tells_listing(INO)
+    gate.listing_gone(INO, gate.listing_told(INO))
+    assert node.may_know_absent(INO, b"name")
+
+
+def test_a_listing_of_the_worker_before_is_not_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "fence"
+    Gate(map_file(path)).tells_listing(INO)
+    gate = Gate(map_file(path))
+    gate.tells_listing(INO)
+    gate.listing_gone(INO, gate.listing_told(INO))
+    assert NodeFence(map_file(path)).may_have_listed(INO)
+
+
 def test_what_was_told_outlives_the_worker(tmp_path: Path) -> None:
     path = tmp_path / "fence"
     Gate(map_file(path)).inodes[INO & fence.INO_MASK] = 1

@@ -182,12 +182,16 @@ class Notifier:
 
     def _name_gone(self, parent: Ino, message: bytes) -> None:
         connection = self._connection
+        fenced = connection.settings.directory_lock_fences
+        told = connection.gate.listing_told(parent)
         problem = self._send(message)
-        if problem == errno.ENOENT and not connection.settings.directory_lock_fences:
+        if problem == errno.ENOENT and not fenced:
             self._repeat_while_recent(parent, message)
         if parent in connection.listed:
             connection.listed.discard(parent)
             self._send(_inval_inode(parent, 0, 0))
+            if fenced:  # a listing told before had the lock, and is in the kernel
+                connection.gate.listing_gone(parent, told)
 
     def _repeat_while_recent(self, parent: Ino, message: bytes) -> None:
         """The kernel did not find the name: its answer may be on its way."""
