@@ -22,8 +22,9 @@ MAX_FILE_SIZE = (1 << 63) - 1
 
 Load = Callable[[ChunkId], bytes]
 """Gives the bytes of a manifest node; raises ChunkMissing."""
-Save = Callable[[bytes], ChunkId]
-"""Stores a manifest node and gives its id."""
+Save = Callable[[bytes, ChunkId], ChunkId]
+"""Stores a manifest node and gives its id. With the id of the node in whose place it
+is, HOLE where there was none."""
 
 
 def chunk_count(size: int, chunk_log2: int) -> int:
@@ -154,7 +155,7 @@ def _fit(root: bytes, old: int, new: int, load: Load, save: Save) -> bytes:
     node: bytes = root or HOLE
     for _ in range(old, new):
         if node != HOLE:
-            node = save(node)
+            node = save(node, HOLE)
     for _ in range(new, old):
         if node != HOLE:
             node = _child(load(ChunkId(node)), 0)
@@ -205,7 +206,34 @@ def _update(
     if not slots:
         return HOLE
     packed = b"".join(slots)
-    return node if packed == data else save(packed)
+    return node if packed == data else save(packed, ChunkId(node))
+
+
+def differing(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
+    """Where the new node has other ids than the old one: (start, end) in bytes, in
+    order."""
+    start = end = -1
+    for at in _differing(old, new, 0, len(new)):
+        if at != end:
+            if end > start:
+                yield start, end
+            start = at
+        end = at + CHUNK_ID_BYTES
+    if end > start:
+        yield start, end
+
+
+def _differing(old: bytes, new: bytes, start: int, end: int) -> Iterator[int]:
+    """Halves are compared, not ids: few of 256 differ."""
+    if old[start:end] == new[start:end]:
+        return
+    if end - start <= CHUNK_ID_BYTES:
+        yield start
+        return
+    ids = (end - start) // CHUNK_ID_BYTES
+    middle = start + ids // 2 * CHUNK_ID_BYTES
+    yield from _differing(old, new, start, middle)
+    yield from _differing(old, new, middle, end)
 
 
 def build(chunks: Iterable[ChunkId], save: Save) -> bytes:
@@ -221,7 +249,7 @@ def _no_load(node: ChunkId) -> bytes:
 def collect(store: dict[ChunkId, bytes]) -> tuple[Load, Save]:
     """Load and save over a dict, for tests and for building before storing."""
 
-    def save(data: bytes) -> ChunkId:
+    def save(data: bytes, instead: ChunkId = HOLE) -> ChunkId:
         cid = chunk_id(data)
         store[cid] = data
         return cid

@@ -170,7 +170,7 @@ class Appends:
             for i in range(count - index)
         }
         root = manifest.update(
-            first.root, views[0].count, count, changes, load, lambda d: save(d)
+            first.root, views[0].count, count, changes, load, lambda node, _: save(node)
         )
         return root, bodies
 

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from fusefs.model.ids import HOLE, ChunkId, chunk_id
-from fusefs.model.manifest import chunk_count
+from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId, chunk_id
+from fusefs.model.manifest import chunk_count, differing
 from fusefs.model.tx import Body
 from fusefs.store.store import Store
 from fusefs.vfs.buffers import Pool
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_BODIES = 32
 """Small chunks, and nodes of the manifest, kept for the transaction to take along
 (model/tx.py says how many it does)."""
+LARGE_NODE = 32 * CHUNK_ID_BYTES
+"""Of the manifest; a shorter one travels as it is."""
 MAX_UNSYNCED = 4096
 """Objects of a file remembered for its next fsync (4 GiB of writes); beyond it
 fsync looks at all of them."""
@@ -305,11 +307,23 @@ class Storing:
         self.note_unsynced(file, (cid,))
         return cid
 
-    def put_node(self, file: File, draft: Draft, node: bytes) -> ChunkId:
+    def put_node(
+        self, file: File, draft: Draft, node: bytes, instead: ChunkId
+    ) -> ChunkId:
         """A node of the next version's manifest, which is read again soon."""
-        cid = self.put(file, draft, node, most_bodies=2 * MAX_BODIES)
+        over = None
+        if len(node) >= LARGE_NODE and instead != HOLE:
+            over = self._node_difference(node, instead)
+        cid = self.put(file, draft, node, over, most_bodies=2 * MAX_BODIES)
         self._objects.remember(cid, node)
         return cid
+
+    def _node_difference(self, node: bytes, instead: ChunkId) -> Difference | None:
+        """None when most of it differs."""
+        ranges = tuple(differing(self._objects.node(instead), node))
+        if 2 * sum(end - start for start, end in ranges) > len(node):
+            return None
+        return Difference(instead, ranges)
 
     def note_unsynced(self, file: File, cids: Collection[ChunkId]) -> None:
         """The file consists of these, too, and nobody knows whether they are durable.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusefs.model import manifest
-from fusefs.model.ids import HOLE, chunk_id
+from fusefs.model.ids import HOLE, ChunkId, chunk_id
 
 CHUNKS = [HOLE, *(chunk_id(bytes((i,))) for i in range(4))]
 STEPS = st.lists(
@@ -48,6 +48,40 @@ def test_updates_equal_building_anew(steps: list, a: int, b: int) -> None:
         }
         for index in range(min(count, 6)):
             assert manifest.lookup(root, count, index, load) == model[index]
+
+
+NODES = st.lists(st.sampled_from(CHUNKS), min_size=1, max_size=40).map(b"".join)
+
+
+@given(NODES, NODES)
+def test_what_differs_makes_one_node_of_the_other(old: bytes, new: bytes) -> None:
+    made = bytearray(old[: len(new)].ljust(len(new), b"\0"))
+    last = -1
+    for start, end in manifest.differing(old, new):
+        assert last < start < end <= len(new)
+        assert all(
+            old[at : at + 32] != new[at : at + 32] for at in range(start, end, 32)
+        )
+        made[start:end] = new[start:end]
+        last = end
+    assert made == new
+
+
+def test_a_node_is_saved_with_the_one_whose_place_it_takes() -> None:
+    store: dict = {}
+    load, save = manifest.collect(store)
+    saved: list = []
+
+    def noted(node: bytes, instead: ChunkId) -> ChunkId:
+        saved.append((len(node), instead))
+        return save(node)
+
+    root = manifest.update(b"", 0, 300, {0: CHUNKS[1], 299: CHUNKS[2]}, load, noted)
+    assert saved == [(32, HOLE), (44 * 32, HOLE), (64, HOLE)]
+    first = manifest._child(load(root), 0)
+    saved.clear()
+    manifest.update(root, 300, 300, {1: CHUNKS[3]}, load, noted)
+    assert saved == [(64, first), (64, root)]
 
 
 def test_huge_file_has_small_records() -> None:

@@ -31,7 +31,7 @@ def publish(
     ids = [node.store.put(data) for data in chunks]
     nodes: list[Body] = []
 
-    def save(data: bytes) -> ChunkId:
+    def save(data: bytes, instead: ChunkId) -> ChunkId:
         cid = node.store.put(data)
         nodes.append(Body(cid, data))
         return cid

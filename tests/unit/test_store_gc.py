@@ -35,7 +35,7 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
 def write(store: Store, clock: Clock, chunks: list[bytes | None]) -> Root:
     """Store a file of these chunks (None is a hole) as its writer would."""
     ids = [HOLE if data is None else put(store, clock, data) for data in chunks]
-    root = manifest.build(ids, lambda node: put(store, clock, node))
+    root = manifest.build(ids, lambda node, _: put(store, clock, node))
     return root, len(chunks) << LOG2, LOG2
 
 

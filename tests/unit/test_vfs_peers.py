@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import Exists, Unreachable
-from fusefs.model.ids import ROOT_INO, Ino, chunk_id
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
 from fusefs.model.records import S_DIR
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.rows import content_change
@@ -213,6 +213,45 @@ def test_patches_over_one_another_that_come_together(pair: Watched) -> None:
     assert [body.is_patch for body in bodies] == [False, True, True, True]
     keep_bodies(pair.b.store, bodies)
     assert pair.b.store.get(bodies[-1].id) == data
+
+
+def root_of(local: Local, path: str) -> ChunkId:
+    row = local.namespace.inode(local.walk(path))
+    assert row is not None
+    return ChunkId(row.root)
+
+
+def test_a_node_of_the_manifest_travels_as_the_ids_that_differ(tmp_path: Path) -> None:
+    with pair_of(tmp_path, VfsOptions(chunk_log2=12)) as pair:
+        data = bytearray(random_bytes(40 * 4096))
+        pair.a.put("/f", bytes(data))
+        pair.sync()
+        handle = pair.a.open("/f")
+        for at in (8192, 12_288, 40 * 4096):  # two beside one another, and a new one
+            pair.a.vfs.write(handle, at, b"new")
+            data[at : at + 3] = b"new"
+        pair.a.vfs.flush(handle)
+        root = root_of(pair.a, "/f")
+        (node,) = [b for b in pair.a_peers.published[-1][1] if b.id == root]
+        assert (node.size, node.ranges) == (41 * 32, ((64, 64), (40 * 32, 32)))
+        pair.sync()
+        assert pair.b.store.get(root) == pair.a.store.get(root)
+        assert pair.b.cat("/f") == data
+
+
+def test_a_node_that_is_cut_and_changed_at_once_arrives(tmp_path: Path) -> None:
+    with pair_of(tmp_path, VfsOptions(chunk_log2=12)) as pair:
+        pair.a.put("/f", random_bytes(40 * 4096))
+        pair.sync()
+        handle = pair.a.open("/f")
+        pair.a.vfs.setattr(
+            pair.a.walk("/f"), SetAttr(size=38 * 4096), pair.a.caller, handle
+        )
+        pair.a.vfs.write(handle, 0, b"new")
+        pair.a.vfs.flush(handle)
+        pair.tell(pair.a, pair.b)
+        root = root_of(pair.a, "/f")
+        assert pair.b.store.get(root) == pair.a.store.get(root)
 
 
 def test_a_patch_that_makes_another_chunk_is_left_out(pair: Watched) -> None:

@@ -139,7 +139,7 @@ class Connection:
         self.moving: dict[Ino, tuple[Ino, float]] = {}
         """Those it had elsewhere a moment ago: where, and until when that counts."""
         self._held_lock = threading.Lock()
-        """Protects `_held`; nothing is called under it."""
+        """Protects `_held` and `_crossings`; nothing is called under it."""
         if session is not None:
             self.locked.update(fs.record_locked())
             self.agree(session)
