@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -34,11 +33,11 @@ from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.environment import Environment
 from netnode.patching import Message, Patching, bases_of
+from netnode.source import MAX_TO_SERVE, Source
 from netnode.transport import BrokenStream, Buffer
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     AnyMessage,
-    Bases,
     CancelGet,
     Chunk,
     Get,
@@ -58,58 +57,12 @@ IN_PLACE_BYTES = 64 << 10
 """Chunks up to this size are read and stored without a thread."""
 STORING = 4
 """Chunks per connection that are being verified and stored while more arrive."""
-MAX_TO_SERVE = 16_384
-"""Chunks a peer may have asked for: its scheduler never asks for so many."""
-SERVED_REMEMBERED = 4096
 QUIET_S = 0.3
 """A peer that fetched within this time is probably not done: pushes wait."""
-SERVE_AHEAD_BYTES = 1 << 20
-"""Data waiting in a connection before the next chunk is read."""
 
 Done = Callable[[int, str], None]
 """Told (errno or 0, reason) once."""
 PushAnswer = Callable[[NodeId, AnyMessage], None]
-
-
-class Source:
-    """One peer as far as chunks are concerned. Lives as long as its control
-    connection; `connection` comes and goes."""
-
-    def __init__(self, peer: NodeId) -> None:
-        self.peer = peer
-        self.connection: Connection | None = None
-        self.unsent: list[AnyMessage] = []
-        """Requests made before the bulk connection is there."""
-        self.to_serve: deque[ChunkId] = deque()
-        self.cancelled: set[ChunkId] = set()
-        self.bases: dict[ChunkId, Basis] = {}
-        """What it has in place of chunks in `to_serve`."""
-        self.named: dict[ChunkId, Basis] = {}
-        """What we said to have in place of chunks it may send."""
-        self.work = trio.Event()
-        self.finding: dict[int, tuple[ChunkId, ...]] = {}
-        self.served: OrderedDict[ChunkId, None] = OrderedDict()
-        """What it fetched lately: it has these."""
-        self.served_at = float("-inf")
-
-    def note_served(self, cid: ChunkId, now: float) -> None:
-        self.served_at = now
-        self.served[cid] = None
-        if len(self.served) > SERVED_REMEMBERED:
-            self.served.popitem(last=False)
-
-    def name(self, bases: dict[ChunkId, Basis]) -> Bases:
-        """What goes into the message that says so."""
-        self.named.update(bases)
-        while len(self.named) > MAX_TO_SERVE:
-            del self.named[next(iter(self.named))]
-        return tuple((cid, *basis) for cid, basis in bases.items())
-
-    def send(self, message: AnyMessage) -> None:
-        if self.connection is None:
-            self.unsent.append(message)
-        else:
-            self.connection.send(message)
 
 
 class ChunkPlane:
@@ -180,7 +133,7 @@ class ChunkPlane:
         for action in actions:
             match action:
                 case Ask():
-                    self._ask(self._sources[action.peer], action.cids)
+                    self._ask(self._sources[action.peer], action)
                 case CancelAsk():
                     source = self._sources.get(action.peer)
                     if source is not None:
@@ -195,8 +148,9 @@ class ChunkPlane:
                     self._finish(action)
         self._timer.set()  # whatever led to them may have moved the next event
 
-    def _ask(self, source: Source, cids: tuple[ChunkId, ...]) -> None:
-        source.send(Get(cids, source.name(self.patching.named(cids))))
+    def _ask(self, source: Source, ask: Ask) -> None:
+        bases = source.name(self.patching.named(ask.cids))
+        source.send(Get(ask.cids, bases, ask.urgent))
 
     def _finish(self, finished: Finished) -> None:
         done = self._requests.pop(finished.request, None)
@@ -311,7 +265,8 @@ class ChunkPlane:
         match message:
             case Get():
                 source.cancelled.difference_update(message.cids)
-                source.to_serve.extend(message.cids)
+                at = message.urgent
+                source.to_serve.add(message.cids[:at], message.cids[at:])
                 theirs, wanted = bases_of(message), set(message.cids)
                 source.bases.update((c, b) for c, b in theirs.items() if c in wanted)
                 if len(source.to_serve) > MAX_TO_SERVE:
@@ -417,24 +372,25 @@ class ChunkPlane:
         if patch.keep:
             source.send(Stored(patch.cid, "its basis is not here"))
         else:
-            source.send(Get((patch.cid,)))
+            source.send(Get((patch.cid,), urgent=1))
 
     # -- serving -------------------------------------------------------------------
 
     async def _serve_chunks(self, source: Source, connection: Connection) -> None:
         while True:
             while source.to_serve:
-                cid = source.to_serve.popleft()
+                try:
+                    await source.room(connection, self._environment.now)
+                except BrokenStream:
+                    return  # the receiving side notices, too
+                cid = source.to_serve.next()
                 basis = source.bases.pop(cid, None)
                 if cid in source.cancelled:
                     source.cancelled.discard(cid)
                     continue
                 source.note_served(cid, self._environment.now())
-                try:
-                    absent = NoChunk((cid,))
-                    await self.send_chunk(connection, Chunk(cid), absent, basis)
-                except BrokenStream:
-                    return  # the receiving side notices, too
+                absent = NoChunk((cid,))
+                await self.send_chunk(connection, Chunk(cid), absent, basis)
             source.cancelled.clear()
             await source.work.wait()
             source.work = trio.Event()
@@ -446,8 +402,8 @@ class ChunkPlane:
         absent: NoChunk | None,
         basis: Basis | None = None,
     ) -> bool:
-        """Read a chunk and send it as fast as the peer takes it, as a patch over the
-        `basis` that the peer has if that is shorter; False: not here."""
+        """Read a chunk and send it, as a patch over the `basis` that the peer has if
+        that is shorter; False: not here."""
         try:
             made, body = await self._made(message, basis)
         except (ChunkMissing, Corrupt) as error:
@@ -455,7 +411,6 @@ class ChunkPlane:
             if absent is not None:
                 connection.send(absent)
             return False
-        await connection.stream.drained(SERVE_AHEAD_BYTES)
         connection.send_with_body(made, body)
         self.served_bytes += len(body)
         self.served_chunks += 1
@@ -469,6 +424,12 @@ class ChunkPlane:
         return await self._environment.offload(
             lambda: self.patching.made(message, basis)
         )
+
+    async def room(self, peer: NodeId, connection: Connection) -> None:
+        """Wait until a push should be sent. Raises BrokenStream."""
+        source = self._sources.get(peer)
+        if source is not None:
+            await source.room(connection, self._environment.now)
 
     def bulk(self, peer: NodeId) -> Connection | None:
         """The bulk connection, for pushes."""

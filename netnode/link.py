@@ -285,6 +285,8 @@ class _Client:
         request = self._node.fetch(message.cids, limit_s, message.hint, done)
         if not finished:
             self._fetches[number] = request
+        if message.ahead:
+            self._node.prefetch(message.ahead, message.hint)
 
     def lock(self, message: Lock) -> None:
         number = message.id

@@ -39,8 +39,6 @@ the foreground has gone by."""
 BUSY_PAUSE_S = 0.05
 RETRY_S = 30.0
 """After a peer refused a chunk (no space)."""
-PUSH_AHEAD_BYTES = 512 << 10
-"""Small: a Get of the peer waits behind it."""
 MAX_ROOTS = 100_000
 """Files waiting to be looked at."""
 SEEN_NODES = 50_000
@@ -356,7 +354,7 @@ class Replicas:
                     self._pushes.refused(peer, cid, self._environment.now())
                     continue
                 try:
-                    await connection.stream.drained(PUSH_AHEAD_BYTES)
+                    await self._plane.room(peer, connection)
                     put = Put(cid)
                     if not await self._plane.send_chunk(connection, put, None, basis):
                         self._pushes.forget(cid)

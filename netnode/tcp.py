@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 HANDSHAKE_S = 5.0
 """From accept to a proven peer; a handshake takes milliseconds."""
 CONNECT_S = 4.0
+UNSENT_BYTES = 128 << 10
+"""Taken by the kernel beyond what is under way (TCP_NOTSENT_LOWAT, tcp(7)): whatever is
+urgent waits behind it."""
 UNDECIDED = 128
 """Connections between accept and a proven peer."""
 TLS_FIRST_BYTE = 0x16
@@ -205,9 +208,11 @@ async def _connect(sock: socket.socket, where: tuple[object, ...]) -> None:
 
 
 def tune(sock: socket.socket) -> None:
-    """No waiting for more to send; a queue in the kernel that holds a chunk."""
+    """No waiting for more to send; what is under way may be as much as a chunk, what
+    waits for that is little."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -161,15 +161,17 @@ class NodeLink:
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
-        """Return when all chunks are in the store.
+        """Return when all chunks are in the store. `ahead` is prefetched, behind them.
 
         Raises Unreachable (no reachable peer has one), TimedOut, Interrupted,
         NoSpace.
         """
         self._fetches += 1
         deadline = time.monotonic() + timeout_s
-        message = Fetch(0, tuple(cids), int(timeout_s * 1000), tuple(hint))
+        timeout_ms = int(timeout_s * 1000)
+        message = Fetch(0, tuple(cids), timeout_ms, tuple(hint), tuple(ahead))
         try:
             answer = self._calls.call_patiently(message, deadline, cancelled)
             if answer is None:

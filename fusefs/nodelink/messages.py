@@ -77,12 +77,14 @@ class BarrierDone(Message, frozen=True, tag=6):
 
 
 class Fetch(Message, frozen=True, tag=7):
-    """Bring these chunks into the store. `hint`: nodes likely to have them."""
+    """Bring these chunks into the store. `hint`: nodes likely to have them. `ahead`:
+    chunks that will be wanted soon, as in Prefetch."""
 
     id: int
     cids: Cids
     timeout_ms: int
     hint: tuple[NodeId, ...] = ()
+    ahead: Cids = ()
 
 
 class Fetched(Message, frozen=True, tag=8):

@@ -71,12 +71,20 @@ class Fetcher:
         self._peers = peers
         self._timeout_s = timeout_s
 
-    def fetch(self, cids: Sequence[ChunkId], cancelled: Cancelled = None) -> None:
-        """All of them are local when this returns. No lock may be held.
+    def fetch(
+        self,
+        cids: Sequence[ChunkId],
+        cancelled: Cancelled = None,
+        ahead: Sequence[ChunkId] = (),
+    ) -> None:
+        """All of them are local when this returns; those `ahead` are asked for, too.
+        No lock may be held.
 
         Raises: Unreachable, TimedOut, Interrupted.
         """
-        self._peers.fetch(cids, timeout_s=self._timeout_s, cancelled=cancelled)
+        self._peers.fetch(
+            cids, timeout_s=self._timeout_s, cancelled=cancelled, ahead=ahead
+        )
 
     def begin(self, cancelled: Cancelled = None) -> Fetching:
         """The fetches of one request."""
@@ -94,11 +102,11 @@ class Fetching:
         self._asked: set[ChunkId] = set()
         self._again = 0
 
-    def bring(self, missing: Missing) -> None:
+    def bring(self, missing: Missing, ahead: Sequence[ChunkId] = ()) -> None:
         """Raises what `Fetcher.fetch` does; FsError when it gets no further."""
         if self._asked.issuperset(missing.cids):
             self._again += 1
             if self._again >= ATTEMPTS:
                 raise FsError("chunks vanish faster than they arrive")
         self._asked.update(missing.cids)
-        self._fetcher.fetch(missing.cids, self._cancelled)
+        self._fetcher.fetch(missing.cids, self._cancelled, ahead)

@@ -31,8 +31,9 @@ class Peers(Protocol):
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
-        """Return when all are in the store.
+        """Return when all are in the store. `ahead` is prefetched, behind them.
 
         Raises: Unreachable, TimedOut, Interrupted.
         """
@@ -87,6 +88,7 @@ class Alone:
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
         raise Unreachable("no node is running, the bytes are not on this disk")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from fusefs.errors import Invalid, NoSuchDevice
 from fusefs.model.ids import HOLE, ChunkId
@@ -108,15 +109,16 @@ class Reader:
         size: int,
     ) -> None:
         """Fetch all that the read needs; a sequential reader asks for what comes next
-        in the same breath."""
+        in the same breath, behind it."""
         view = handle.file.view
         index, last = offset >> view.log2, (offset + size - 1) >> view.log2
+        ahead: Sequence[ChunkId] = ()
         if abs(offset - handle.next_read) <= NEAR_BYTES:
             handle.window = max(handle.window, FIRST_WINDOW)
-            self._ask_ahead(handle, view, last)
+            ahead = self._ahead(handle, view, last)
         if last > index and handle.file.draft is None:
             missing = self._all_missing(view, index, last, missing)
-        fetching.bring(missing)
+        fetching.bring(missing, ahead)
 
     def _all_missing(
         self, view: View, first: int, last: int, missing: Missing
@@ -134,23 +136,21 @@ class Reader:
         if index == offset >> view.log2 and handle.window:
             return
         handle.window = min(max(FIRST_WINDOW, handle.window * 2), self._max_window)
-        if view.count > 1:
-            self._ask_ahead(handle, view, index)
+        if view.count > 1 and (ahead := self._ahead(handle, view, index)):
+            self._peers.prefetch(ahead)
 
-    def _ask_ahead(self, handle: Handle, view: View, index: int) -> None:
-        """Prefetch chunks after `index` that were not asked for yet: many at once,
-        when less than half of the window is left."""
+    def _ahead(self, handle: Handle, view: View, index: int) -> Sequence[ChunkId]:
+        """Chunks after `index` to prefetch, not asked for yet: many at once, when less
+        than half of the window is left."""
         first = max(index + 1, handle.ahead)
         last = min(index + 1 + handle.window, view.count)
         if first >= last or 2 * (first - index - 1) > handle.window:
-            return
+            return ()
         handle.ahead = last
         try:
-            absent = self._store.missing(view.chunks(first, last))
+            return self._store.missing(view.chunks(first, last))
         except Missing:
-            return
-        if absent:
-            self._peers.prefetch(absent)
+            return ()
 
     # -- holes -----------------------------------------------------------------
 

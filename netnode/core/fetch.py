@@ -43,6 +43,8 @@ have it."""
 class Ask(NamedTuple):
     peer: NodeId
     cids: tuple[ChunkId, ...]
+    urgent: int = 0
+    """So many of them, the first, a program waits for."""
 
 
 class Find(NamedTuple):
@@ -260,7 +262,7 @@ class FetchScheduler:
 
     def _pump(self, now: float) -> list[Action]:
         """Ask for as much as the windows allow."""
-        asks: dict[NodeId, list[ChunkId]] = {}
+        asks: dict[NodeId, list[_Chunk]] = {}
         finds: dict[NodeId, list[ChunkId]] = {}
         failed: list[ChunkId] = []
         for cid in list(self._overdue):
@@ -272,7 +274,7 @@ class FetchScheduler:
             del self._overdue[cid]
             self._hedged.add(cid)
             self._ask(chunk, peer, now)
-            asks.setdefault(peer, []).append(cid)
+            asks.setdefault(peer, []).append(chunk)
         for priority in Priority:
             limit = WINDOW[priority]
             free = any(len(p.in_flight) < limit for p in self.peers.values())
@@ -283,11 +285,11 @@ class FetchScheduler:
                 peer = self._choose(chunk)
                 if peer is not None:
                     self._ask(chunk, peer, now)
-                    asks.setdefault(peer, []).append(cid)
+                    asks.setdefault(peer, []).append(chunk)
                     free = any(len(p.in_flight) < limit for p in self.peers.values())
                 elif not self._look_around(chunk, finds):
                     failed.append(cid)
-        actions: list[Action] = [Ask(p, tuple(c)) for p, c in asks.items()]
+        actions: list[Action] = [_asked(p, chunks) for p, chunks in asks.items()]
         actions += [Find(p, tuple(c)) for p, c in finds.items()]
         for cid in failed:
             actions += self._fail(cid)
@@ -406,3 +408,9 @@ class FetchScheduler:
             self._release(cid, chunk.owners)
             actions += [CancelAsk(owner, cid) for owner in chunk.owners]
         return actions
+
+
+def _asked(peer: NodeId, chunks: Sequence[_Chunk]) -> Ask:
+    urgent = [c.cid for c in chunks if c.priority is Priority.FOREGROUND]
+    others = [c.cid for c in chunks if c.priority is not Priority.FOREGROUND]
+    return Ask(peer, (*urgent, *others), len(urgent))

@@ -182,8 +182,11 @@ class States(Message, frozen=True, tag=15):
 
 
 class Get(Message, frozen=True, tag=20):
+    """`urgent`: so many of the first a program waits for."""
+
     cids: Cids
     bases: Bases = ()
+    urgent: Number = 0
 
 
 class Chunk(Message, frozen=True, tag=21):

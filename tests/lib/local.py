@@ -50,7 +50,9 @@ class RecordingPeers(Alone):
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
+        self.prefetched += ahead
         if self.remote is None or self.local is None:
             raise Unreachable("nobody has it")
         for cid in cids:

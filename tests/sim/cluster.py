@@ -299,6 +299,7 @@ class SimPeers(Alone):
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
         for cid in cids:
             for other in self._node.connected():

@@ -71,6 +71,15 @@ def test_program_goes_before_prefetch() -> None:
     assert asked(raised) == {1: [CIDS[49]]}
 
 
+def test_what_a_program_waits_for_is_asked_first_and_said_to_be_urgent() -> None:
+    made = scheduler(1, 2, likely=(1,))
+    made.want(1, CIDS[:3], Priority.PREFETCH, (), 0, 10)
+    (ask,) = made.want(2, [CIDS[9]], FORE, (), 0, 10)
+    assert ask == Ask(NodeId(1), (CIDS[9],), urgent=1)
+    (ask,) = made.peer_gone(NodeId(1), 0.1)
+    assert ask == Ask(NodeId(2), (CIDS[9], *CIDS[:3]), urgent=1)
+
+
 def test_absent_everywhere_is_unreachable_before_the_deadline() -> None:
     made = scheduler(1, 2, likely=(1, 2))
     made.want(1, CIDS[:1], FORE, (), 0, 10)

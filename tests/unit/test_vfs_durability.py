@@ -125,6 +125,7 @@ class Slow(RecordingPeers):
         timeout_s: float,
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
+        ahead: Sequence[ChunkId] = (),
     ) -> None:
         assert timeout_s == 30.0
         assert cancelled is not None and cancelled()

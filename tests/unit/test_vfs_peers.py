@@ -16,6 +16,7 @@ from fusefs.model.records import S_DIR
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions, publish
+from fusefs.vfs.ports import Alone
 from fusefs.vfs.types import SetAttr
 from netnode.bodies import keep_bodies
 from tests.lib.local import Local, RecordingPeers, hear, local_vfs, replicate
@@ -357,6 +358,19 @@ def test_bytes_come_when_they_are_read(pair: Watched) -> None:
     assert pair.b.cat("/f") == data
     assert pair.b_peers.prefetched
     assert pair.b.stat("/f").blocks == -(-len(data) // 512)
+
+
+def test_what_comes_next_is_asked_for_behind_what_is_read(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.a.put("/f", random_bytes(4 * MIB))
+    pair.sync()
+    monkeypatch.delattr(RecordingPeers, "prefetch")
+    monkeypatch.setattr(Alone, "prefetch", lambda *_: pytest.fail("asked before"))
+    pair.b.vfs.read(pair.b.open("/f"), 0, 10)
+    chunks = [chunk_id(random_bytes(4 * MIB)[n * MIB :][:MIB]) for n in range(4)]
+    assert pair.b_peers.prefetched == chunks[1:3]
+    assert pair.b_peers.fetched[-1:] == chunks[:1]
 
 
 def test_what_nobody_has_is_an_error_and_never_zeros(pair: Watched) -> None:
