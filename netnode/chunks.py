@@ -109,8 +109,11 @@ class ChunkPlane:
         priority: Priority,
         hint: Sequence[NodeId],
         done: Done,
+        *,
+        small: bool = False,
     ) -> int:
-        """Bring chunks into the store; a number for `cancel`."""
+        """Bring chunks into the store; a number for `cancel`. `small`: many of them may
+        be under way together."""
         self._numbers += 1
         number = self._numbers
         missing = self._store.missing(cids)
@@ -119,8 +122,9 @@ class ChunkPlane:
             return number
         self._requests[number] = done
         now = self._environment.now()
+        until = now + limit_s
         self._act(
-            self.scheduler.want(number, missing, priority, hint, now, now + limit_s)
+            self.scheduler.want(number, missing, priority, hint, now, until, small)
         )
         return number
 

@@ -286,7 +286,7 @@ class _Client:
         if not finished:
             self._fetches[number] = request
         if message.ahead:
-            self._node.prefetch(message.ahead, message.hint)
+            self._node.prefetch(message.ahead, message.hint, message.small)
 
     def lock(self, message: Lock) -> None:
         number = message.id

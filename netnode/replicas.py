@@ -46,6 +46,8 @@ SEEN_NODES = 50_000
 SEEN_S = 60.0
 """So long a node that is still owed is not looked at again: its chunks have hardly
 been collected meanwhile, with the least grace of twice that."""
+SMALL_BYTES = 64 << 10
+"""A file of which little more than the round trip takes time."""
 PULL_LIMIT_S = 300.0
 PULL_BATCH = 64
 SETTLE_BATCH = 512
@@ -327,7 +329,12 @@ class Replicas:
                     self._store.set_flags((cid,), set_=RESPONSIBLE)
 
             self._plane.fetch(
-                (cid,), PULL_LIMIT_S, Priority.REPAIR, (root.writer,), done
+                (cid,),
+                PULL_LIMIT_S,
+                Priority.REPAIR,
+                (root.writer,),
+                done,
+                small=root.size <= SMALL_BYTES,
             )
 
     # -- pushing -----------------------------------------------------------------------

@@ -185,9 +185,16 @@ class Node:
         """Bring chunks into the store for a program that waits."""
         return self.chunks.fetch(cids, limit_s, Priority.FOREGROUND, hint, done)
 
-    def prefetch(self, cids: Sequence[ChunkId], hint: Sequence[NodeId]) -> None:
+    def prefetch(
+        self, cids: Sequence[ChunkId], hint: Sequence[NodeId], small: bool = False
+    ) -> None:
         self.chunks.fetch(
-            cids, PREFETCH_LIMIT_S, Priority.PREFETCH, hint, lambda error, reason: None
+            cids,
+            PREFETCH_LIMIT_S,
+            Priority.PREFETCH,
+            hint,
+            lambda error, reason: None,
+            small=small,
         )
 
     async def connections_settled(self) -> None:

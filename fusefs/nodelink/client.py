@@ -162,6 +162,7 @@ class NodeLink:
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
         """Return when all chunks are in the store. `ahead` is prefetched, behind them.
 
@@ -171,7 +172,7 @@ class NodeLink:
         self._fetches += 1
         deadline = time.monotonic() + timeout_s
         timeout_ms = int(timeout_s * 1000)
-        message = Fetch(0, tuple(cids), timeout_ms, tuple(hint), tuple(ahead))
+        message = Fetch(0, tuple(cids), timeout_ms, tuple(hint), tuple(ahead), small)
         try:
             answer = self._calls.call_patiently(message, deadline, cancelled)
             if answer is None:

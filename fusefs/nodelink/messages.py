@@ -78,13 +78,14 @@ class BarrierDone(Message, frozen=True, tag=6):
 
 class Fetch(Message, frozen=True, tag=7):
     """Bring these chunks into the store. `hint`: nodes likely to have them. `ahead`:
-    chunks that will be wanted soon, as in Prefetch."""
+    chunks that will be wanted soon, as in Prefetch; whether they are `small`."""
 
     id: int
     cids: Cids
     timeout_ms: int
     hint: tuple[NodeId, ...] = ()
     ahead: Cids = ()
+    small: bool = False
 
 
 class Fetched(Message, frozen=True, tag=8):

@@ -76,14 +76,19 @@ class Fetcher:
         cids: Sequence[ChunkId],
         cancelled: Cancelled = None,
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
-        """All of them are local when this returns; those `ahead` are asked for, too.
-        No lock may be held.
+        """All of them are local when this returns; those `ahead`, which may be small,
+        are asked for, too. No lock may be held.
 
         Raises: Unreachable, TimedOut, Interrupted.
         """
         self._peers.fetch(
-            cids, timeout_s=self._timeout_s, cancelled=cancelled, ahead=ahead
+            cids,
+            timeout_s=self._timeout_s,
+            cancelled=cancelled,
+            ahead=ahead,
+            small=small,
         )
 
     def begin(self, cancelled: Cancelled = None) -> Fetching:
@@ -102,11 +107,13 @@ class Fetching:
         self._asked: set[ChunkId] = set()
         self._again = 0
 
-    def bring(self, missing: Missing, ahead: Sequence[ChunkId] = ()) -> None:
+    def bring(
+        self, missing: Missing, ahead: Sequence[ChunkId] = (), small: bool = False
+    ) -> None:
         """Raises what `Fetcher.fetch` does; FsError when it gets no further."""
         if self._asked.issuperset(missing.cids):
             self._again += 1
             if self._again >= ATTEMPTS:
                 raise FsError("chunks vanish faster than they arrive")
         self._asked.update(missing.cids)
-        self._fetcher.fetch(missing.cids, self._cancelled, ahead)
+        self._fetcher.fetch(missing.cids, self._cancelled, ahead, small)

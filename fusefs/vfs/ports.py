@@ -32,8 +32,10 @@ class Peers(Protocol):
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
-        """Return when all are in the store. `ahead` is prefetched, behind them.
+        """Return when all are in the store. `ahead` is prefetched, behind them, many at
+        once if they are `small`.
 
         Raises: Unreachable, TimedOut, Interrupted.
         """
@@ -89,6 +91,7 @@ class Alone:
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
         raise Unreachable("no node is running, the bytes are not on this disk")
 

@@ -12,6 +12,7 @@ from fusefs.vfs.content import View
 from fusefs.vfs.files import File, Files, Handle
 from fusefs.vfs.missing import ZEROS, Fetcher, Fetching, Missing, Objects
 from fusefs.vfs.ports import Peers
+from fusefs.vfs.siblings import Siblings
 from fusefs.vfs.types import Caller
 
 FIRST_WINDOW = 2
@@ -31,6 +32,7 @@ class Reader:
         objects: Objects,
         fetcher: Fetcher,
         peers: Peers,
+        siblings: Siblings,
         max_window: int,
     ) -> None:
         self._handles = files.handle
@@ -38,6 +40,7 @@ class Reader:
         self._objects = objects
         self._fetcher = fetcher
         self._peers = peers
+        self._siblings = siblings
         self._max_window = max_window
 
     def read_into(
@@ -108,17 +111,20 @@ class Reader:
         offset: int,
         size: int,
     ) -> None:
-        """Fetch all that the read needs; a sequential reader asks for what comes next
-        in the same breath, behind it."""
+        """Fetch all that the read needs; who reads a file from its beginning on, or
+        those of a directory, asks for what comes next in the same breath, behind it."""
         view = handle.file.view
         index, last = offset >> view.log2, (offset + size - 1) >> view.log2
         ahead: Sequence[ChunkId] = ()
-        if abs(offset - handle.next_read) <= NEAR_BYTES:
+        small = view.count == 1
+        if small:
+            ahead = self._siblings.ahead(handle.file.ino)
+        elif abs(offset - handle.next_read) <= NEAR_BYTES:
             handle.window = max(handle.window, FIRST_WINDOW)
             ahead = self._ahead(handle, view, last)
         if last > index and handle.file.draft is None:
             missing = self._all_missing(view, index, last, missing)
-        fetching.bring(missing, ahead)
+        fetching.bring(missing, ahead, small)
 
     def _all_missing(
         self, view: View, first: int, last: int, missing: Missing

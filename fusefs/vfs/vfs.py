@@ -57,6 +57,7 @@ from fusefs.vfs.ranges import Ranges
 from fusefs.vfs.reading import Reader
 from fusefs.vfs.restoring import restore
 from fusefs.vfs.risks import Risks
+from fusefs.vfs.siblings import Siblings
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.space import SpaceReport
 from fusefs.vfs.tree import Tree
@@ -140,7 +141,13 @@ class Vfs:
             files, self._writer, store, self._appends, options.writeback_s
         )
         self._reader = Reader(
-            files, store, objects, fetcher, peers, options.read_ahead_chunks
+            files,
+            store,
+            objects,
+            fetcher,
+            peers,
+            Siblings(namespace, store),
+            options.read_ahead_chunks,
         )
         self._ranges = Ranges(
             files,

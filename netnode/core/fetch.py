@@ -30,6 +30,9 @@ class Priority(IntEnum):
 WINDOW = {Priority.FOREGROUND: 8, Priority.PREFETCH: 6, Priority.REPAIR: 2}
 """Chunks in flight per peer up to which one of this priority is asked for: enough
 to hide a round trip, room left for what a program waits for."""
+SMALL_WINDOW = {Priority.FOREGROUND: 64, Priority.PREFETCH: 48, Priority.REPAIR: 16}
+"""The same of small chunks, which take a round trip and next to nothing else; they are
+counted apart."""
 HEDGE_FLOOR_S = 0.15
 HEDGE_FACTOR = 4.0
 """Usual latencies of a peer after which a second one is asked."""
@@ -83,11 +86,13 @@ class _Chunk:
         "priority",
         "requests",
         "ruled_out",
+        "small",
     )
 
-    def __init__(self, cid: ChunkId, priority: Priority) -> None:
+    def __init__(self, cid: ChunkId, priority: Priority, small: bool) -> None:
         self.cid = cid
         self.priority = priority
+        self.small = small
         self.requests: set[int] = set()
         self.hint: list[NodeId] = []
         self.owners: dict[NodeId, float] = {}
@@ -104,10 +109,12 @@ class _Request(NamedTuple):
 class PeerLoad:
     """What is known of one peer as a source."""
 
-    __slots__ = ("in_flight", "latency_s", "misses", "received")
+    __slots__ = ("in_flight", "latency_s", "misses", "received", "small")
 
     def __init__(self) -> None:
         self.in_flight: set[ChunkId] = set()
+        self.small: set[ChunkId] = set()
+        """Small ones in flight."""
         self.latency_s = FIRST_LATENCY_S
         self.misses = 0.0
         """Share of its recent answers that were "not here"."""
@@ -115,7 +122,11 @@ class PeerLoad:
 
     @property
     def cost(self) -> float:
-        return len(self.in_flight) + 4 * self.misses
+        return len(self.in_flight) + len(self.small) / 8 + 4 * self.misses
+
+    def like(self, small: bool) -> set[ChunkId]:
+        """Those in flight that share its window."""
+        return self.small if small else self.in_flight
 
 
 class FetchScheduler:
@@ -125,7 +136,9 @@ class FetchScheduler:
         self._likely = likely
         self.peers: dict[NodeId, PeerLoad] = {}
         self._chunks: dict[ChunkId, _Chunk] = {}
-        self._waiting: dict[Priority, dict[ChunkId, None]] = {p: {} for p in Priority}
+        self._waiting: dict[tuple[Priority, bool], dict[ChunkId, None]] = {
+            (priority, small): {} for priority in Priority for small in (False, True)
+        }
         self._requests: dict[int, _Request] = {}
         self._overdue: dict[ChunkId, None] = {}
         """A second peer should be asked, as soon as there is one to ask."""
@@ -141,6 +154,7 @@ class FetchScheduler:
         hint: Sequence[NodeId],
         now: float,
         deadline: float,
+        small: bool = False,
     ) -> list[Action]:
         """A new request; it is Finished once, whatever happens."""
         missing = set(cids)
@@ -150,8 +164,8 @@ class FetchScheduler:
         for cid in dict.fromkeys(cids):
             chunk = self._chunks.get(cid)
             if chunk is None:
-                chunk = self._chunks[cid] = _Chunk(cid, priority)
-                self._waiting[priority][cid] = None
+                chunk = self._chunks[cid] = _Chunk(cid, priority, small)
+                self._queue(chunk)[cid] = None
             elif priority < chunk.priority:
                 self._raise(chunk, priority)
             chunk.requests.add(request)
@@ -171,7 +185,7 @@ class FetchScheduler:
         if chunk is None:
             self._release(cid, (peer,))
             return self._pump(now)
-        self._waiting[chunk.priority].pop(cid, None)
+        self._queue(chunk).pop(cid, None)
         self._unhedge(cid)
         self._release(cid, (*chunk.owners, peer))
         actions: list[Action] = [
@@ -189,8 +203,8 @@ class FetchScheduler:
         """The peer has it not, or what it sent was wrong."""
         load = self.peers.get(peer)
         if load is not None:
-            load.in_flight.discard(cid)
             load.misses += SMOOTHING * (1 - load.misses)
+        self._release(cid, (peer,))
         self._rule_out(cid, peer)
         return self._pump(now)
 
@@ -275,10 +289,9 @@ class FetchScheduler:
             self._hedged.add(cid)
             self._ask(chunk, peer, now)
             asks.setdefault(peer, []).append(chunk)
-        for priority in Priority:
-            limit = WINDOW[priority]
-            free = any(len(p.in_flight) < limit for p in self.peers.values())
-            for cid in list(self._waiting[priority]):
+        for (priority, small), queue in self._waiting.items():
+            free = self._has_room(priority, small)
+            for cid in list(queue):
                 if self.peers and not free:
                     break
                 chunk = self._chunks[cid]
@@ -286,7 +299,7 @@ class FetchScheduler:
                 if peer is not None:
                     self._ask(chunk, peer, now)
                     asks.setdefault(peer, []).append(chunk)
-                    free = any(len(p.in_flight) < limit for p in self.peers.values())
+                    free = self._has_room(priority, small)
                 elif not self._look_around(chunk, finds):
                     failed.append(cid)
         actions: list[Action] = [_asked(p, chunks) for p, chunks in asks.items()]
@@ -295,13 +308,20 @@ class FetchScheduler:
             actions += self._fail(cid)
         return actions
 
+    def _queue(self, chunk: _Chunk) -> dict[ChunkId, None]:
+        return self._waiting[chunk.priority, chunk.small]
+
+    def _has_room(self, priority: Priority, small: bool) -> bool:
+        limit = _window(priority, small)
+        return any(len(peer.like(small)) < limit for peer in self.peers.values())
+
     def _choose(self, chunk: _Chunk) -> NodeId | None:
-        limit = WINDOW[chunk.priority]
+        limit = _window(chunk.priority, chunk.small)
         best: tuple[float, float, NodeId] | None = None
         for peer in self._candidates(chunk):
             load = self.peers[peer]
             rank = (load.cost, load.latency_s, peer)
-            if len(load.in_flight) < limit and (best is None or rank < best):
+            if len(load.like(chunk.small)) < limit and (best is None or rank < best):
                 best = rank
         return best[2] if best else None
 
@@ -336,8 +356,8 @@ class FetchScheduler:
 
     def _ask(self, chunk: _Chunk, peer: NodeId, now: float) -> None:
         chunk.owners[peer] = now
-        self.peers[peer].in_flight.add(chunk.cid)
-        self._waiting[chunk.priority].pop(chunk.cid, None)
+        self.peers[peer].like(chunk.small).add(chunk.cid)
+        self._queue(chunk).pop(chunk.cid, None)
 
     def _patience(self, peer: NodeId) -> float:
         load = self.peers.get(peer)
@@ -366,20 +386,21 @@ class FetchScheduler:
             return
         self._unhedge(cid)  # with one owner left it can be late again
         if not chunk.owners:
-            self._waiting[chunk.priority][cid] = None
+            self._queue(chunk)[cid] = None
 
     def _raise(self, chunk: _Chunk, priority: Priority) -> None:
-        waiting = chunk.cid in self._waiting[chunk.priority]
-        self._waiting[chunk.priority].pop(chunk.cid, None)
+        waiting = chunk.cid in self._queue(chunk)
+        self._queue(chunk).pop(chunk.cid, None)
         chunk.priority = priority
         if waiting:
-            self._waiting[priority][chunk.cid] = None
+            self._queue(chunk)[chunk.cid] = None
 
     def _release(self, cid: ChunkId, peers: Iterable[NodeId]) -> None:
         for peer in peers:
             load = self.peers.get(peer)
             if load is not None:
                 load.in_flight.discard(cid)
+                load.small.discard(cid)
 
     def _fail(self, cid: ChunkId) -> list[Action]:
         chunk = self._chunks.get(cid)
@@ -403,11 +424,15 @@ class FetchScheduler:
             if chunk.requests:
                 continue
             del self._chunks[cid]
-            self._waiting[chunk.priority].pop(cid, None)
+            self._queue(chunk).pop(cid, None)
             self._unhedge(cid)
             self._release(cid, chunk.owners)
             actions += [CancelAsk(owner, cid) for owner in chunk.owners]
         return actions
+
+
+def _window(priority: Priority, small: bool) -> int:
+    return (SMALL_WINDOW if small else WINDOW)[priority]
 
 
 def _asked(peer: NodeId, chunks: Sequence[_Chunk]) -> Ask:

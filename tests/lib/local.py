@@ -51,6 +51,7 @@ class RecordingPeers(Alone):
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
         self.prefetched += ahead
         if self.remote is None or self.local is None:

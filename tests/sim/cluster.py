@@ -300,6 +300,7 @@ class SimPeers(Alone):
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
         for cid in cids:
             for other in self._node.connected():

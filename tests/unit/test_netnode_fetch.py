@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fusefs.model.ids import ChunkId, NodeId, chunk_id
 from netnode.core.fetch import (
+    SMALL_WINDOW,
     WINDOW,
     Action,
     Ask,
@@ -78,6 +79,21 @@ def test_what_a_program_waits_for_is_asked_first_and_said_to_be_urgent() -> None
     assert ask == Ask(NodeId(1), (CIDS[9],), urgent=1)
     (ask,) = made.peer_gone(NodeId(1), 0.1)
     assert ask == Ask(NodeId(2), (CIDS[9], *CIDS[:3]), urgent=1)
+
+
+def test_small_chunks_have_a_window_of_their_own() -> None:
+    made = scheduler(1, likely=(1,))
+    many = [chunk_id(b"small %d" % n) for n in range(100)]
+    ahead = Priority.PREFETCH
+    shares = asked(made.want(1, many, ahead, (), 0, 10, small=True))
+    assert len(shares[1]) == SMALL_WINDOW[ahead]
+    shares = asked(made.want(2, CIDS[:20], FORE, (), 0, 10))
+    assert len(shares[1]) == WINDOW[FORE]
+    shares = asked(made.want(3, many[-1:], FORE, (), 0, 10))  # one that waits
+    assert shares == {1: many[-1:]}
+    assert not made.arrived(many[0], NodeId(1), 0.1)
+    shares = asked(made.arrived(many[1], NodeId(1), 0.1))
+    assert shares == {1: [many[SMALL_WINDOW[ahead]]]}
 
 
 def test_absent_everywhere_is_unreachable_before_the_deadline() -> None:
@@ -195,7 +211,8 @@ def test_every_request_finishes_once_whatever_happens(seed: int) -> None:
                 requests += 1
                 cids = rng.sample(CIDS, rng.randrange(1, 6))
                 priority = rng.choice(list(Priority))
-                take(made.want(requests, cids, priority, (), now, now + 3))
+                small = rng.random() < 0.3
+                take(made.want(requests, cids, priority, (), now, now + 3, small))
             case 4 if open_asks:
                 peer, cid = open_asks.pop(rng.randrange(len(open_asks)))
                 if rng.random() < 0.5:
@@ -213,4 +230,4 @@ def test_every_request_finishes_once_whatever_happens(seed: int) -> None:
         take(made.tick(now))
     assert sorted(ended) == list(range(1, requests + 1))
     assert len(made) == 0
-    assert all(not load.in_flight for load in made.peers.values())
+    assert all(not load.in_flight and not load.small for load in made.peers.values())

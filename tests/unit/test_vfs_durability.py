@@ -126,6 +126,7 @@ class Slow(RecordingPeers):
         cancelled: Callable[[], bool] | None = None,
         hint: Sequence[NodeId] = (),
         ahead: Sequence[ChunkId] = (),
+        small: bool = False,
     ) -> None:
         assert timeout_s == 30.0
         assert cancelled is not None and cancelled()

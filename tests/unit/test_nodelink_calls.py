@@ -1,4 +1,5 @@
-"""The close barrier over the link: with the transactions, answered to who waits."""
+"""What is asked over the link: the close barrier, which travels with the transactions,
+and chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import ChunkId, NodeId, Seq, chunk_id
 from fusefs.nodelink import messages
 from fusefs.nodelink.client import NodeLink
 from fusefs.nodelink.messages import Barrier
@@ -34,6 +35,7 @@ class OneNear:
 
     def __init__(self) -> None:
         self.asked: list[Seq] = []
+        self.wanted: list[object] = []
 
     def on_near_changed(self, tell: Callable[[int, int, int], None]) -> None:
         tell(1, 1, 1)
@@ -44,6 +46,22 @@ class OneNear:
     def barrier(self, seq: Seq, limit_s: float, done: Callable[[bool], None]) -> None:
         self.asked.append(seq)
         done(True)
+
+    def fetch(
+        self,
+        cids: tuple[ChunkId, ...],
+        limit_s: float,
+        hint: tuple[NodeId, ...],
+        done: Callable[[int, str], None],
+    ) -> int:
+        self.wanted.append((cids, limit_s, hint))
+        done(0, "")
+        return 1
+
+    def prefetch(
+        self, cids: tuple[ChunkId, ...], hint: tuple[NodeId, ...], small: bool
+    ) -> None:
+        self.wanted.append((cids, hint, small))
 
 
 class Server(LinkServer):
@@ -108,6 +126,20 @@ def met(tmp_path: Path, link: Callable[[], NodeLink]) -> tuple[Running, NodeLink
     running, worker = Running(tmp_path / "sock"), link()
     near(worker)
     return running, worker
+
+
+def test_what_is_asked_ahead_comes_behind_what_is_waited_for(
+    tmp_path: Path, link: Callable[[], NodeLink]
+) -> None:
+    running, worker = met(tmp_path, link)
+    a, b, c = (chunk_id(name) for name in (b"a", b"b", b"c"))
+    hint = (NodeId(8),)
+    worker.fetch([a], timeout_s=5.0, hint=hint, ahead=[b, c], small=True)
+    worker.fetch([b], timeout_s=5.0)
+    waited, ahead, alone = running.node.wanted
+    assert (waited, ahead) == (((a,), 5.0, hint), ((b, c), hint, True))
+    assert alone == ((b,), 5.0, ())
+    running.stop()
 
 
 def test_barrier_travels_with_the_transactions_once_the_node_knows_who_waits(
