@@ -18,8 +18,9 @@ SERVED_REMEMBERED = 4096
 
 
 MOST_AHEAD_BYTES = 1 << 20
-AHEAD_S = 0.01
-"""A chunk is read from the disk in less."""
+AHEAD_S = 0.03
+"""A chunk is read from the disk in less, also on a busy machine."""
+LEAST_S = 0.001
 SMOOTHING = 0.3
 
 
@@ -37,7 +38,7 @@ class Pace:
 
     def took(self, count: int, seconds: float) -> None:
         """So many bytes went while others waited behind them."""
-        if count <= 0 or seconds < AHEAD_S / 2:  # the socket's own memory took them
+        if count <= 0 or seconds < LEAST_S:  # the socket's own memory took them
             return
         rate = count / seconds
         known = self._rate if self._rate < float("inf") else rate

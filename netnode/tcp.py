@@ -20,7 +20,6 @@ import trio
 from fusefs.model.ids import NodeId
 from netnode.tls import ALPN, Contexts, peer_node
 from netnode.transport import (
-    SEND_BUFFER_BYTES,
     Accept,
     BrokenStream,
     SocketStream,
@@ -208,10 +207,9 @@ async def _connect(sock: socket.socket, where: tuple[object, ...]) -> None:
 
 
 def tune(sock: socket.socket) -> None:
-    """No waiting for more to send; what is under way may be as much as a chunk, what
-    waits for that is little."""
+    """No waiting for more to send. How much is under way is the business of the kernel,
+    which knows the line; what waits for that is little."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 

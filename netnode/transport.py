@@ -30,7 +30,6 @@ RECORD_BYTES = 16 << 10
 FAIR_BYTES = 256 << 10
 """After so much without waiting, other tasks get their turn."""
 FAIR_READS = 32
-SEND_BUFFER_BYTES = 1 << 20
 
 
 class BrokenStream(Exception):
