@@ -212,6 +212,10 @@ class Tree:
                 chunk_log2=row.chunk_log2,
                 mtime_ns=row.mtime_ns,
             )
+        elif row.mtime_ns != row.btime_ns:
+            tx.set_times(row.ino, mtime_ns=row.mtime_ns)
+        if row.atime_ns:
+            tx.set_attrs(row.ino, atime_ns=row.atime_ns)
         for key, value in (orphan.xattrs or {}).items():
             tx.set_xattr(row.ino, key, value)
 

@@ -166,6 +166,28 @@ def test_tmpfile_can_be_named(tmp_path: Path) -> None:
         assert local.stat("/named").mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("data", [b"", b"data"])
+@pytest.mark.parametrize("published", [False, True])
+def test_tmpfile_keeps_the_times_it_was_given(
+    tmp_path: Path, data: bytes, published: bool
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        opened = local.vfs.tmpfile(ROOT_INO, 0o600, os.O_RDWR, local.caller)
+        ino = opened.attr.ino
+        if data:
+            local.vfs.write(opened.handle, 0, data)
+        times = SetAttr(atime_ns=5, mtime_ns=7)
+        local.vfs.setattr(ino, times, local.caller, opened.handle)
+        if published:
+            local.vfs.fsync(opened.handle)
+        attr = local.vfs.link(ino, ROOT_INO, b"named")
+        assert (attr.atime_ns, attr.mtime_ns) == (5, 7)
+        local.close(opened.handle)
+        attr = local.stat("/named")
+        assert (attr.atime_ns, attr.mtime_ns) == (5, 7)
+        assert local.cat("/named") == data
+
+
 def test_exclusive_tmpfile_and_unlinked_files_cannot_be_named(tmp_path: Path) -> None:
     with local_vfs(tmp_path / "s") as local:
         vfs = local.vfs
