@@ -130,11 +130,7 @@ class Transaction(Writing):
         self.touch(parent)
 
     def _drop(self, entry: Entry) -> None:
-        others = [
-            e
-            for e in self.links(entry.ino)
-            if (e.parent, e.name) != (entry.parent, entry.name)
-        ]
+        others = self.has_other_name(entry)
         if not others:
             self._keep_versions(entry)
         self._write(dirent_key(entry.parent, entry.name), GONE)
@@ -167,7 +163,7 @@ class Transaction(Writing):
         if target is not None:
             target = self._real_entry(new_parent, new_name)
             self._keep_beside(new_parent, new_name)
-            last = target.kind == S_DIR or len(self.links(target.ino)) == 1
+            last = target.kind == S_DIR or not self.has_other_name(target)
             if target.ino != entry.ino and last:
                 self._keep_versions(target)
         self.link(new_parent, new_name, entry.ino, entry.kind)

@@ -37,6 +37,9 @@ _POSITION = (
     "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
     " (SELECT value FROM meta WHERE key = 'skip') FROM vector"
 )
+_OTHER_NAME = (
+    "SELECT 1 FROM entry WHERE ino = ? AND NOT (parent = ? AND name = ?) LIMIT 1"
+)
 _TRACES = (
     "SELECT EXISTS(SELECT 1 FROM retired WHERE ino = ?1),"
     " EXISTS(SELECT 1 FROM register WHERE key = ?2),"
@@ -106,6 +109,12 @@ class Writing:
         self._settle()
         rows = self._db.execute("SELECT * FROM entry WHERE ino = ?", (ino,))
         return [Entry(*row) for row in rows]
+
+    def has_other_name(self, entry: Entry) -> bool:
+        """Whether the inode has a name besides this one, however many there are."""
+        self._settle()
+        row = self._db.execute(_OTHER_NAME, (entry.ino, entry.parent, entry.name))
+        return row.fetchone() is not None
 
     def xattr(self, ino: Ino, name: bytes) -> bytes | None:
         latest = self._registers.load(xattr_key(ino, name)).latest

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -426,3 +427,31 @@ def test_cost_of_the_usual_sequences(local: Local) -> None:
         before = commits().commits
         work()
         assert commits().commits - before == cost
+
+
+def test_one_of_many_names_goes_at_the_cost_of_one_of_few(local: Local) -> None:
+    ino, other = local.put("/few"), local.put("/other")
+    steps: list[int] = []
+
+    def cost(call: Callable[[], object]) -> int:
+        """In hundreds of instructions of the database."""
+        db = local.namespace._writer
+        steps.clear()
+        db.set_progress_handler(lambda: steps.append(1), 100)
+        call()
+        db.set_progress_handler(None, 0)
+        return len(steps)
+
+    def each() -> tuple[int, int]:
+        for name, target in ((b"gone", ino), (b"replaced", ino), (b"over", other)):
+            local.vfs.link(target, ROOT_INO, name)
+        rename = partial(local.vfs.rename, ROOT_INO, b"over", ROOT_INO, b"replaced")
+        costs = cost(lambda: local.vfs.unlink(ROOT_INO, b"gone")), cost(rename)
+        local.vfs.unlink(ROOT_INO, b"replaced")
+        return costs
+
+    few = each()
+    for number in range(500):
+        local.vfs.link(ino, ROOT_INO, b"%d" % number)
+    many = each()
+    assert all(b <= a + 5 for a, b in zip(few, many)), (few, many)
