@@ -271,12 +271,12 @@ class Vfs:
         data: Buffer,
         caller: Caller = _NOBODY,
         kill_suid: bool = False,
-        mapped: bool | None = None,
+        appends: bool | None = None,
     ) -> int:
         """Takes all of `data`, which is not kept. With O_APPEND the kernel gives the
-        offset, which is moved to the end if a peer appended meanwhile; `mapped`: see
+        offset, which is moved to the end if a peer appended meanwhile; `appends`: see
         Writer.write."""
-        return self._writer.write(handle, offset, data, caller, kill_suid, mapped)
+        return self._writer.write(handle, offset, data, caller, kill_suid, appends)
 
     def flush(
         self, handle: int, lock_owner: int = 0, caller: Caller | None = None

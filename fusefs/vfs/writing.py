@@ -65,12 +65,13 @@ class Writer:
         data: Buffer,
         caller: Caller,
         kill_suid: bool = False,
-        mapped: bool | None = None,
+        appends: bool | None = None,
     ) -> int:
         """Take the bytes in; all readers on this node see them when it returns.
 
-        `mapped`: they are dirty pages of a mapping, which stay where they are whatever
-        handle they come through; None: the binding cannot tell.
+        `appends`: they belong at the end. O_APPEND may have been set or cleared since
+        the open, and dirty pages of a mapping stay where they are whatever handle they
+        come through; None: the binding cannot tell.
 
         Raises: NoSpace before a byte is accepted; TooBig (EFBIG) past 8 EiB.
         """
@@ -83,25 +84,24 @@ class Writer:
             budget = int(self._options.dirty_bytes * SPILL_TO)
             self._publisher.spill(budget, caller.cancelled)
         file = handle.file
+        to_end = handle.appends if appends is None else appends
         now = self._clock()
         with file.lock:
-            draft = file.draft or self._publisher.begin(
-                file, now, appends=handle.appends
-            )
-            if handle.appends:  # the kernel cuts at pages, of where it thinks it is
+            draft = file.draft or self._publisher.begin(file, now, appends=to_end)
+            if to_end:  # the kernel cuts at pages, of where it thinks it is
                 ends = not (offset + n) % PAGE
                 file.half_written = (number, time.monotonic()) if ends else None
-            if not handle.appends or mapped:
+            if not to_end:
                 draft.appends = False
             elif offset != draft.size and (
-                mapped is False or offset > draft.size or offset == file.grown_from
+                appends or offset > draft.size or offset == file.grown_from
             ):  # a peer's append moved the end, and the kernel did not know yet
                 file.grown_from, file.behind = offset + n, True
                 offset = draft.size
             draft.mtime_ns = draft.ctime_ns = now
             full = draft.write(offset, part)
             if draft.log is not None:
-                draft.log.wrote(draft, offset, part, () if handle.appends else full)
+                draft.log.wrote(draft, offset, part, () if to_end else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:
             self._publisher.storing.seal(file, draft, index, patch)

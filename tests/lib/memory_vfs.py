@@ -400,7 +400,7 @@ class MemoryVfs:
         data: Buffer,
         caller: Caller,
         kill_suid: bool = False,
-        mapped: bool | None = None,
+        appends: bool | None = None,
     ) -> int:
         node = self._handle(handle)
         with self._lock:

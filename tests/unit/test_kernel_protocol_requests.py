@@ -220,6 +220,21 @@ def test_flush_makes_room_only_after_a_write(desk: Desk) -> None:
     assert desk.rooms == 1
 
 
+@pytest.mark.parametrize(
+    ("opened", "flags", "appends"),
+    [(os.O_APPEND, 0, True), (0, 0, False), (os.O_APPEND, p.WRITE_CACHE, False)],
+)
+def test_write_appends_as_its_descriptor_does_now(
+    desk: Desk, opened: int, flags: int, appends: bool
+) -> None:
+    """fcntl(F_SETFL) sets and clears O_APPEND; pages of a mapping never move."""
+    given: list[object] = []
+    desk.fs.write = lambda *args: given.append(args[5]) or 3  # type: ignore[func-returns-value,method-assign]
+    body = p.READ_IN.pack(1, 0, 3, flags, 0, os.O_WRONLY | opened, 0) + b"abc"
+    assert desk.ask(Op.WRITE, 1, body) == (0, b"\x03" + bytes(7))
+    assert given == [appends]
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_changes_make_room_where_they_wait_for_peers(waits: bool) -> None:
     desk = Desk(settings=Settings(changes_wait=waits))

@@ -33,7 +33,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def append(local: Local, path: str, data: bytes) -> None:
     """As `>>` does: the kernel gives the end it knows."""
     handle = local.open(path, os.O_WRONLY | os.O_APPEND)
-    local.vfs.write(handle, local.stat(path).size, data, local.caller, mapped=False)
+    local.vfs.write(handle, local.stat(path).size, data, local.caller, appends=True)
     local.close(handle)
 
 
@@ -45,7 +45,7 @@ def test_scattered_writes_into_a_file_that_is_elsewhere(pair: Pair) -> None:
     log = pair.a.vfs.create(
         pair.a.split("/db")[0], b"db", 0o644, os.O_WRONLY | os.O_APPEND, pair.a.caller
     )  # chunks of 32 KiB
-    pair.a.vfs.write(log.handle, 0, data, pair.a.caller, mapped=False)
+    pair.a.vfs.write(log.handle, 0, data, pair.a.caller, appends=True)
     pair.a.close(log.handle)
     pair.sync()
     handle = pair.b.open("/db")
@@ -218,7 +218,7 @@ def test_appends_longer_than_all_buffers_follow_a_peers(tmp_path: Path) -> None:
         long = random.Random(1).randbytes(3 * MIB + 17)
         for at in range(0, len(long), 128 * KIB):
             part = long[at : at + 128 * KIB]
-            pair.a.vfs.write(mine, 5 + at, part, pair.a.caller, mapped=False)
+            pair.a.vfs.write(mine, 5 + at, part, pair.a.caller, appends=True)
         append(pair.b, "/log", b"theirs")
         pair.tell(pair.b, pair.a)
         pair.a.close(mine)

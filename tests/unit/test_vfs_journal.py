@@ -277,8 +277,8 @@ def test_draft_that_cannot_be_written_anew_is_a_loss_not_what_it_was(
         a.put("/log", b"0123456789\n")
         pair.sync()
         mine, theirs = a.open("/log", flags), pair.b.open("/log", flags)
-        a.vfs.write(mine, 11, b"mine\n", a.caller, mapped=False)
-        pair.b.vfs.write(theirs, 11, b"t" * 49 + b"\n", pair.b.caller, mapped=False)
+        a.vfs.write(mine, 11, b"mine\n", a.caller, appends=True)
+        pair.b.vfs.write(theirs, 11, b"t" * 49 + b"\n", pair.b.caller, appends=True)
         pair.b.close(theirs)
         pair.tell(pair.b, a)
 
@@ -292,7 +292,7 @@ def test_draft_that_cannot_be_written_anew_is_a_loss_not_what_it_was(
                 a.vfs.flush(mine)  # moves it, and fails
         draft = a.vfs._files.handle(mine).file.draft
         assert draft is not None
-        a.vfs.write(mine, draft.size, b"more\n", a.caller, mapped=False)
+        a.vfs.write(mine, draft.size, b"more\n", a.caller, appends=True)
         a.vfs._background.stop()
         a.vfs = Vfs(a.namespace, a.store, a.peers, options)
         a.vfs.adopt_handle(mine, a.walk("/log"))

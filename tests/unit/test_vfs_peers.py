@@ -504,9 +504,9 @@ def test_appends_of_two_nodes_follow_each_other(pair: Watched) -> None:
     assert len(pair.a.listing()) == 1
 
 
-@pytest.mark.parametrize("mapped", [False, None])
+@pytest.mark.parametrize("appends", [True, None])
 def test_append_that_comes_behind_the_end_leaves_no_hole(
-    pair: Watched, mapped: bool | None
+    pair: Watched, appends: bool | None
 ) -> None:
     """A shorter version of a peer may show for a moment, until the appends of both are
     merged: the kernel still knows the longer one, which it wrote itself."""
@@ -515,9 +515,23 @@ def test_append_that_comes_behind_the_end_leaves_no_hole(
     mine = pair.b.open("/log", os.O_WRONLY | os.O_APPEND)
     pair.a.vfs.setattr(pair.a.walk("/log"), SetAttr(size=5), pair.a.caller, None)
     pair.sync()
-    pair.b.vfs.write(mine, 10, b"from b\n", mapped=mapped)
+    pair.b.vfs.write(mine, 10, b"from b\n", appends=appends)
     pair.b.close(mine)
     assert pair.b.cat("/log") == b"long from b\n"
+
+
+def test_a_handle_appends_as_each_write_says(pair: Watched) -> None:
+    """O_APPEND may be set and cleared after the open."""
+    pair.a.put("/log", b"first\n")
+    pair.sync()
+    mine = pair.b.open("/log", os.O_WRONLY)
+    pair.a.vfs.write(pair.a.open("/log"), 6, b"of a\n")
+    pair.a.vfs.sync()
+    pair.sync()
+    pair.b.vfs.write(mine, 6, b"of b\n", appends=True)
+    pair.b.vfs.write(mine, 0, b"F", appends=False)
+    pair.b.close(mine)
+    assert pair.b.cat("/log") == b"First\nof a\nof b\n"
 
 
 def test_log_is_kept_in_small_chunks(pair: Watched) -> None:
@@ -526,7 +540,7 @@ def test_log_is_kept_in_small_chunks(pair: Watched) -> None:
     log, data = pair.b.put("/log"), pair.b.put("/data", b"x")
     mine = pair.b.open("/log", os.O_WRONLY | os.O_APPEND)
     for number in range(100):
-        pair.b.vfs.write(mine, 0, b"%01023d\n" % number, mapped=False)
+        pair.b.vfs.write(mine, 0, b"%01023d\n" % number, appends=True)
         pair.b.vfs.flush(mine, 0)
     pair.b.close(mine)
     assert (row := pair.b.namespace.inode(log)) and row.chunk_log2 == 15

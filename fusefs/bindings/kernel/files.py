@@ -43,7 +43,9 @@ def read(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 
 def write(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    handle, offset, size, flags, _, _, _ = p.READ_IN.unpack_from(ch.buffer, REQUEST)
+    handle, offset, size, flags, _, opened, _ = p.READ_IN.unpack_from(
+        ch.buffer, REQUEST
+    )
     start = REQUEST + p.READ_IN.size
     ch.connection.written.add(handle)
     count = ch.fs.write(
@@ -52,7 +54,7 @@ def write(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         ch.view[start : start + size],
         ch.caller(),
         bool(flags & p.WRITE_KILL_SUIDGID),
-        bool(flags & p.WRITE_CACHE),
+        bool(opened & os.O_APPEND) and not flags & p.WRITE_CACHE,
     )
     return encode.written(unique, count)
 

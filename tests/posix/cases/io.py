@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import random
@@ -110,6 +111,18 @@ def appending_processes_lose_nothing(t: Scene) -> None:
     true(all(len(set(record)) == 1 for record in records), "no record is torn")
     for number in range(8):
         same(records.count(bytes([65 + number]) * 100), 50)
+
+
+@case("io")
+def append_flag_can_be_taken_away_and_given(t: Scene) -> None:
+    path = t.file(data=b"0123456789")
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"AB", 2)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    os.write(fd, b"end")
+    os.close(fd)
+    same(read_file(path), b"01AB456789end")
 
 
 @case("io")
