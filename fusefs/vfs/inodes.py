@@ -146,16 +146,18 @@ class Inodes:
             kill = change.kill_suid
             self._writer.truncate(ino, change.size, number, caller, kill)
         elif change in (_NOTHING, _KILL):
-            self._drop_set_id(ino)
+            self._drop_set_id(ino, caller)
         if _touches_attributes(change):
             self._change(ino, change)
         return self.attr(ino)
 
-    def _drop_set_id(self, ino: Ino) -> None:
-        """An empty change: chown(-1, -1), or a write that must drop privileges."""
-        mode = self.attr(ino).mode
-        if without_set_id(mode) != mode:
-            self._change(ino, SetAttr(mode=without_set_id(mode)))
+    def _drop_set_id(self, ino: Ino, caller: Caller) -> None:
+        """An empty change: chown(-1, -1), or a write that must drop privileges. Nobody
+        has asked yet whether the caller may do the first."""
+        attr = self.attr(ino)
+        mode = without_set_id(attr.mode)
+        if mode != attr.mode and _owns_or_writes(attr, caller):
+            self._change(ino, SetAttr(mode=mode))
 
     def _change(self, ino: Ino, change: SetAttr) -> None:
         mtime, atime = self._times(change)
@@ -269,6 +271,13 @@ _NOTHING, _KILL = SetAttr(), SetAttr(kill_suid=True)
 
 def _unless_same(value: int, before: int) -> int | None:
     return value if value != before else None
+
+
+def _owns_or_writes(attr: Attr, caller: Caller) -> bool:
+    """Of all the groups a caller is in only one is known here."""
+    if caller.uid in (0, attr.uid):
+        return True
+    return bool(attr.mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _owner(change: SetAttr) -> bool:

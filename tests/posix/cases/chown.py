@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EPERM
 
 from tests.posix.scene import (
@@ -114,6 +115,16 @@ def by_user_drops_set_id_of_an_executable(t: Scene) -> None:
 def by_root_drops_set_id_of_an_executable(t: Scene) -> None:
     path = t.file(mode=0o6755)
     os.chown(path, 5, 6)
+    same(mode_of(path), 0o755)
+
+
+@case("chown")
+def to_nobody_by_others_keeps_set_id(t: Scene) -> None:
+    path = t.file(uid=t.alice.uid, gid=SHARED_GID, mode=0o6755)
+    for user in (t.bob, t.alice):
+        same(mode_of(path), 0o6755)
+        with suppress(PermissionError):
+            user(os.chown, path, -1, -1)
     same(mode_of(path), 0o755)
 
 
