@@ -55,6 +55,7 @@ class File:
         "unsynced",
         "view",
         "waited",
+        "writers",
     )
 
     def __init__(self, ino: Ino, row: Inode, view: View) -> None:
@@ -65,6 +66,8 @@ class File:
         """The published version; replaced as a whole, read without the lock."""
         self.draft: Draft | None = None
         self.refs = 0
+        self.writers = 0
+        """Handles that may write."""
         self.behind = False
         """A peer's change was not shown to the kernel because of the draft."""
         self.grown_from = -1
@@ -235,6 +238,7 @@ class Files:
             self._next_handle += 1
             number = self._next_handle << HANDLE_FLAG_BITS | bits
             handle = self._handles[number] = Handle(number, file)
+            file.writers += handle.writable
         return handle
 
     def adopt(self, number: int, ino: Ino) -> Handle:
@@ -246,6 +250,7 @@ class Files:
             known = self._handles.get(number)
             if known is None:
                 known = self._handles[number] = Handle(number, file)
+                file.writers += known.writable
                 if file.draft is not None:
                     file.draft.inherited = False
                 known.lost = known.writable and self.journal.marks.lost(ino, number)
@@ -267,7 +272,11 @@ class Files:
 
     def close(self, number: int) -> Handle | None:
         """Forget a handle; the caller releases its file."""
-        return self._handles.pop(number, None)
+        handle = self._handles.pop(number, None)
+        if handle is not None and handle.writable:
+            with self.lock:
+                handle.file.writers -= 1
+        return handle
 
     def opened(self) -> list[File]:
         with self.lock:

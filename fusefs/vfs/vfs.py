@@ -298,6 +298,11 @@ class Vfs:
         """SEEK_DATA and SEEK_HOLE."""
         return self._reader.lseek(handle, offset, whence)
 
+    def may_be_mapped(self, handle: int) -> bool:
+        """Whether a program may write to the file through a mapping: there is an open
+        for writing that has not ended."""
+        return self._files.handle(handle).file.writers > 0
+
     def copy_file_range(
         self,
         handle_in: int,

@@ -445,6 +445,9 @@ class MemoryVfs:
                 node.data[offset:end] = bytes(max(0, end - offset))
             node.touch(data=True)
 
+    def may_be_mapped(self, handle: int) -> bool:
+        return True
+
     def lseek(self, handle: int, offset: int, whence: int) -> int:
         size = len(self._handle(handle).data)
         if offset >= size:

@@ -176,6 +176,19 @@ class Connection:
     def another_generation(self, ino: Ino) -> None:
         self.generations[ino] = self.generations.get(ino, 0) + 1
 
+    def send_back(self, ino: Ino, offset: int, length: int) -> None:
+        """The kernel sends what programs wrote to these pages, and forgets them. Waits
+        for that: another thread has to serve it."""
+        try:
+            os.write(
+                self.fd,
+                p.INVAL_INODE.pack(
+                    p.INVAL_INODE.size, p.NOTIFY_INVAL_INODE, 0, ino, offset, length
+                ),
+            )
+        except OSError:
+            pass  # it does not have the inode (any more)
+
     def raise_epoch(self) -> None:
         """Replies that were computed before do not become valid for ever."""
         self.raised = next(self._epochs)

@@ -14,6 +14,7 @@ from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
+from fusefs.errors import NoSuchDevice
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import FileLock
 
@@ -110,7 +111,23 @@ def fallocate(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 def lseek(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     """SEEK_DATA and SEEK_HOLE; the kernel does the others itself."""
     handle, offset, whence, _ = p.LSEEK_IN.unpack_from(ch.buffer, REQUEST)
+    connection = ch.connection
+    if whence == os.SEEK_DATA and (connection.adopted or ch.fs.may_be_mapped(handle)):
+        _ask_for_mapped(ch, nodeid, handle, offset)
     return encode.number(unique, ch.fs.lseek(handle, offset, whence))
+
+
+def _ask_for_mapped(ch: Channel, ino: Ino, handle: int, offset: int) -> None:
+    """What a program wrote into a hole through a mapping the kernel has, and does not
+    send before it passes the hole over: who copies the file would lose it."""
+    end = ch.fs.getattr(ino).size
+    try:
+        end = ch.fs.lseek(handle, offset, os.SEEK_DATA)
+    except NoSuchDevice:
+        pass  # a hole up to the end, or behind it
+    if offset < end:
+        ch.about_to_wait()
+        ch.connection.send_back(ino, offset, end - offset)
 
 
 def _copy(ch: Channel, most: int) -> int:

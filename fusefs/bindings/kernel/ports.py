@@ -96,6 +96,9 @@ class FileSystem(Protocol):
     def fsync(self, handle: int, datasync: bool, caller: Caller) -> None: ...
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None: ...
     def lseek(self, handle: int, offset: int, whence: int) -> int: ...
+    def may_be_mapped(self, handle: int) -> bool:
+        """Whether a program may write to the file through a mapping."""
+
     def copy_file_range(
         self,
         handle_in: int,

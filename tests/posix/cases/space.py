@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from errno import EBADF, EFBIG, EINVAL, EISDIR, ENOSPC, ENXIO, EOPNOTSUPP
 
@@ -118,6 +119,24 @@ def hole_and_data(t: Scene) -> None:
     same(os.lseek(fd, 0, os.SEEK_HOLE), 0)
     same(os.lseek(fd, 2 * MIB, os.SEEK_HOLE), 3 * MIB)
     fails(ENXIO, os.lseek, fd, 3 * MIB, os.SEEK_DATA)
+    os.close(fd)
+
+
+@case("space")
+def data_written_through_a_mapping_is_found(t: Scene) -> None:
+    """As `cp` and `tar -S` look for it, also before anything wrote it back."""
+    path = t.file(data=b"start")
+    fd = os.open(path, os.O_RDWR)
+    os.ftruncate(fd, 8 * MIB)
+    os.fsync(fd)
+    reading = os.open(path, os.O_RDONLY)
+    with mmap.mmap(fd, 8 * MIB) as view:
+        for at in (7 * MIB, 5 * MIB):
+            view[at : at + 5] = b"hello"
+            true(os.lseek(reading, 2 * MIB, os.SEEK_DATA) <= at, "after a hole")
+        view[6 * MIB] = 1
+        true(os.lseek(reading, 6 * MIB, os.SEEK_DATA) == 6 * MIB, "in a hole")
+    os.close(reading)
     os.close(fd)
 
 
