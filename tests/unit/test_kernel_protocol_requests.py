@@ -45,11 +45,16 @@ class Desk:
         self.rooms += 1
 
     def ask(
-        self, op: int, node: int = 1, body: bytes = b"", unique: int = 2
+        self,
+        op: int,
+        node: int = 1,
+        body: bytes = b"",
+        unique: int = 2,
+        thread: int = 9,
     ) -> tuple[int, bytes] | None:
         """(errno, payload) of the reply; None without one."""
         length = p.HEADER_BYTES + len(body)
-        head = p.IN_HEADER.pack(length, op, unique, node, 7, 8, 9, 0, 0)
+        head = p.IN_HEADER.pack(length, op, unique, node, 7, 8, thread, 0, 0)
         self.channel.buffer[:length] = head + body
         self.channel.length = length
         self.channel.unique = unique
@@ -109,6 +114,35 @@ def test_listing_counts_only_what_was_sent(desk: Desk) -> None:
     assert reply is not None
     assert len(reply[1]) <= 1000
     assert len(desk.connection.lookups) == len(reply[1]) // 160 - 2
+
+
+@pytest.mark.parametrize("thread", [9, 10])
+@pytest.mark.parametrize("known", [True, False])
+def test_listing_on_its_way_does_not_bring_back_attributes_of_before_a_change(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, thread: int, known: bool
+) -> None:
+    top = desk.fs.mkdir(Ino(1), b"top", 0o755, WHO).ino
+    told: list[tuple[Ino, int, int]] = []
+    monkeypatch.setattr(desk.connection, "send_back", lambda *given: told.append(given))
+    desk.ask(Op.READDIRPLUS, 1, p.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0), thread=9)
+    if not known:  # a worker that took over does not know where it is
+        desk.connection.places.clear()
+
+    def make(name: bytes) -> list[tuple[Ino, int, int]]:
+        told.clear()
+        body = p.MKDIR_IN.pack(0o755, 0) + name + b"\0"
+        reply = desk.ask(Op.MKDIR, top, body, thread=thread)
+        assert reply is not None
+        assert reply[0] == 0
+        return list(told)
+
+    # Who listed has taken it in; others may make the kernel forget too early.
+    expected = [(top, -1, 0)] if thread == 10 else []
+    assert make(b"1") == expected
+    desk.connection.tick()
+    assert make(b"2") == expected
+    desk.connection.tick()
+    assert make(b"3") == []
 
 
 def test_reply_the_kernel_did_not_want_does_not_count(desk: Desk) -> None:

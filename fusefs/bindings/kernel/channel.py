@@ -102,6 +102,17 @@ class Channel:
         uid, gid, pid = p.IN_WHO.unpack_from(self.buffer, p.WHO)
         return Caller(uid, gid, pid, umask, self.cancelled)
 
+    def thread(self) -> int:
+        """Who asks: a thread, not a process."""
+        (number,) = p.IN_PID.unpack_from(self.buffer, p.PID)
+        return int(number)
+
+    def changed(self, *directories: Ino) -> None:
+        """Names in these are others now. Called before the request is answered."""
+        thread = self.thread()
+        for ino in directories:
+            self.connection.changed(ino, thread)
+
     def name_at(self, offset: int) -> bytes:
         """The last name of the request, which begins at `offset`."""
         return self.buffer[offset : self.length - 1]

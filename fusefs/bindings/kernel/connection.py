@@ -26,6 +26,12 @@ notification can overtake it, and the old state would stay for ever. Why it cann
   If a comes before 4, the reply is valid for 0 s. If a comes after 4, then 3 came
   before b: the inode is counted, so ENOENT means "on its way" (or just forgotten)
   and c is repeated until the kernel has the inode or has forgotten it.
+* **Attributes of a directory that a request of ours changed** the kernel forgets by
+  itself, but without a new attr_version: those in an answer to a READDIRPLUS of the
+  directory above, asked before, would come in after it. (An answer to GETATTR would
+  not: there is none on its way while the kernel has attributes, and it needs them for
+  the request.) Where such an answer may be (`listers`) a notification is sent before
+  the request is answered.
 * **Changes acknowledged before they are applied** (nodelink/fence.py) concern only
   what the kernel does not hold. 3 marks the inode there, too; a fence raised before 4
   changes `epoch`, and after 3 the node finds the mark. A name that is absent is marked
@@ -52,6 +58,7 @@ import msgspec
 
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.encode import FOREVER_S
+from fusefs.bindings.kernel.listers import Listers
 from fusefs.bindings.kernel.lookups import Lookups
 from fusefs.bindings.kernel.ports import FileSystem
 from fusefs.bindings.kernel.session import Session
@@ -123,6 +130,7 @@ class Connection:
         """Directories of which the kernel may keep a listing."""
         self.recent: tuple[set[Ino], set[Ino]] = (set(), set())
         """Directories with replies on their way: of this and of the last tick."""
+        self.listers = Listers()
         self.written: set[int] = set()
         """Handles written since their last flush: their flush may wait."""
         self.channels: tuple[Channel, ...] = ()
@@ -179,23 +187,29 @@ class Connection:
     def send_back(self, ino: Ino, offset: int, length: int) -> None:
         """The kernel sends what programs wrote to these pages, and forgets them. Waits
         for that: another thread has to serve it."""
+        head = p.INVAL_INODE
+        code = p.NOTIFY_INVAL_INODE
         try:
-            os.write(
-                self.fd,
-                p.INVAL_INODE.pack(
-                    p.INVAL_INODE.size, p.NOTIFY_INVAL_INODE, 0, ino, offset, length
-                ),
-            )
+            os.write(self.fd, head.pack(head.size, code, 0, ino, offset, length))
         except OSError:
             pass  # it does not have the inode (any more)
+
+    def changed(self, directory: Ino, thread: int) -> None:
+        """A request of this thread changed it. Called before that is answered."""
+        if directory == p.ROOT_ID:
+            return  # in no listing
+        place = self.places.get(directory)
+        if self.listers.others(place[0] if place is not None else None, thread):
+            self.send_back(directory, -1, 0)  # attributes only: takes no lock
 
     def raise_epoch(self) -> None:
         """Replies that were computed before do not become valid for ever."""
         self.raised = next(self._epochs)
 
     def tick(self) -> None:
-        """Called every few ten milliseconds; ages `recent`."""
+        """Called every few ten milliseconds; ages `recent` and `listers`."""
         self.recent = (set(), self.recent[0])
+        self.listers.tick()
 
     # -- directories and files whose kernel lock a request of ours holds -------------
 

@@ -134,6 +134,7 @@ def create(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.CREATE_IN.size)
         made = ch.fs.create(nodeid, name, mode, flags, ch.caller(umask))
+    ch.changed(nodeid)
     reply = entry_reply(ch, unique, made.attr, epoch)
     keep = p.FOPEN_KEEP_CACHE if made.keep_cache else 0
     return encode.created(reply, unique, made.handle, keep)
@@ -154,6 +155,7 @@ def mknod(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         name = ch.name_at(REQUEST + p.MKNOD_IN.size)
         device = encode.decode_dev(rdev) if rdev else 0
         attr = ch.fs.mknod(nodeid, name, mode, device, ch.caller(umask))
+    ch.changed(nodeid)
     return entry_reply(ch, unique, attr, epoch)
 
 
@@ -163,6 +165,7 @@ def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         name = ch.name_at(REQUEST + p.MKDIR_IN.size)
         attr = ch.fs.mkdir(nodeid, name, mode, ch.caller(umask))
+    ch.changed(nodeid)
     ch.connection.places[attr.ino] = nodeid, name
     return entry_reply(ch, unique, attr, epoch)
 
@@ -172,6 +175,7 @@ def symlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         name, target = ch.names_at(REQUEST)
         attr = ch.fs.symlink(nodeid, name, target, ch.caller())
+    ch.changed(nodeid)
     return entry_reply(ch, unique, attr, epoch)
 
 
@@ -180,18 +184,21 @@ def link(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     epoch = ch.connection.epoch
     with ch.changing(nodeid, ino):
         attr = ch.fs.link(ino, nodeid, ch.name_at(REQUEST + p.LINK_IN.size))
+    ch.changed(nodeid)
     return entry_reply(ch, unique, attr, epoch)
 
 
 def unlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         ch.fs.unlink(nodeid, ch.name_at(REQUEST), ch.caller())
+    ch.changed(nodeid)
     return encode.ok(unique)
 
 
 def rmdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
         ch.fs.rmdir(nodeid, ch.name_at(REQUEST), ch.caller())
+    ch.changed(nodeid)
     return encode.ok(unique)
 
 
@@ -223,6 +230,7 @@ def _rename(
     across = ch.connection.crossing() if nodeid != target else nullcontext()
     with across, ch.changing(nodeid, target):
         ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
+    ch.changed(nodeid, target)
     return encode.ok(unique)
 
 
@@ -262,6 +270,7 @@ def readdirplus(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     connection.gate.tells_listing(nodeid)
     connection.recent[0].add(nodeid)
     while True:
+        connection.listers.note(nodeid, ch.thread())
         epoch = connection.epoch
         parts, seen = _lines_plus(ch, nodeid, cookie, size)
         if connection.gate.received == epoch[1]:

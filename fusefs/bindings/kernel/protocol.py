@@ -169,6 +169,9 @@ IN_START = Struct("<IIQQ")
 IN_WHO = Struct("<III")
 WHO: Final = 24
 """Where uid, gid, pid are in the header."""
+IN_PID = Struct("<I")
+PID: Final = 32
+"""Where pid is: that of the thread."""
 
 INIT_IN = Struct("<IIII")
 INIT_IN_FLAGS2: Final = 16
