@@ -78,11 +78,12 @@ class Attributes:
             self._present[key] = known
         return known
 
-    def with_draft(self, attr: Attr, draft: Draft) -> Attr:
-        """What shows while writes are unpublished."""
+    def with_draft(self, attr: Attr, draft: Draft, row: Inode) -> Attr:
+        """What shows while writes are unpublished. `row` is the published one, but for
+        what was changed without a name."""
         atime = draft.atime_ns
         if atime is None:  # one that was never set shows as mtime
-            unset = attr.atime_ns == attr.mtime_ns
+            unset = not row.atime_ns and attr.atime_ns == attr.mtime_ns
             atime = draft.mtime_ns if unset else attr.atime_ns
         if draft.permissions is not UNCHANGED:
             attr = permitted(attr, draft.permissions)

@@ -105,7 +105,7 @@ class Inodes:
             attr = self._load(ino)
         if file is None or draft is None:
             return attr
-        shown = self._attributes.with_draft(attr, draft)
+        shown = self._attributes.with_draft(attr, draft, file.row)
         # One that was published meanwhile is empty, and the row perhaps of before.
         return shown if file.draft is draft else self.attr(ino)
 

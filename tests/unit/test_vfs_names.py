@@ -455,3 +455,18 @@ def test_one_of_many_names_goes_at_the_cost_of_one_of_few(local: Local) -> None:
         local.vfs.link(ino, ROOT_INO, b"%d" % number)
     many = each()
     assert all(b <= a + 5 for a, b in zip(few, many)), (few, many)
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_access_time_that_was_set_stays_while_the_file_is_written(
+    local: Local, opened_before: bool
+) -> None:
+    """Also one that equals the modification time, as `touch -d` sets them."""
+    ino = local.put("/a", b"data")
+    handle = local.open("/a") if opened_before else 0
+    local.vfs.setattr(ino, SetAttr(atime_ns=5, mtime_ns=5), local.caller)
+    handle = handle or local.open("/a")
+    local.vfs.write(handle, 0, b"new")
+    assert local.stat("/a").atime_ns == 5
+    local.close(handle)
+    assert local.stat("/a").atime_ns == 5
