@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusefs.errors import Corrupt
-from fusefs.model.ids import MASK63
+from fusefs.model.ids import HOLE, MASK63
 from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.types import Inode
 from fusefs.vfs.content import View
@@ -104,7 +104,21 @@ class Attributes:
                     added += max(0, draft.length(index))
             except Missing:
                 pass
+        added += _lengthened(draft)
         kept = attr.blocks
         if draft.truncated:
             kept = kept * draft.cut // draft.base.size
         return min(kept + ((added + 511) >> 9), (draft.size + 511) >> 9)
+
+
+def _lengthened(draft: Draft) -> int:
+    """Bytes by which the base's last chunk is longer once the file has grown."""
+    end, log2 = draft.cut, draft.base.log2
+    if not 0 < end < draft.size:
+        return 0
+    index = (end - 1) >> log2
+    try:
+        there = draft.base.chunk(index) != HOLE
+    except Missing:
+        return 0
+    return min((index + 1) << log2, draft.size) - end if there else 0

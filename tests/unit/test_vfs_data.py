@@ -231,6 +231,20 @@ def test_written_file_reads_back_after_close(tmp_path: Path, size: int) -> None:
         assert local.stat("/a").blocks == -(-size // 512)
 
 
+@pytest.mark.parametrize("size", [4096, 1 << 20, 3000 * 512])
+def test_blocks_of_a_file_that_grows_are_those_it_has_once_closed(
+    tmp_path: Path, size: int
+) -> None:
+    """The kernel keeps what stat(2) said before the close."""
+    with local_vfs(tmp_path / "s") as local:
+        local.put("/a", b"x" * size)
+        handle = local.open("/a")
+        local.vfs.write(handle, 3 << 20, b"end")
+        before = local.stat("/a").blocks
+        local.close(handle)
+        assert local.stat("/a").blocks == before
+
+
 def test_sparse_terabyte_costs_nothing(tmp_path: Path) -> None:
     with local_vfs(tmp_path / "s") as local:
         handle = local.create("/sparse")
