@@ -127,6 +127,9 @@ class Dialler:
                     return FATAL_PAUSE_S
             except (OSError, BrokenStream, ProtocolError) as failure:
                 error = str(failure) or type(failure).__name__
+            except Exception as failure:  # of one target: the others are dialled
+                self._environment.bug(f"dialling {address}")
+                error = repr(failure)
             if self._environment.now() - began > STEADY_S and not error:
                 dialling.backoff.reset()
             self._failed(dialling, address, error)

@@ -63,7 +63,10 @@ class TcpNetwork:
     async def dial(self, address: str) -> Stream:
         """Raises OSError, BrokenStream (not a member, no answer in time)."""
         host, port = split_address(address)
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # an empty or too long part, as of "a..b"
+            raise OSError(errno.EINVAL, f"{host!r} is no host's name") from error
         last: OSError | BrokenStream = OSError(f"{host} has no address")
         for family, kind, proto, _, where in found:
             sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, proto)
@@ -263,7 +266,8 @@ def is_loopback(remote: str) -> bool:
 def split_address(address: str) -> tuple[str, int]:
     """ "host:port", "[v6]:port". Raises OSError for anything else."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not is_number or not 0 < int(port) < 65536:
         raise OSError(errno.EINVAL, f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
 

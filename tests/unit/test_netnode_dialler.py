@@ -40,3 +40,25 @@ def test_each_address_and_reason_is_logged_once(
         "dialling two:1: 1 refuses",
         "dialling two:2: 2 refuses",
     ]
+
+
+def test_an_error_nobody_expected_ends_one_attempt_only() -> None:
+    membership = Membership(NodeId(1), ["seed:1"])
+    membership.learn_addresses(NodeId(2), ("two:1",))
+    tried: list[str] = []
+    bugs: list[str] = []
+
+    async def attempt(address: str, node: NodeId | None) -> None:
+        tried.append(address)
+        if node is not None:
+            raise ValueError("a bug")
+
+    async def main() -> None:
+        environment = Environment(rng=random.Random(1), bug=bugs.append)
+        dialler = Dialler(membership, environment, lambda: (), attempt)
+        with trio.move_on_after(20):
+            await dialler.run()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert tried.count("seed:1") > 2
+    assert len(bugs) == tried.count("two:1") > 2

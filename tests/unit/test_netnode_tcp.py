@@ -474,12 +474,23 @@ def test_addresses() -> None:
     assert split_address("host:1") == ("host", 1)
     assert split_address("[::1]:2") == ("::1", 2)
     assert join_address("::1", 2) == "[::1]:2"
-    for bad in ("host", "host:", "host:0", "host:99999", "host:x"):
+    for bad in ("host", "host:", "host:0", "host:99999", "host:x", "host:\u00b2"):
         with pytest.raises(OSError):
             split_address(bad)
     assert is_loopback("127.0.0.5") and is_loopback("::1")
     assert is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("10.0.0.1") and not is_loopback("")
+
+
+@pytest.mark.parametrize("host", ["my..host", ".", "a" * 300])
+def test_what_is_no_name_of_a_host_cannot_be_dialled(
+    pair: tuple[Running, Running], host: str
+) -> None:
+    """As somebody mistyped it: every member is told, and dials it."""
+    a, _ = pair
+    a.ask("dial", f"{host}:1")
+    until(lambda: any(host in d.last_error for d in a.node.dialler.failures()))
+    assert a.peers() == {"b"}
 
 
 def test_port_in_use_is_an_error() -> None:
