@@ -203,6 +203,8 @@ _DECODERS: dict[bytes, Callable[[bytes], Value]] = {
 }
 
 
+MAX_ADDRESSES, MAX_TEXT = 64, 1024
+"""Of a member: what a Hello has room for (netnode/wire/messages.py)."""
 MAX_REPLICAS = 100
 _Replicas = Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICAS)]
 _decode_replicas = msgspec.msgpack.Decoder(_Replicas).decode
@@ -255,7 +257,9 @@ def _fits(value: Value) -> bool:
                 and dots_fit(value.seen)
             )
         case Member():
-            return True
+            return len(value.addresses) <= MAX_ADDRESSES and all(
+                len(text) <= MAX_TEXT for text in (value.name, *value.addresses)
+            )
 
 
 def _attrs_fit(attrs: Attrs) -> bool:

@@ -178,8 +178,12 @@ def _check(message: AnyMessage, latest: Callable[[], int]) -> None:
             validate.check_bodies(message.bodies)
         case Delta() | States():
             validate.check_states(message.states, latest())
-        case LockAsk() | LockRelease() | LockTest():
+        case LockAsk():
+            validate.check_lock(message.key, message.range, drops=False)
+        case LockTest():
             validate.check_lock(message.key, message.range)
+        case LockRelease():
+            validate.check_lock(message.key, message.range, drops=True)
         case LockAssert():
             for lock in message.locks:
                 validate.check_lock(lock.key, lock.range)

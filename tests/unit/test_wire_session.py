@@ -12,7 +12,7 @@ from fusefs.model.ids import chunk_id
 from fusefs.model.records import Dirent, dirent_key, encode_value
 from fusefs.model.register import Register, Sibling, encode_register
 from fusefs.model.tx import Body, State, Tx, Write
-from fusefs.nodelink.ranges import HeldLock, LockKey, Range
+from fusefs.nodelink.ranges import UNLOCK, HeldLock, LockKey, Range
 from netnode.wire import messages as m
 from netnode.wire.frames import ProtocolError, pack
 from netnode.wire.messages import encode
@@ -59,7 +59,7 @@ CONTROL = [
     m.LockAsk(1, LOCK, RANGE, True),
     m.LockAnswer(1, False, RANGE, False),
     m.LockCancel(1),
-    m.LockRelease(LOCK, RANGE),
+    m.LockRelease(LOCK, Range(1, UNLOCK, 0, 9)),
     m.LockAssert((HeldLock(LOCK, RANGE),)),
     m.LockTest(1, LOCK, RANGE),
     m.Reserve(1, KEY),
