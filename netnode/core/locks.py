@@ -102,13 +102,19 @@ class LockTable:
         return []
 
     def _stands_behind(self, new: _Waiter) -> bool:
-        """A writer that waits is not overtaken for ever by readers."""
-        return new.wait and any(
-            w.key == new.key
-            and w.node != new.node
-            and conflict([Holding(w.node, w.want)], new.node, new.want)
-            for w in self._waiting
-        )
+        return new.wait and any(self._keeps_back(w, new) for w in self._waiting)
+
+    def _keeps_back(self, first: _Waiter, later: _Waiter) -> bool:
+        """A writer that waits is not overtaken for ever by readers. But who it waits
+        for may go on: else both would wait for ever."""
+        node, want = later.node, later.want
+        if first.key != later.key or not conflict(
+            [Holding(first.node, first.want)], node, want
+        ):
+            return False
+        ranges = self._held.get(later.key, {}).get(node, ())
+        held = [Holding(node, r) for r in ranges if r.owner == want.owner]
+        return not conflict(held, first.node, first.want)
 
     def test(self, node: NodeId, key: LockKey, want: Range) -> Range | None:
         """What stands in the way of a lock, without taking it."""
@@ -136,10 +142,7 @@ class LockTable:
         left: list[_Waiter] = []
         for waiter in self._waiting:
             node, request, key, want, wait = waiter
-            blocked = any(
-                w.key == key and conflict([Holding(w.node, w.want)], node, want)
-                for w in left
-            )
+            blocked = any(self._keeps_back(w, waiter) for w in left)
             found = conflict(self._holdings(key), node, want)
             if found is None and not blocked:
                 self._grant(waiter)

@@ -32,6 +32,28 @@ def test_waiters_are_served_in_order_and_readers_do_not_overtake() -> None:
     assert len(table) == 1
 
 
+def test_who_holds_a_part_is_not_kept_behind_those_that_wait_for_it() -> None:
+    """As between programs of one machine: an upgrade, or another range, is had at once
+    (of its own program; others stand in the queue)."""
+    table = LockTable(0)
+    table.ask(A, 1, KEY, R, False, False)
+    assert table.ask(B, 2, KEY, W, True, False) == []
+    assert table.ask(A, 3, KEY, Range(8, READ), True, False) == []
+    assert table.ask(A, 4, KEY, W, True, False) == granted((A, 4))
+    assert table.release(A, KEY, U, False) == granted((B, 2))
+
+
+def test_who_holds_a_part_gets_the_rest_before_those_that_wait_for_both() -> None:
+    table = LockTable(0)
+    rest = Range(9, WRITE, 10, 19)
+    table.ask(A, 1, KEY, Range(9, READ, 0, 9), False, False)
+    table.ask(C, 2, KEY, Range(9, READ, 10, 19), False, False)
+    assert table.ask(B, 3, KEY, W, True, False) == []
+    assert table.ask(A, 4, KEY, rest, True, False) == []
+    assert table.release(C, KEY, U, False) == granted((A, 4))
+    assert table.release(A, KEY, U, False) == granted((B, 3))
+
+
 def test_cancelled_writer_lets_readers_through() -> None:
     table = LockTable(0)
     table.ask(A, 1, KEY, R, False, False)
