@@ -230,7 +230,10 @@ class LinkServer:
         if message.role != "worker":
             return
         log.info("worker attached pid=%d", message.pid)
-        worker = self._worker = _Worker(client, self._node.fence)
+        worker = self._worker = _Worker(
+            client, self._node.fence, self._node.locking.list_due
+        )
+        self._node.locking.list_due()
         client.send(Attached(self._node.me, barriers=True, patches=True))
         self._node.on_near_changed(worker.near)
         self._node.settling.attached(worker)
@@ -343,9 +346,14 @@ class _Client:
 class _Worker:
     """The worker's connection, as the node speaks to it."""
 
-    def __init__(self, client: _Client, fence: NodeFence | None) -> None:
+    def __init__(
+        self, client: _Client, fence: NodeFence | None, list_due: Callable[[], None]
+    ) -> None:
+        """`list_due`: told that it will send the locks it holds."""
         self.client = client
         self._fence = fence
+        self._list_due = list_due
+        self._members = -1
 
     def changed(self, number: int, effects: Effects, everything: bool) -> None:
         # What was fenced is applied when something is told: nothing runs in between.
@@ -353,4 +361,7 @@ class _Worker:
         self.client.send(Changed(number, effects, everything, fence))
 
     def near(self, near: int, connected: int, members: int) -> None:
+        if not self._members and members:  # alone it asked nobody
+            self._list_due()
+        self._members = members
         self.client.send(PeersMessage(near, connected, members))

@@ -3,7 +3,8 @@
 
 What the worker holds is kept here, asserted to the owners every few seconds, on
 every new connection, and when the members change; the worker tells it all again
-when it attaches.
+when it attaches. That list comes on another connection than the worker's changes, which
+are newer where they are read first: they wait for it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ LockDone = Callable[[int, Range | None], None]
 ReserveDone = Callable[[bool], None]
 
 
+class _Early(NamedTuple):
+    key: LockKey
+    want: Range
+    wait: bool
+    done: LockDone
+
+
 class _Asked(NamedTuple):
     owner: NodeId
     key: LockKey
@@ -97,6 +105,9 @@ class Locking:
         self._releases = Releases()
         self._handovers = Handovers()
         self._mine: dict[LockKey, list[Range]] = {}
+        self._list_due = expects_worker
+        """A list of the worker is on its way, and says what was before `_early`."""
+        self._early: dict[int, _Early] = {}
         self._asked: dict[int, _Asked] = {}
         self._showing: set[int] = set()
         """Granted requests whose data is on its way to the worker."""
@@ -115,14 +126,23 @@ class Locking:
         """Take or drop a lock; a number for `cancel`."""
         self._numbers += 1
         number = self._numbers
+        if self._list_due:
+            self._early[number] = _Early(key, want, wait, done)
+        else:
+            self._lock(number, key, want, wait, done)
+        return number
+
+    def _lock(
+        self, number: int, key: LockKey, want: Range, wait: bool, done: LockDone
+    ) -> None:
         owner = self._owner(key)
         if want.kind == UNLOCK:
             self._unlock(owner, key, want)
             done(0, None)
-            return number
+            return
         if owner != self._me and owner not in self._peers:
             done(errno.ENOLCK, None)
-            return number
+            return
         self._asked[number] = _Asked(owner, key, want, done, False)
         if owner == self._me:
             self._tell(
@@ -130,7 +150,6 @@ class Locking:
             )
         else:
             self._send(owner, LockAsk(number, key, want, wait))
-        return number
 
     def test(self, key: LockKey, want: Range, done: LockDone) -> None:
         """`done(0, None)` when nothing stands in the way."""
@@ -147,6 +166,9 @@ class Locking:
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
+        early = self._early.get(number)
+        if early is not None and early.want.kind != UNLOCK:  # what is dropped, is
+            del self._early[number]
         self._showing.discard(number)
         asked = self._asked.pop(number, None)
         if asked is None:
@@ -156,12 +178,21 @@ class Locking:
         else:
             self._send(asked.owner, LockCancel(number))
 
+    def list_due(self) -> None:
+        """A worker attached, or is told of the first other member: it sends what it
+        holds. What it asks for from now on is newer."""
+        self._list_due = True
+
     def worker_holds(self, locks: Sequence[HeldLock]) -> None:
-        """A worker attached: this is everything it holds."""
+        """This is everything it holds."""
         self._told = True
         self._worker_left = None
+        self._list_due = False
         self._mine = by_key(locks)
         self.assert_all()
+        early, self._early = self._early, {}
+        for number, (key, want, wait, done) in early.items():
+            self._lock(number, key, want, wait, done)
 
     def worker_gone(self) -> None:
         """Its programs may still run; a new worker has a lease's time to come."""

@@ -353,6 +353,7 @@ class NodeLink:
                 self._takes_barriers = message.barriers
                 self._takes_patches = message.patches
                 self._attached = True
+                self._locks.attached()
                 self._tell_locks()
                 self._wake.set()
             case AskWorker():

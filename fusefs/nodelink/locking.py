@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from fusefs.errors import NoLocks, WouldBlock
+from fusefs.errors import FsError, NoLocks, WouldBlock
 from fusefs.model.ids import Ino
 from fusefs.nodelink.calls import (
     LOOK_AGAIN_S,
@@ -63,6 +63,14 @@ class LinkLocks:
         self._members = -1  # not known yet: as if there were some
         self._lock = threading.Lock()  # _held, and _members before it; nothing waits
         self._held = by_key(held)
+        self._lists = 0
+        """How often `held` was looked at to be told."""
+
+    def attached(self) -> None:
+        """`held` is sent next: with it a first member needs no list of its own, which
+        changes could overtake."""
+        with self._lock:
+            self._members = self._members or -1
 
     def note_members(self, count: int) -> bool:
         """How many other members there are; True: the first one, to be told of what
@@ -86,6 +94,7 @@ class LinkLocks:
     def held(self) -> HeldLocks:
         """All of them, as a node is told that knows none."""
         with self._lock:
+            self._lists += 1
             return HeldLocks(
                 tuple(
                     HeldLock(key, range_)
@@ -124,12 +133,24 @@ class LinkLocks:
                 self._flush()  # the next holder waits for what we wrote
                 self._drop(key, want)
             return
-        with self._lock:
-            if not self._members:  # a first one will be told of it
-                self._note_locked(key, want)
-                return
-        self._ask(key, want, wait, cancelled)
-        self._note(key, want)
+        asked = False
+        while True:
+            with self._lock:
+                if not self._members:  # a first one will be told of it
+                    self._note_locked(key, want)
+                    return
+                lists = self._lists
+            try:
+                self._ask(key, want, wait, cancelled)
+            except FsError:
+                if asked:
+                    self._take_back(key, want)
+                raise
+            with self._lock:
+                if lists == self._lists:
+                    self._note_locked(key, want)
+                    return
+            asked = True  # and a list without it was on its way: is it still ours?
 
     def test(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
         """A lock of another node that stands in the way. Raises NoLocks."""
@@ -190,10 +211,16 @@ class LinkLocks:
             parts = within(self._held.get(key, ()), want)
         return [Lock(0, key, part, False) for part in parts]
 
+    def _take_back(self, key: LockKey, want: Range) -> None:
+        for request in self._undo(key, want):
+            self._say(request)
+
     def _drop(self, key: LockKey, want: Range) -> None:
+        self._say(Lock(0, key, want, False))
+
+    def _say(self, request: Request) -> None:
         try:
-            deadline = time.monotonic() + LOCK_LIMIT_S
-            self._calls.call_twice(Lock(0, key, want, False), deadline)
+            self._calls.call_twice(request, time.monotonic() + LOCK_LIMIT_S)
         except NodeDown:
             pass  # a new node hears from us what we hold, and this is not among it
 

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,22 @@ from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.namespace import Namespace
+from fusefs.nodelink import calls as links
 from fusefs.nodelink import control
 from fusefs.nodelink.client import NodeLink
-from fusefs.nodelink.ranges import UNLOCK, WRITE, Range
+from fusefs.nodelink.frames import FrameReader, pack
+from fusefs.nodelink.messages import (
+    Cancel,
+    FromNode,
+    HeldLocks,
+    Invalidated,
+    Lock,
+    LockDone,
+    Peers,
+    decode_from_node,
+    encode,
+)
+from fusefs.nodelink.ranges import UNLOCK, WRITE, HeldLock, LockKey, Range
 from fusefs.store.store import Store
 from netnode import identity as identities
 from netnode import tcp
@@ -266,6 +279,65 @@ def test_locks_and_reservations_between_mounts(pair: tuple[Running, Running]) ->
             a.create(at_a.link, name)
         until(lambda: len(b.namespace.children(ROOT_INO)) == 10)
         assert not at_b.link.reserve(ROOT_INO, b"5")
+
+
+@contextmanager
+def local(node: Running, role: str) -> Iterator[Callable[..., list[FromNode]]]:
+    """A connection with the link, by hand: sends, and gives what has come so far."""
+    sock = links.connect(node.socket, role)
+    sock.settimeout(0.2)
+    reader, heard = FrameReader(), list[FromNode]()
+
+    def say(*messages: object) -> list[FromNode]:
+        sock.sendall(b"".join(pack(encode(message)) for message in messages))
+        with suppress(TimeoutError):
+            while count := sock.recv_into(reader.buffer()):
+                heard.extend(decode_from_node(f.header) for f in reader.filled(count))
+        return heard
+
+    with closing(sock):
+        yield say
+
+
+FILE = LockKey(Ino(20), False)
+HELD, FREE = Range(1, WRITE, 0, 9), Range(1, UNLOCK, 0, 9)
+MORE = Range(1, WRITE, 20, 29)
+
+
+def test_changes_of_locks_wait_for_the_list_they_overtook(
+    pair: tuple[Running, Running],
+) -> None:
+    """The node has just started, or the worker has connected anew."""
+    a, b = pair
+    until(lambda: a.node.membership.others() and b.node.membership.others())
+    with local(a, "worker") as worker, local(a, "call") as call:
+        assert not call(Lock(1, FILE, FREE, False), Lock(2, FILE, MORE, False))
+        worker(HeldLocks((HeldLock(FILE, HELD),)), Invalidated(1 << 40))
+        until(lambda: call() == [LockDone(1), LockDone(2)])
+        assert a.node.locking._mine == {FILE: [MORE]}
+        with local(a, "worker") as worker, local(a, "call") as other:
+            waits = Range(2, WRITE, 40, 49)
+            other(Lock(3, FILE, waits, False))
+            other(Cancel(3))
+            worker(HeldLocks((HeldLock(FILE, MORE),)))
+            assert not other()
+            assert a.node.locking._mine == {FILE: [MORE]}
+
+
+def test_changes_of_locks_wait_for_the_list_that_is_for_the_first_member(
+    tmp_path: Path,
+) -> None:
+    a = Running(tmp_path / "a", "a", None)
+    with local(a, "worker") as worker, local(a, "call") as call:
+        assert Peers(0, 0, 0) in worker(HeldLocks(()))
+        b = Running(tmp_path / "b", "b", a.token)
+        until(lambda: a.node.membership.others() and b.node.membership.others())
+        assert not call(Lock(1, FILE, FREE, False))
+        worker(HeldLocks((HeldLock(FILE, HELD), HeldLock(FILE, MORE))))
+        assert call() == [LockDone(1)]
+        assert a.node.locking._mine == {FILE: [MORE]}
+    b.stop()
+    a.stop()
 
 
 # -- strangers -----------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fusefs.errors import NoLocks
+from fusefs.errors import NoLocks, WouldBlock
 from fusefs.model.ids import Ino
 from fusefs.nodelink.calls import Calls
 from fusefs.nodelink.frames import FrameReader, pack
@@ -21,7 +22,7 @@ from fusefs.nodelink.messages import (
     decode_to_node,
     encode,
 )
-from fusefs.nodelink.ranges import WRITE, HeldLock, LockKey, Range
+from fusefs.nodelink.ranges import UNLOCK, WRITE, HeldLock, LockKey, Range
 
 INO = Ino(77)
 WHOLE = Range(1, WRITE)
@@ -30,9 +31,16 @@ WHOLE = Range(1, WRITE)
 class FakeNode:
     """Answers every question about a lock with `error`, until it is stopped."""
 
-    def __init__(self, path: Path, error: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        error: int = 0,
+        before: Callable[[Lock | LockTest], int] = lambda asked: 0,
+    ) -> None:
+        """`before`: called with each question; what it gives counts instead."""
         path.unlink(missing_ok=True)
         self._error = error
+        self._before = before
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -57,7 +65,8 @@ class FakeNode:
                 for frame in reader.filled(count):
                     message = decode_to_node(frame.header)
                     if isinstance(message, Lock | LockTest):
-                        answer = LockDone(message.id, self._error)
+                        error = self._before(message) or self._error
+                        answer = LockDone(message.id, error)
                         connection.sendall(pack(encode(answer)))
         except OSError:
             pass
@@ -138,4 +147,60 @@ def test_worker_begins_with_what_it_was_left_and_ends_with_nothing(
     assert locks.release_all()
     assert locks.held().locks == ()
     assert not locks.release_all()
+    calls.close()
+
+
+def test_lock_counts_when_no_list_went_past_it_without_it(tmp_path: Path) -> None:
+    """The node that granted it forgets it with the list; so it is asked again."""
+    asked: list[object] = []
+
+    def before(message: Lock | LockTest) -> int:
+        asked.append(message)
+        if len(asked) == 1:
+            assert locks.held().locks == ()  # on another connection
+        return 0
+
+    node = FakeNode(tmp_path / "node.sock", before=before)
+    locks, calls = links(tmp_path / "node.sock")
+    try:
+        locks.lock(INO, WHOLE, is_flock=False, wait=True)
+        assert len(asked) == 2
+        assert [held.range for held in locks.held().locks] == [WHOLE]
+        locks.lock(Ino(78), WHOLE, is_flock=False, wait=True)
+        assert len(asked) == 3
+    finally:
+        node.stop()
+        calls.close()
+
+
+def test_lock_that_went_to_another_meanwhile_is_not_held(tmp_path: Path) -> None:
+    """The list went past the first grant, and the owner gave the lock away."""
+    asked: list[Range] = []
+
+    def before(message: Lock | LockTest) -> int:
+        asked.append(message.range)
+        if len(asked) == 1:
+            locks.held()
+        return errno.EAGAIN if len(asked) == 2 else 0
+
+    node = FakeNode(tmp_path / "node.sock", before=before)
+    locks, calls = links(tmp_path / "node.sock")
+    try:
+        with pytest.raises(WouldBlock):
+            locks.lock(INO, WHOLE, is_flock=False, wait=False)
+        assert asked == [WHOLE, WHOLE, Range(1, UNLOCK)]
+        assert locks.held().locks == ()
+    finally:
+        node.stop()
+        calls.close()
+
+
+def test_first_member_after_a_new_connection_is_in_its_list(tmp_path: Path) -> None:
+    locks, calls = links(tmp_path / "nobody.sock")
+    locks.note_members(0)
+    locks.attached()
+    locks.held()
+    assert not locks.note_members(1)  # no second list, which changes would overtake
+    locks.note_members(0)
+    assert locks.note_members(1)
     calls.close()
