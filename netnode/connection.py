@@ -31,8 +31,14 @@ class Connection:
         self.stream = stream
         self._session = session
         self._early: list[Received] = []
-        self.heard = trio.current_time()
-        """When the last bytes came."""
+        self._waits_since: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """For how long bytes have been waited for in vain; 0 while what came before is
+        worked on, which may take longer than the other side may be silent."""
+        since = self._waits_since
+        return trio.current_time() - since if since is not None else 0.0
 
     @property
     def version(self) -> int:
@@ -75,10 +81,13 @@ class Connection:
             early, self._early = self._early, []
             return early
         while True:
-            count = await self.stream.receive_into(self._session.buffer())
+            self._waits_since = trio.current_time()
+            try:
+                count = await self.stream.receive_into(self._session.buffer())
+            finally:
+                self._waits_since = None
             if not count:
                 return []
-            self.heard = trio.current_time()
             received = self._session.received(count)
             if received:
                 for item in received:

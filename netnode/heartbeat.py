@@ -59,9 +59,8 @@ class Heartbeat:
         """For ever; `after` each round."""
         while True:
             await trio.sleep(HEARTBEAT_S)
-            now = self._environment.now()
             for peer in self._peers:
-                if now - peer.connection.heard > DEAD_S:
+                if peer.connection.silent_s > DEAD_S:
                     peer.close(f"silent for {DEAD_S:.0f} s")
                     self._dismiss(peer)
                 else:
