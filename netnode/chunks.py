@@ -2,7 +2,9 @@
 
 One bulk connection per peer, used in both directions. `core.fetch` decides whom to
 ask, `core.pushes` what is owed to whom; this module carries it out. Bytes from
-peers are verified by the store before anybody hears of them.
+peers are verified by the store before anybody hears of them. A router may forget the
+connection, which is idle most of the time, and leave the control connection: both
+sides ping here, too.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from netnode.core.fetch import (
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.environment import Environment
+from netnode.heartbeat import DEAD_S, HEARTBEAT_S
 from netnode.patching import Message, Patching, bases_of
 from netnode.source import MAX_TO_SERVE, Source
 from netnode.transport import BrokenStream, Buffer
@@ -213,6 +216,8 @@ class ChunkPlane:
         before, source.connection = source.connection, connection
         if before is not None:
             before.stream.close()
+            source.lost()
+            self._reset(peer)
         unsent, source.unsent = source.unsent, []
         for message in unsent:
             connection.send(message)
@@ -221,6 +226,7 @@ class ChunkPlane:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.stream.run)
                 nursery.start_soon(self._serve_chunks, source, connection)
+                nursery.start_soon(_keep_alive, source, connection)
                 try:
                     await self._receive(source, connection, nursery)
                 except (BrokenStream, ProtocolError, Refused) as error:
@@ -232,10 +238,7 @@ class ChunkPlane:
             connection.stream.close()
             if source.connection is connection:
                 source.connection = None
-                source.to_serve.clear()
-                source.bases.clear()
-                source.named.clear()
-                source.finding.clear()
+                source.lost()
                 if self._sources.get(peer) is source:
                     self._reset(peer)
 
@@ -256,9 +259,7 @@ class ChunkPlane:
 
     def _reset(self, peer: NodeId) -> None:
         """What was asked on the broken connection is asked again."""
-        now = self._environment.now()
-        self._act(self.scheduler.peer_gone(peer, now))
-        self._act(self.scheduler.peer_joined(peer, now))
+        self._act(self.scheduler.peer_is_back(peer, self._environment.now()))
 
     # -- messages ------------------------------------------------------------------
 
@@ -300,6 +301,7 @@ class ChunkPlane:
                 if self._push_answer is not None:
                     self._push_answer(source.peer, message)
             case Ping():
+                source.pings = True
                 connection.send(Pong(message.number))
 
     def _held(self, message: Have) -> tuple[ChunkId, ...]:
@@ -457,6 +459,14 @@ class ChunkPlane:
         """For a Have of the pushes."""
         self._numbers += 1
         return self._numbers
+
+
+async def _keep_alive(source: Source, connection: Connection) -> None:
+    while connection.silent_s <= DEAD_S or not source.pings:
+        connection.send(Ping(0))
+        await trio.sleep(HEARTBEAT_S)
+    log.info("the bulk connection with %x is silent", source.peer)
+    connection.stream.close()
 
 
 def _basis_of(patch: Patch) -> Basis:

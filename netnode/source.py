@@ -75,6 +75,8 @@ class Source:
     def __init__(self, peer: NodeId) -> None:
         self.peer = peer
         self.connection: Connection | None = None
+        self.pings = False
+        """So it is not silent for long; older nodes are."""
         self.unsent: list[AnyMessage] = []
         """Requests made before the bulk connection is there."""
         self.to_serve = ToServe()
@@ -109,6 +111,13 @@ class Source:
         before, began = stream.queued_bytes, now()
         await stream.drained(self._pace.ahead)
         self._pace.took(before - stream.queued_bytes, now() - began)
+
+    def lost(self) -> None:
+        """What either side had asked for on a connection that is no more."""
+        self.to_serve.clear()
+        self.bases.clear()
+        self.named.clear()
+        self.finding.clear()
 
     def send(self, message: AnyMessage) -> None:
         if self.connection is None:

@@ -233,13 +233,21 @@ class FetchScheduler:
 
     def peer_gone(self, peer: NodeId, now: float) -> list[Action]:
         """What it was asked for goes to others."""
+        self._take_from(peer)
+        return self._pump(now)
+
+    def peer_is_back(self, peer: NodeId, now: float) -> list[Action]:
+        """What it was asked for was lost on the way; it can be asked again."""
+        self._take_from(peer)
+        return self.peer_joined(peer, now)
+
+    def _take_from(self, peer: NodeId) -> None:
         self.peers.pop(peer, None)
         for cid, chunk in self._chunks.items():
             chunk.finding.discard(peer)
             chunk.holders.discard(peer)
             if peer in chunk.owners:
                 self._rule_out(cid, peer)
-        return self._pump(now)
 
     def cancel(self, request: int, now: float) -> list[Action]:
         """Nobody waits for it any more; no Finished comes."""

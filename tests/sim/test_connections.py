@@ -7,12 +7,93 @@ from typing import TypeVar
 
 import trio
 
-from fusefs.model.ids import ROOT_INO
-from netnode.heartbeat import DEAD_S
-from tests.sim.cluster import SimCluster, inline
+from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
+from netnode.heartbeat import DEAD_S, HEARTBEAT_S
+from netnode.transport import Buffer
+from tests.sim.cluster import SimCluster, SimNode, inline
+from tests.sim.network import MemoryStream
 from tests.sim.running import simulated
 
 T = TypeVar("T")
+SIZE = 1_000_000
+
+
+def stored(node: SimNode) -> ChunkId:
+    """A chunk that only it has, and does not push."""
+    data = b"y" * SIZE
+    node.store.put_verified(chunk_id(data), data, 0)
+    return chunk_id(data)
+
+
+def bulk(node: SimNode, other: SimNode) -> MemoryStream:
+    assert node.node is not None
+    connection = node.node.chunks.bulk(other.id)
+    assert connection is not None
+    assert isinstance(connection.stream, MemoryStream)
+    return connection.stream
+
+
+def swallowed(*parts: Buffer) -> None:
+    """A router on the way knows nothing of the connection any more."""
+
+
+async def until_pinged() -> None:
+    await trio.sleep(HEARTBEAT_S + 0.1)
+
+
+@simulated
+async def test_fetch_goes_on_when_only_the_bulk_connection_breaks(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    cid = stored(a)
+    cluster.fabric.bytes_per_s = SIZE
+
+    async def cut() -> None:
+        await trio.sleep(0.3)
+        stream = bulk(a, b)
+        stream.close()
+        stream.other.close()
+
+    cluster.nursery.start_soon(cut)
+    assert await b.fetch([cid]) == 0
+    assert b.node is not None and a.id in b.node.peers
+
+
+@simulated
+async def test_bulk_connection_that_was_forgotten_on_the_way_is_made_anew(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    cid = stored(b)
+    await until_pinged()
+    stream = bulk(a, b)
+    stream.send_nowait = stream.other.send_nowait = swallowed  # type: ignore
+    assert await a.fetch([cid], DEAD_S + 2 * HEARTBEAT_S) == 0
+    assert a.node is not None and b.id in a.node.peers
+
+
+@simulated
+async def test_what_was_asked_on_a_bulk_connection_is_asked_on_the_next(
+    cluster: SimCluster,
+) -> None:
+    """The side that dialled notices first."""
+    a, b = await cluster.start(2)
+    assert a.node is not None
+    peer = a.node.peers.get(b.id)
+    assert peer is not None
+    dialler, other = (a, b) if peer.dialled else (b, a)
+    cid = stored(dialler)
+    stream = bulk(dialler, other)
+    stream.other.send_nowait = swallowed  # type: ignore[method-assign]
+
+    async def break_one_end() -> None:
+        await trio.sleep(0.2)
+        stream._closed = True
+        stream._arrived.set()
+
+    cluster.nursery.start_soon(break_one_end)
+    assert await other.fetch([cid], 2.0) == 0
 
 
 @simulated

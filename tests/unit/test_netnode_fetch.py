@@ -162,6 +162,14 @@ def test_dead_peers_chunks_go_to_others() -> None:
     assert moved == {2: shares[1]}
 
 
+def test_only_peer_is_asked_again_when_it_is_back() -> None:
+    made = scheduler(1, likely=(1,))
+    shares = asked(made.want(1, CIDS[:3], FORE, (), 0, 10))
+    again = made.peer_is_back(NodeId(1), 0.1)
+    assert asked(again) == shares
+    assert not [a for a in again if isinstance(a, Finished)]
+
+
 def test_cancelled_request_leaves_nothing() -> None:
     made = scheduler(1, likely=(1,))
     made.want(1, CIDS[:30], FORE, (), 0, 10)
