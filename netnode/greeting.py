@@ -19,6 +19,10 @@ REJOIN = "it can come back as a new node: dfs mount --join TOKEN"
 """Ends the reasons after which a node cannot go on with its namespace."""
 
 
+SAID_S = 3600.0
+"""It dials again every half a minute, and is refused each time: said once an hour."""
+
+
 class Unwanted(Exception):
     """The other node must not be a peer; the message is told to both sides."""
 
@@ -39,13 +43,19 @@ class Greeter:
         self._name = name
         self._membership = membership
         self._environment = environment
+        self._said: dict[NodeId, float] = {}
 
     def check(self, theirs: Hello) -> None:
         """Raises Unwanted when its sender cannot be a peer."""
         reason = self._objection(theirs)
-        if reason:
+        if not reason:
+            self._said.pop(theirs.node, None)
+            return
+        now = self._environment.now()
+        if now - self._said.get(theirs.node, float("-inf")) >= SAID_S:
+            self._said[theirs.node] = now
             log.warning("refused %s (%x): %s", theirs.name, theirs.node, reason)
-            raise Unwanted(reason)
+        raise Unwanted(reason)
 
     def _objection(self, theirs: Hello) -> str:
         """Why not, for a person to read."""

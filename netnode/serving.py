@@ -133,11 +133,13 @@ class Serving:
 
     async def _keep_bulk(self, peer: Peer) -> None:
         """The side that dialled the control connection dials the bulk one, too."""
+        said = ""
         while True:
             try:
                 await self._serve_bulk(peer)
             except (OSError, BrokenStream, ProtocolError, Refused) as error:
-                log.info("bulk connection with %s: %s", peer.name, error)
+                if said != (said := str(error)):
+                    log.info("bulk connection with %s: %s", peer.name, error)
             await trio.sleep(BULK_RETRY_S)
 
     async def _serve_bulk(self, peer: Peer) -> None:

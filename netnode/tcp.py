@@ -36,6 +36,8 @@ UNSENT_BYTES = 128 << 10
 urgent waits behind it."""
 UNDECIDED = 128
 """Connections between accept and a proven peer."""
+TOLD, TOLD_S = 10, 60.0
+"""Lines of the log about strangers, in so long: a scanner must not fill the disk."""
 TLS_FIRST_BYTE = 0x16
 BACKLOG = 256
 
@@ -57,6 +59,8 @@ class TcpNetwork:
         self._count = 0
         self.strangers = 0
         """Connections dropped before they proved to be peers."""
+        self._told_since = float("-inf")
+        self._told = self._untold = 0
 
     # -- dialling --------------------------------------------------------------
 
@@ -99,16 +103,19 @@ class TcpNetwork:
     async def _accept_for_ever(
         self, listener: socket.socket, accept: Accept, nursery: trio.Nursery
     ) -> None:
+        failed = ""
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 try:
                     sock, where = listener.accept()
+                    failed = ""
                 except BlockingIOError:
                     continue
                 except OSError as error:
                     # Out of descriptors: serve those we have, try again soon.
-                    log.warning("accepting a connection failed: %s", error)
+                    if failed != (failed := str(error)):
+                        log.warning("accepting a connection failed: %s", error)
                     await trio.sleep(0.1)
                     continue
                 nursery.start_soon(self._serve, sock, str(where[0]), accept)
@@ -120,8 +127,7 @@ class TcpNetwork:
         try:
             stream = await self._decide(sock, remote)
         except (OSError, BrokenStream) as error:
-            self.strangers += 1
-            log.info("dropped a connection from %s: %s", remote, error)
+            self._tell_of_stranger(f"{remote}: {error}")
             sock.close()
             return
         except BaseException:
@@ -136,6 +142,19 @@ class TcpNetwork:
             log.exception("serving %s failed", remote)
         finally:
             stream.close()
+
+    def _tell_of_stranger(self, what: str) -> None:
+        self.strangers += 1
+        now = trio.current_time()
+        if now - self._told_since >= TOLD_S:
+            if self._untold:
+                log.info("dropped %d more connections of strangers", self._untold)
+            self._told_since, self._told, self._untold = now, 0, 0
+        if self._told < TOLD:
+            self._told += 1
+            log.info("dropped a connection from %s", what)
+        else:
+            self._untold += 1
 
     async def _decide(self, sock: socket.socket, remote: str) -> SocketStream:
         """A peer, or a text connection (without a node)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from fusefs.model.records import S_REG, Member
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.transport import BrokenStream
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
-from tests.sim.running import simulated
+from tests.sim.running import simulate, simulated
 
 
 @simulated
@@ -365,6 +366,24 @@ async def test_clock_five_minutes_ahead_is_refused(cluster: SimCluster) -> None:
     await trio.sleep(60)
     await cluster.until_connected()
     await cluster.until_equal()
+
+
+def test_node_that_is_refused_again_and_again_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(cluster: SimCluster) -> None:
+        await cluster.start(1)
+        b = cluster.add()
+        b.skew_ms = 400_000
+        await b.start()
+        await trio.sleep(600)
+        assert b.node is not None
+        (failed,) = b.node.dialler.failures()
+        assert failed.attempts > 10
+
+    simulate(body, tmp_path)
+    refused = [r for r in caplog.records if r.getMessage().startswith("refused b")]
+    assert len(refused) == 1
 
 
 @simulated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import socket
 import ssl
 import struct
@@ -406,6 +407,31 @@ def test_random_bytes_are_dropped(pair: tuple[Running, Running], data: bytes) ->
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
         assert ends(sock)
+    still_serves(a, b)
+
+
+def test_many_strangers_are_a_few_lines_of_the_log(
+    pair: tuple[Running, Running],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = pair
+
+    def said() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()]
+
+    with caplog.at_level(logging.INFO, "netnode.tcp"):
+        for _ in range(3 * tcp.TOLD):
+            with closing(connect(a)) as sock:
+                sock.shutdown(socket.SHUT_WR)
+                assert ends(sock)
+        until(lambda: len(said()) == tcp.TOLD)
+        monkeypatch.setattr(tcp, "TOLD_S", 0.0)
+        with closing(connect(a)) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            assert ends(sock)
+        until(lambda: len(said()) == tcp.TOLD + 2)
+    assert said()[-2] == f"dropped {2 * tcp.TOLD} more connections of strangers"
     still_serves(a, b)
 
 
