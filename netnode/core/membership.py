@@ -69,32 +69,31 @@ class Membership:
         self._members = dict(members)
 
     def learn_addresses(
-        self, node: NodeId, addresses: Iterable[str], confirmed: bool = False
+        self, node: NodeId, addresses: Collection[str], confirmed: bool = False
     ) -> bool:
-        """More addresses of a node; True when one is new. `confirmed`: it answered
-        there just now, so it is tried first."""
+        """More addresses of a node; True when one is new: then it is tried before those
+        heard of earlier. `confirmed`: it answered there just now, so it is tried
+        first."""
         if node == self.me:
             return False
         known = self._addresses.setdefault(node, [])
-        new = False
-        for address in addresses:
-            if address in known:
-                if confirmed:
-                    known.remove(address)
-                    known.insert(0, address)
-                continue
-            new = True
-            if confirmed:
-                known.insert(0, address)
-            else:
-                known.append(address)
+        new = [a for a in dict.fromkeys(addresses) if a not in known]
+        if confirmed:
+            known[:] = [*addresses, *(a for a in known if a not in addresses)]
+        else:
+            known[1:1] = new
         del known[MAX_ADDRESSES:]
-        return new
+        return bool(new)
 
     def add_seed(self, address: str) -> bool:
         """An address that may be a node's; True when it is new."""
-        if address in self._seeds or len(self._seeds) >= MAX_SEEDS:
+        if address in self._seeds:
             return False
+        if len(self._seeds) >= MAX_SEEDS:
+            known = next((a for a, n in self._seeds.items() if n is not None), None)
+            if known is None:
+                return False
+            del self._seeds[known]  # dialled as that node since
         self._seeds[address] = None
         return True
 

@@ -13,7 +13,13 @@ from netnode.comparing import _that_fit
 from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
 from netnode.core.horizon import Told, durable, horizon
-from netnode.core.membership import Link, Membership, keep_new
+from netnode.core.membership import (
+    MAX_ADDRESSES,
+    MAX_SEEDS,
+    Link,
+    Membership,
+    keep_new,
+)
 from netnode.core.nearness import SURE_SAMPLES, Nearness
 from netnode.core.placement import holders, ranked
 from netnode.core.pushes import Pushes
@@ -129,6 +135,22 @@ def test_simultaneous_dials_leave_one() -> None:
     by_low, by_high = Link(1, 7, 0.0), Link(2, 7, 0.1)
     assert not keep_new(by_low, by_high, 1, 2)
     assert keep_new(by_high, by_low._replace(since=0.1), 2, 1)
+
+
+def test_new_addresses_come_in_however_many_were_heard_of_before() -> None:
+    """A laptop that goes from one network to another, for months."""
+    membership = Membership(NodeId(1))
+    for number in range(2 * MAX_SEEDS):
+        address = f"10.0.0.{number}:1"
+        assert membership.add_seed(address)
+        membership.seed_is(address, NodeId(2))
+        assert membership.learn_addresses(NodeId(2), (address, f"b{number}:1"))
+        assert not membership.learn_addresses(NodeId(2), (address,), confirmed=True)
+        first, *others = membership.addresses(NodeId(2))
+        assert first == address and f"b{number}:1" in others[:2]
+    assert len(membership.addresses(NodeId(2))) == MAX_ADDRESSES
+    membership = Membership(NodeId(1), [f"{number}:1" for number in range(MAX_SEEDS)])
+    assert not membership.add_seed("who:1")  # none of these was ever reached
 
 
 def test_members_and_seeds_are_dialled_until_connected() -> None:
