@@ -32,7 +32,7 @@ from fusefs.nodelink.ranges import (
 from netnode.core.handover import Handovers, Releases
 from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
 from netnode.core.membership import Membership
-from netnode.core.placement import ranked
+from netnode.core.placement import ranked, view_of
 from netnode.core.reservations import LIFE_S, Reservations
 from netnode.environment import Environment
 from netnode.peers import Peer, Peers
@@ -114,6 +114,9 @@ class Locking:
         self._reserving: dict[int, _Reserving] = {}
         self._numbers = 0
         self._members = membership.members()
+        self._view = view_of(self._members)
+        self._unsure: set[NodeId] = set()
+        """Peers that have not asserted since they and we know the same members."""
         self._told = not expects_worker
         self._worker_left = environment.now() if expects_worker else None
         namespace.nothing_reserved()
@@ -247,17 +250,22 @@ class Locking:
     def members_changed(self) -> None:
         members = self._membership.members()
         if members != self._members:
-            self._members = members
+            self._members, self._view = members, view_of(members)
+            self._unsure.update(self._peers.ids())
+            for node, request in self._table.disown(self._is_mine):
+                self._answer(node, LockAnswer(request, False, mistaken=True))
             self._table.begin_grace(self._environment.now())
             self.assert_all()
 
     def joined(self, peer: Peer) -> None:
         """Its tables may have been lost, and ours need what it holds."""
+        self._unsure.add(peer.id)
         self._assert_to(peer)
 
     def gone(self, peer: Peer) -> None:
         """What it holds stays until its lease ends: its programs may still run."""
         self._table.disconnected(peer.id)
+        self._unsure.discard(peer.id)
         for number, asked in list(self._asked.items()):
             if asked.owner == peer.id:
                 del self._asked[number]
@@ -295,12 +303,13 @@ class Locking:
         for peer in self._peers:
             self._assert_to(peer)
         if self._told:
-            self._asserted(self._me, self._held_of(self._me), self._asking_of(self._me))
+            held, asking = self._held_of(self._me), self._asking_of(self._me)
+            self._asserted(self._me, held, asking, agrees=True)
 
     def _assert_to(self, peer: Peer) -> None:
         if self._told:
             held, asking = self._held_of(peer.id), self._asking_of(peer.id)
-            peer.send(LockAssert(tuple(held), tuple(asking)))
+            peer.send(LockAssert(tuple(held), tuple(asking), self._view))
 
     # -- messages ----------------------------------------------------------------------
 
@@ -318,7 +327,7 @@ class Locking:
             case LockRelease():
                 self._released(peer.id, message.key, message.range, message.seq)
             case LockAssert():
-                self._asserted(peer.id, message.locks, message.asking)
+                self._asserted_by(peer, message)
             case LockTest():
                 found = self._table.test(peer.id, message.key, message.range)
                 peer.send(LockAnswer(message.number, found is None, found))
@@ -349,11 +358,12 @@ class Locking:
         )
 
     def _answered(self, answer: LockAnswer) -> bool:
-        """False when nobody waits for it."""
+        """False when nobody waits for it, or another owner decides by now."""
         asked = self._asked.pop(answer.number, None)
         if asked is None:
             return False
-        if answer.mistaken:
+        moved = self._owner(asked.key) != asked.owner
+        if answer.mistaken or moved:
             asked.done(errno.ENOLCK, None)
         elif not answer.granted:
             asked.done(errno.EAGAIN, answer.conflict)
@@ -362,7 +372,7 @@ class Locking:
                 asked.done(0, None)
             else:
                 self._granted(answer.number, asked, answer.after)
-        return True
+        return not moved
 
     def _granted(self, number: int, asked: _Asked, after: Mapping[NodeId, Seq]) -> None:
         """It is ours, and counts when the worker shows what the last holder wrote."""
@@ -380,12 +390,24 @@ class Locking:
         vector = self._namespace.vector() if after else {}
         self._handovers.begin(after, vector, self._environment.now(), shown)
 
+    def _asserted_by(self, peer: Peer, message: LockAssert) -> None:
+        agrees = message.view in (0, self._view)
+        self._asserted(peer.id, message.locks, message.asking, agrees=agrees)
+        if agrees and peer.id in self._unsure:  # ours may have come too early for it
+            self._unsure.discard(peer.id)
+            self._assert_to(peer)
+
     def _asserted(
-        self, node: NodeId, locks: Sequence[HeldLock], asking: Sequence[int]
+        self,
+        node: NodeId,
+        locks: Sequence[HeldLock],
+        asking: Sequence[int],
+        *,
+        agrees: bool,
     ) -> None:
         now = self._environment.now()
-        mine = [lock for lock in locks if self._owner(lock.key) == self._me]
-        lost = self._table.asserted(node, mine, now, asking)
+        mine = [lock for lock in locks if self._is_mine(lock.key)]
+        lost = self._table.asserted(node, mine, now, asking, agrees=agrees)
         if lost:
             log.warning("%x asserts %d locks that others hold", node, len(lost))
         self._retry()
@@ -395,6 +417,9 @@ class Locking:
     def _owner(self, key: LockKey) -> NodeId:
         """Who decides about the locks of an inode: the same on every member."""
         return ranked(_lock_place(key.ino), self._members)[0]
+
+    def _is_mine(self, key: LockKey) -> bool:
+        return self._owner(key) == self._me
 
     def _reserver(self, key: bytes) -> NodeId:
         """Who decides about a name: the node that made the directory (or moved it
@@ -436,11 +461,13 @@ class Locking:
     def _tell(self, verdicts: Iterable[Verdict]) -> None:
         for node, request, granted, stands, key in verdicts:
             after = self._releases.before(key, node) if granted and key else {}
-            answer = LockAnswer(request, granted, stands, False, after)
-            if node == self._me:
-                self._answered(answer)
-            else:
-                self._send(node, answer)
+            self._answer(node, LockAnswer(request, granted, stands, False, after))
+
+    def _answer(self, node: NodeId, answer: LockAnswer) -> None:
+        if node == self._me:
+            self._answered(answer)
+        else:
+            self._send(node, answer)
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)

@@ -174,10 +174,11 @@ class LinkLocks:
         cancelled: Callable[[], bool] | None,
     ) -> None:
         """Returns when it is ours. Raises WouldBlock, NoLocks, Interrupted."""
-        began = time.monotonic()
-        deadline = None if wait else began + LOCK_LIMIT_S
+        failing = time.monotonic()
+        deadline = None if wait else failing + LOCK_LIMIT_S
         while True:
             self._wait_until_told(cancelled)
+            asked = time.monotonic()
             try:
                 answer = self._calls.call_patiently(
                     Lock(0, key, want, wait),
@@ -189,7 +190,10 @@ class LinkLocks:
                 raise NoLocks("the node process is not running") from error
             if isinstance(answer, LockDone) and answer.error != errno.ENOLCK:
                 break
-            if not wait or time.monotonic() - began > OWNER_BACK_S:
+            now = time.monotonic()
+            if now - asked > OWNER_BACK_S:  # it waited in a queue before
+                failing = now
+            if not wait or now - failing > OWNER_BACK_S:
                 raise NoLocks("the node that decides about this lock is away")
             self._calls.pause(LOOK_AGAIN_S)
             check_cancelled(cancelled)

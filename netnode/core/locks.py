@@ -4,14 +4,15 @@ The owner of an inode's locks is the member that placement ranks first; only it
 grants. What a node holds is leased: it asserts its whole list every few seconds, and
 what it has not asserted for LEASE_S is free. An owner that has just become one
 grants nothing until every other member has asserted what it holds, or LEASE_S
-later (grace).
+later (grace). Such an assertion counts only from who knows the same members: others
+assert the same locks to another owner, or grant them.
 
 Source: leases, Gray and Cheriton (1989); grace period as in NFSv4, RFC 7530, 9.6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from fusefs.model.ids import NodeId
@@ -163,12 +164,16 @@ class LockTable:
         locks: Iterable[HeldLock],
         now: float,
         asking: Collection[int] = (),
+        *,
+        agrees: bool = True,
     ) -> list[HeldLock]:
         """All that the node holds here, and which requests it had no answer to. What
-        others hold by now is lost to it and returned. Call `retry` after."""
+        others hold by now is lost to it and returned. Call `retry` after. Unless it
+        `agrees` about who owns what, it may hold more."""
         self._leases[node] = now + LEASE_S
-        self._asserted.add(node)
-        self._drop(node)
+        if agrees:
+            self._asserted.add(node)
+            self._drop(node)
         lost: list[HeldLock] = []
         for key, ranges in by_key(locks).items():
             others = self._holdings(key)  # of other nodes, all of them
@@ -186,6 +191,18 @@ class LockTable:
             else:
                 del self._granted[node][request]
         return lost
+
+    def disown(self, owns: Callable[[LockKey], bool]) -> list[tuple[NodeId, int]]:
+        """Members changed: the others are for new owners to decide about. Who waits for
+        one of them and by which number, to be told so."""
+        for key in [key for key in self._held if not owns(key)]:
+            del self._held[key]
+        moved = [w for w in self._waiting if not owns(w.key)]
+        self._waiting = [w for w in self._waiting if owns(w.key)]
+        for granted in self._granted.values():
+            for request in [r for r, (key, _) in granted.items() if not owns(key)]:
+                del granted[request]
+        return [(w.node, w.request) for w in moved]
 
     def left(self, node: NodeId) -> None:
         """It said good-bye: nothing of it is held any more. Call `retry` after."""

@@ -38,3 +38,9 @@ def holders(
         order.remove(writer)
         order.insert(0, writer)
     return order[: max(1, replicas)]
+
+
+def view_of(nodes: Iterable[NodeId]) -> int:
+    """Equal where the same members are known; never 0."""
+    ids = b"".join(node.to_bytes(8, "big") for node in sorted(nodes))
+    return (xxh3_64_intdigest(ids) >> 1) or 1

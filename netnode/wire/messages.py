@@ -294,6 +294,8 @@ class LockAssert(Message, frozen=True, tag=36):
     locks: Annotated[tuple[HeldLock, ...], msgspec.Meta(max_length=20_000)]
     asking: Annotated[tuple[Number, ...], msgspec.Meta(max_length=20_000)] = ()
     """Requests not answered yet: what was granted to them stays."""
+    view: Number = 0
+    """Of the members the sender knows (core.placement.view_of); 0: of an older node."""
 
 
 class LockTest(Message, frozen=True, tag=37):

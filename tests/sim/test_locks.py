@@ -102,6 +102,56 @@ async def test_restarted_node_gets_its_locks_back(cluster: SimCluster) -> None:
 
 
 @simulated
+async def test_who_waits_for_a_lock_does_not_get_it_when_a_member_joins(
+    cluster: SimCluster,
+) -> None:
+    """Some of them have another owner then; the one before knows less and less."""
+    a, b = await cluster.start(2)
+    inos = [Ino(n) for n in range(100, 130)]
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    waiting = [b.ask_lock(ino, ALL) for ino in inos]
+    await cluster.add().start()
+    await cluster.until_connected()
+    await trio.sleep(20)
+    assert {w.error for w in waiting} == {None, errno.ENOLCK}  # the worker asks again
+    again = {ino: b.ask_lock(ino, ALL) for ino, w in zip(inos, waiting) if w.error}
+    await trio.sleep(0.1)
+    assert {w.error for w in again.values()} == {None}
+    for ino in inos:
+        a.ask_lock(ino, DROP)
+    await trio.sleep(0.1)
+    assert {w.error for w in again.values()} == {0}
+
+
+@simulated
+async def test_new_owner_grants_nothing_before_everybody_knows_it(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    inos = [Ino(n) for n in range(100, 130)]
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    assert a.node is not None
+    late = a.node.locking.members_changed
+    a.node.locking.members_changed = lambda: None  # type: ignore[method-assign]
+    c = await cluster.add().start()
+    await cluster.until_connected()
+    await cluster.until(lambda: len(c.membership.members()) == 3)
+    asked = [b.ask_lock(ino, ALL) for ino in inos]
+    await trio.sleep(LEASE_S - 3)
+    assert {r.error for r in asked} <= {None, errno.ENOLCK}
+    late()
+    await trio.sleep(LEASE_S)
+    assert {r.error for r in asked} <= {None, errno.ENOLCK}
+    asked = [b.ask_lock(ino, ALL, wait=False) for ino in inos]
+    await trio.sleep(0.1)
+    assert {r.error for r in asked} == {errno.EAGAIN}
+
+
+@simulated
 async def test_cancelled_wait_leaves_nothing_held(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
     inos = [Ino(n) for n in range(100, 110)]

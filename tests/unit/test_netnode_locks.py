@@ -74,6 +74,31 @@ def test_lease_that_is_not_renewed_ends() -> None:
     assert table.asserted(A, [HeldLock(KEY, W)], 30) == [HeldLock(KEY, W)]
 
 
+def test_who_knows_other_members_asserts_what_it_holds_and_nothing_else() -> None:
+    table, other = LockTable(0), LockKey(Ino(6), False)
+    table.asserted(A, [HeldLock(KEY, W)], 0)
+    table.asserted(A, [HeldLock(other, W)], 0, agrees=False)
+    assert table.test(B, KEY, W) == table.test(B, other, W) == W
+    assert table.asserted(B, [HeldLock(KEY, W)], 0, agrees=False) == [HeldLock(KEY, W)]
+    table.begin_grace(1)
+    table.asserted(A, [], 1, agrees=False)
+    assert table.in_grace([A], 1)
+    assert table.expire(LEASE_S + 0.5) == [B]  # its lease is renewed all the same
+    table.asserted(A, [], 2)
+    assert not table.in_grace([A], 2) and not len(table)
+
+
+def test_owner_forgets_what_another_one_decides_about() -> None:
+    table, other = LockTable(0), LockKey(Ino(6), False)
+    for number, key in enumerate((KEY, other)):
+        table.ask(A, number, key, W, False, False)
+        table.ask(B, 2 + number, key, W, True, False)
+    assert table.disown(lambda key: key == other) == [(B, 2)]
+    table.asserted(A, [HeldLock(other, W)], 0, [0, 1])  # 0 was granted, and is gone
+    assert len(table) == 1
+    assert table.release(A, other, U, False) == [Verdict(B, 3, True, None, other)]
+
+
 def test_asserted_are_all_but_those_that_others_hold() -> None:
     table = LockTable(0)
     ranges = [Range(9, READ, 10 * n, 10 * n + 4) for n in range(5)]

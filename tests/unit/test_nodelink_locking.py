@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from fusefs.errors import NoLocks, WouldBlock
 from fusefs.model.ids import Ino
+from fusefs.nodelink import locking
 from fusefs.nodelink.calls import Calls
 from fusefs.nodelink.frames import FrameReader, pack
 from fusefs.nodelink.locking import LinkLocks
@@ -204,3 +206,26 @@ def test_first_member_after_a_new_connection_is_in_its_list(tmp_path: Path) -> N
     locks.note_members(0)
     assert locks.note_members(1)
     calls.close()
+
+
+def test_lock_that_waits_bears_with_an_owner_however_long_it_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner changes, as a member joins."""
+    monkeypatch.setattr(locking, "OWNER_BACK_S", 0.3)
+    pauses = [0.5, 0, 0]
+
+    def before(message: Lock | LockTest) -> int:
+        if not pauses:
+            return 0
+        time.sleep(pauses.pop(0))
+        return errno.ENOLCK
+
+    node = FakeNode(tmp_path / "node.sock", before=before)
+    locks, calls = links(tmp_path / "node.sock")
+    try:
+        locks.lock(INO, WHOLE, is_flock=False, wait=True)
+        assert not pauses
+    finally:
+        node.stop()
+        calls.close()
