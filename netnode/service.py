@@ -430,9 +430,13 @@ class Node:
         return latest(self.environment.wall_ms())
 
     def _look_at_refusal(self, error: Exception) -> None:
-        if isinstance(error, Refused) and REJOIN in str(error):
-            self.refused = str(error)
-            self.settings.on_refused(self.refused)
+        if isinstance(error, Refused):
+            self._note_refusal(str(error))
+
+    def _note_refusal(self, reason: str) -> None:
+        if REJOIN in reason:
+            self.refused = reason
+            self.settings.on_refused(reason)
 
     async def _failed(self, connection: Connection, error: Exception) -> None:
         level = logging.INFO if isinstance(error, Refused) else logging.WARNING
@@ -456,6 +460,7 @@ class Node:
             await self._serving.serve(peer)
         finally:
             self._dismiss(peer)
+            self._note_refusal(peer.why_closed)  # it had dialled: our Hello came last
 
     def _admit(
         self, connection: Connection, ours: Hello, theirs: Hello, address: str | None
