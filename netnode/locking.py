@@ -52,6 +52,8 @@ from netnode.wire.messages import (
 
 log = logging.getLogger(__name__)
 
+TICK_S = 1.0
+"""A task that sleeps twice as long was in a process that stood still."""
 RESERVE_LIMIT_S = 0.5
 """For the answer of a near owner; later the creation goes ahead without it."""
 
@@ -279,8 +281,12 @@ class Locking:
     async def keep_leases(self) -> None:
         """The task that renews ours and ends those of others."""
         while True:
-            for _ in range(int(RENEW_S)):
-                await trio.sleep(1.0)
+            for _ in range(int(RENEW_S / TICK_S)):
+                before = self._environment.now()
+                await trio.sleep(TICK_S)
+                late_s = self._environment.now() - before - TICK_S
+                if late_s > TICK_S:
+                    self._table.prolong(late_s)
                 self._tick()
             self.assert_all()
 

@@ -215,6 +215,11 @@ class LockTable:
         self._waiting = [w for w in self._waiting if w.node != node]
         self._granted.pop(node, None)
 
+    def prolong(self, by_s: float) -> None:
+        """So long this node stood still and heard of no renewal."""
+        for node in self._leases:
+            self._leases[node] += by_s
+
     def expire(self, now: float) -> list[NodeId]:
         """Whose lease has ended. Call `retry` after."""
         late = [node for node, at in self._leases.items() if at <= now]

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.model.records import S_DIR, dirent_key
@@ -78,6 +79,31 @@ async def test_lock_of_a_dead_node_is_free_after_its_lease(cluster: SimCluster) 
     assert len(granted) + len(lost) == 30
     assert len(granted) > 10
     assert c.node is not None
+
+
+@simulated
+async def test_owner_that_stood_still_takes_no_lock_from_others(
+    cluster: SimCluster,
+) -> None:
+    """Its process was stopped, or its machine was: nobody could renew a lease, and
+    who waits on the owner itself has not left."""
+    a, b = await cluster.start(2)
+    inos = [Ino(n) for n in range(100, 130)]
+    for ino in inos:
+        a.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    waiting = [b.ask_lock(ino, ALL) for ino in inos]
+    await trio.sleep(0.1)
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    clock.jump(2 * LEASE_S)
+    await trio.sleep(LEASE_S)
+    assert {w.error for w in waiting} == {None, errno.ENOLCK}
+    still = [w for w in waiting if w.error is None]
+    for ino in inos:
+        a.ask_lock(ino, DROP)
+    await trio.sleep(0.1)
+    assert {w.error for w in still} == {0}
 
 
 @simulated
