@@ -110,6 +110,8 @@ class Serving:
             await self._replicator.live(peer, live)
 
     async def _handle(self, peer: Peer, item: Received) -> None:
+        if peer.why_closed:  # it was read before; the next connection has told newer
+            return
         message = item.message
         match message:
             case Live():

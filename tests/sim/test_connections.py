@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import trio
 
-from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
+from fusefs.nodelink.ranges import WRITE, LockKey, Range
+from netnode.core.locks import LEASE_S
 from netnode.heartbeat import DEAD_S, HEARTBEAT_S
+from netnode.peers import Peer
 from netnode.transport import Buffer
+from netnode.wire import messages
+from netnode.wire.session import Received
 from tests.sim.cluster import SimCluster, SimNode, inline
 from tests.sim.network import MemoryStream
 from tests.sim.running import simulated
@@ -120,3 +125,35 @@ async def test_peer_is_not_silent_while_this_node_works_on_what_it_said(
     await trio.sleep(3 * DEAD_S)
     assert not pauses
     assert b.node.peers.get(a.id) is peer
+
+
+@simulated
+async def test_what_came_on_a_connection_counts_no_more_than_it(
+    cluster: SimCluster,
+) -> None:
+    """It was read together with a batch that was being applied when another connection
+    took its place, which has told what is newer."""
+    a, b = await cluster.start(2)
+    assert a.node is not None and b.node is not None
+    owner, other = a.node, b.node
+    key = next(
+        key
+        for key in (LockKey(Ino(number), False) for number in range(100, 200))
+        if owner.locking._is_mine(key)
+    )
+    peer = owner.peers.get(other.me)
+    assert peer is not None
+    old = [Received(messages.Live(()), b""), Received(messages.LockAssert(()), b"")]
+
+    async def apply_slowly(peer: Peer, live: Sequence[messages.Live]) -> None:
+        cluster.fabric.sever("a", "b")  # the thread goes on
+        await cluster.until(lambda: owner.peers.get(other.me) not in (None, peer))
+        await trio.sleep(LEASE_S)
+        taken = b.ask_lock(key.ino, Range(1, WRITE))
+        await trio.sleep(0.1)
+        assert taken.error == 0
+
+    live, owner.replicator.live = owner.replicator.live, apply_slowly  # type: ignore
+    await owner._serving._handle_many(peer, old)
+    owner.replicator.live = live  # type: ignore[method-assign]
+    assert owner.locking._table.test(a.id, key, Range(1, WRITE))
