@@ -11,6 +11,7 @@ only the CLI imports it.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import socket
 import tomllib
@@ -54,6 +55,10 @@ class Resolved(NamedTuple):
 
 LONGEST_NAME_BYTES = 64
 """As of a host. It is part of the names of conflict files, which have 255."""
+LONGEST_HOST_BYTES = 247
+"""A token has 255 for host and port (docs/formats.md)."""
+LONGEST_LABEL_BYTES = 63
+"""Of a name in the DNS (RFC 1035)."""
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -120,6 +125,37 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _host(text: str) -> str:
+    """A name or an address, perhaps in brackets; empty is none."""
+    host = text.strip()
+    labels = host.removesuffix(".").split(".")
+    fits = all(0 < len(os.fsencode(label)) <= LONGEST_LABEL_BYTES for label in labels)
+    known = fits and len(os.fsencode(host)) <= LONGEST_HOST_BYTES
+    if host and not (known and host.isprintable() and " " not in host):
+        raise ValueError("a host name or an address")
+    return host
+
+
+def _address(text: str) -> str:
+    address = text.strip()
+    host, colon, port = address.rpartition(":")
+    if not colon or _is_ipv6(address):
+        return _host(address)
+    named = _is_ipv6(host.removeprefix("[").removesuffix("]")) or ":" not in host
+    if not (host and named and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("a host or host:port")
+    _host(host)
+    return address
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _name(text: str) -> str:
     name = text.strip()
     if not 0 < len(os.fsencode(name)) <= LONGEST_NAME_BYTES:
@@ -132,8 +168,8 @@ def _name(text: str) -> str:
 OPTIONS: tuple[Option, ...] = (
     Option("store", _path, "directory of this node's data", "DIR"),
     Option("port", _whole(0, 65535), "TCP port; 0 is any free one (4000)", "N"),
-    Option("listen", _text, "address to listen on (all)", "ADDR"),
-    Option("advertise", _text, "host:port that others should dial", "ADDR"),
+    Option("listen", _host, "address to listen on (all)", "ADDR"),
+    Option("advertise", _address, "host:port that others should dial", "ADDR"),
     Option("name", _name, "name of this node (its store's, else the host's)", "NAME"),
     Option("join", _text, "join the cluster of this token (dfs invite)", "TOKEN"),
     Option("discovery", _flag, "find peers by mDNS: yes or no (yes)", "YES"),

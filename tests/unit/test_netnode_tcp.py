@@ -519,6 +519,23 @@ def test_text_from_elsewhere_gets_one_line(
 # -- commands ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".com", "ä_b"])
+def test_a_name_that_is_none_fails_as_one_that_nobody_knows(
+    pair: tuple[Running, Running], host: str
+) -> None:
+    a, _ = pair
+    a.ask("dial", f"{host}:1")
+    until(lambda: any(host in d["address"] for d in unreached(a)))
+    assert a.peers() == {"b"}
+
+
+def unreached(running: Running) -> list[dict[str, str]]:
+    status = running.ask("status")
+    assert isinstance(status, dict)
+    found: list[dict[str, str]] = status["unreached"]
+    return found
+
+
 def test_commands_of_the_link(pair: tuple[Running, Running]) -> None:
     a, b = pair
     invited = a.ask("invite")

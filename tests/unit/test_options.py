@@ -65,6 +65,12 @@ def test_precedence_argv_over_o_over_environment_over_file_over_default() -> Non
         ({"argv": {"min_free": "inf"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "nan"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "-1"}}, "a number of bytes such as 512M"),
+        ({"argv": {"advertise": "a..b:4000"}}, "it must be a host name or an address"),
+        ({"argv": {"advertise": f"{'a' * 64}.com"}}, "it must be a host name"),
+        ({"argv": {"advertise": "nas:70000"}}, "it must be a host or host:port"),
+        ({"argv": {"advertise": ":4000"}}, "it must be a host or host:port"),
+        ({"argv": {"advertise": "x:y:1"}}, "it must be a host or host:port"),
+        ({"argv": {"listen": "a..b"}}, "it must be a host name or an address"),
         ({"o": ("ro=1",)}, "-o: ro takes no value"),
         ({"o": ("uid=1000",)}, "-o: uid is not taken: each file has an owner"),
         ({"o": ("umask=022",)}, "-o: umask is not taken"),
@@ -121,6 +127,14 @@ def test_the_name_is_the_one_the_store_was_made_with(tmp_path: Path) -> None:
 def test_a_name_nobody_could_read_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"name is .* must be a name"):
         resolve({"name": name})
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "nas", "my_nas:9", "nas.lan.:9", "::1", "[::1]:9", "192.0.2.1:9", "büro"],
+)
+def test_what_others_can_dial_may_be_advertised(address: str) -> None:
+    assert resolve({"advertise": address}).config.advertise == address
 
 
 @pytest.mark.parametrize(
