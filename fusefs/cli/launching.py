@@ -97,6 +97,8 @@ def _failure(
     output.seek(0)
     said = output.read().decode(errors="replace").strip()
     reason = f"the supervisor ended with status {code}"
+    if code < 0:
+        reason = f"the supervisor was ended by {signal.Signals(-code).name}"
     return CommandError(
         f"{reason}\n{said}{_where_logs_are(config)}".rstrip(),
         MOUNT_SYSTEM if config.mountpoint else FAILED,

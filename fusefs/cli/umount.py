@@ -51,10 +51,14 @@ def main(argv: list[str]) -> int:
     node = nodes.at_mountpoint(where)
     if unmounting.is_mounted(where) or node is not None:
         stays = _stays_behind(node)
-        _unmount(where, lazy=arguments.lazy, force=arguments.force)
+        mount = table.find(where)
+        if mount is not None:
+            _unmount(where, mount, lazy=arguments.lazy, force=arguments.force)
+        elif node is not None:  # it mounts in a moment, or ends already
+            nodes.end(node)
     elif (node := nodes.without_mount(where)) is not None:
         stays = _stays_behind(node)
-        os.kill(node.pid, signal.SIGTERM)
+        nodes.end(node)
     else:
         raise _failure(f"{where} is not a dfs mount")
     if stays:
@@ -99,10 +103,12 @@ def _kill_worker(node: Running) -> None:
         os.kill(now.worker, signal.SIGKILL)
 
 
-def _unmount(where: str, *, lazy: bool, force: bool) -> None:
-    mount = table.find(where)
-    if mount is None or not mount.is_ours:
-        return
+def _unmount(where: str, mount: table.Mount, *, lazy: bool, force: bool) -> None:
+    if not mount.is_ours:
+        raise _failure(
+            f"a {mount.fs_type} is mounted over the dfs mount on {where}; unmount that "
+            f"first with: umount {where}"
+        )
     if force:
         unmounting.abort(mount.connection)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,14 @@ def _owner(pid: int) -> int | None:
 def without_mount(store: str) -> Running | None:
     """The node that runs on this store and has no mount."""
     return next((n for n in running() if n.store == store and not n.mountpoint), None)
+
+
+def end(node: Running) -> None:
+    """Asks it to end, with its mount if it has one."""
+    try:
+        os.kill(node.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
 
 
 def wait_gone(pid: int, timeout_s: float) -> bool:

@@ -17,7 +17,7 @@ from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_SYSTEM, CommandError
 from fusefs.supervisor import preparing
 from fusefs.supervisor.loop import Loop
 from fusefs.supervisor.mounting import MountedDevice
-from fusefs.supervisor.supervisor import Supervisor
+from fusefs.supervisor.supervisor import STOP_SIGNALS, UPGRADE_SIGNAL, Supervisor
 
 log = logging.getLogger("dfs.supervisor")
 
@@ -27,6 +27,9 @@ def main(argv: list[str]) -> int:
     with os.fdopen(int(argv[argv.index("--config-fd") + 1]), "rb") as settings:
         config = configuration.decode(settings.read())
     os.umask(0o077)
+    # From here on none ends us with a mount half made: they wait for the supervisor.
+    loop = Loop()
+    loop.on_signals((*STOP_SIGNALS, UPGRADE_SIGNAL), lambda: None)
     try:
         config, lock = preparing.prepare(config)
         send_output_to_log(config)
@@ -37,7 +40,7 @@ def main(argv: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", MOUNT_SYSTEM)
     try:
-        supervisor = Supervisor(config, device, lock, Loop())
+        supervisor = Supervisor(config, device, lock, loop)
         code = supervisor.run()
         if supervisor.ended_cleanly:
             preparing.mark_clean(config)

@@ -17,7 +17,12 @@ from pathlib import Path
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.mountpoint import table, unmounting
-from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE
+from fusefs.mountpoint.exits import (
+    FAILED,
+    INTERRUPTED,
+    MOUNT_FAILURE,
+    MOUNT_INTERRUPTED,
+)
 from fusefs.supervisor import state
 from fusefs.supervisor.child import Child, delay_s
 from fusefs.supervisor.loop import Loop
@@ -27,6 +32,8 @@ from fusefs.supervisor.watchdog import PROBE_EVERY_S, Watchdog
 
 log = logging.getLogger("dfs.supervisor")
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UPGRADE_SIGNAL = signal.SIGHUP
 START_LIMIT_S = 60.0
 """A mount that is not up by then has failed (a large store after a power cut)."""
 STOP_WORKER_S = 60.0
@@ -85,8 +92,8 @@ class Supervisor:
     def run(self) -> int:
         """Starts everything; returns the exit code when everything has ended."""
         loop = self._loop
-        loop.on_signals((signal.SIGTERM, signal.SIGINT), self._stop_on_signal)
-        loop.on_signals((signal.SIGHUP,), self._upgrade)
+        loop.on_signals(STOP_SIGNALS, self._stop_on_signal)
+        loop.on_signals((UPGRADE_SIGNAL,), self._upgrade)
         for child in self._children():
             self._start(child)
         loop.after(START_LIMIT_S, self._give_up_starting)
@@ -185,7 +192,9 @@ class Supervisor:
         if self._stopping:
             self._stop_when_all_ended()
         elif not self._announced:
-            self._fail(child.why(), child.code)
+            taken = self._device is not None and not self._mount_is_there()
+            why = "it was unmounted while it started" if taken else child.why()
+            self._fail(why, child.code)
         elif child is self._worker and not self._mount_is_there():
             log.info("the mount is gone")
             self._stop()
@@ -218,6 +227,9 @@ class Supervisor:
             return
         readiness.notify_systemd("STOPPING=1")
         log.info("asked to stop")
+        if not self._announced:
+            code = MOUNT_INTERRUPTED if self._worker else INTERRUPTED
+            readiness.failed("it was told to stop while it started", code)
         self._unmount()
         self._stop()
 
@@ -263,6 +275,9 @@ class Supervisor:
 
     def _upgrade(self) -> None:
         """Both children make way for the code on disk; the mount stays."""
+        if not self._announced:
+            self._loop.after(LOOK_EVERY_S, self._upgrade)
+            return
         log.info("restarting node and worker")
         for child in self._children():
             child.quick_deaths = 0

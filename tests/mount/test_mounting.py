@@ -308,6 +308,65 @@ def test_foreign_unmount_stops_the_node_too(fresh: Cluster, command: list[str]) 
         assert nodes.wait_gone(pid, 20)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 0.4, 0.6])
+def test_umount_while_it_starts_ends_it(fresh: Cluster, after_s: float) -> None:
+    node = fresh.add().mount()
+    node.umount()
+    words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
+    mounting = subprocess.Popen([*DFS, *words], env=clean_environment(), stderr=-1)
+    try:
+        wait_until(lambda: nodes.at_mountpoint(str(node.mnt)) is not None, "it is seen")
+        time.sleep(after_s)
+        began_s = time.monotonic()
+        node.umount()
+        assert time.monotonic() - began_s < 20
+        assert table.find(str(node.mnt)) is None
+        _, said = mounting.communicate(timeout=30)
+        assert mounting.returncode in (2, 8, 32) or not said
+        assert b"Traceback" not in said
+    finally:
+        mounting.kill()
+        mounting.communicate()
+    assert nodes.at_mountpoint(str(node.mnt)) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_it_starts_leaves_no_dead_mount(
+    fresh: Cluster, number: int
+) -> None:
+    node = fresh.add()
+    words = ["mount", "-f", str(node.mnt), f"--store={node.store}", "--port=0"]
+    process = subprocess.Popen([*DFS, *words], env=clean_environment(), stderr=-1)
+    try:
+        wait_until(lambda: (node.store / "run").exists(), "it makes its store")
+        process.send_signal(number)
+        if number == signal.SIGHUP:  # it starts, and then starts again
+            wait_until(lambda: _is_ready(node), "it runs")
+            process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        assert b"Traceback" not in said
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert table.find(str(node.mnt)) is None
+
+
+def _is_ready(node: Node) -> bool:
+    now = node.processes()
+    return now is not None and now.node_ready and now.worker_ready
+
+
+def test_umount_says_what_is_mounted_over_it(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    subprocess.run(["mount", "-t", "tmpfs", "none", node.mnt], check=True)
+    try:
+        done = dfs("umount", str(node.mnt), check=False)
+        assert done.returncode == 32 and "a tmpfs is mounted over" in done.stderr
+    finally:
+        subprocess.run(["umount", node.mnt], check=True)
+
+
 def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> None:
     node = fresh.add().mount()
     with (node.mnt / "open").open("w") as out:
