@@ -118,7 +118,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
 def _path(text: str) -> str:
     if not text:
         raise ValueError("a directory")
-    return str(Path(text).expanduser().absolute())
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError:
+        raise ValueError("a directory, and nobody knows that user's home") from None
 
 
 def _text(text: str) -> str:
@@ -357,16 +360,26 @@ def load_file(path: Path) -> dict[str, str]:
     return found
 
 
-def default_files(environ: Mapping[str, str], home: Path) -> list[Path]:
+def default_files(environ: Mapping[str, str], home: Path | None) -> list[Path]:
     """Where a TOML file is looked for when none is named; the first there counts."""
-    config_home = environ.get("XDG_CONFIG_HOME") or str(home / ".config")
-    return [Path(config_home) / "dfs" / "config.toml", Path("/etc/dfs/config.toml")]
+    config_home = environ.get("XDG_CONFIG_HOME")
+    own = Path(config_home) if config_home else home and home / ".config"
+    return [place / "dfs" / "config.toml" for place in (own, Path("/etc")) if place]
 
 
-def default_store(environ: Mapping[str, str], home: Path) -> str:
-    """The store when none is named."""
-    data_home = environ.get("XDG_DATA_HOME") or str(home / ".local" / "share")
-    return str(Path(data_home) / "dfs")
+def default_store(environ: Mapping[str, str], home: Path | None) -> str:
+    """The store when none is named.
+
+    Raises:
+        ConfigError: nobody knows where that would be.
+    """
+    data_home = environ.get("XDG_DATA_HOME")
+    own = Path(data_home) if data_home else home and home / ".local" / "share"
+    if own is None:
+        raise ConfigError(
+            "this user has no home directory; name the store with --store or DFS_STORE"
+        )
+    return str(own / "dfs")
 
 
 class _Identity(msgspec.Struct):
@@ -391,14 +404,14 @@ def resolve(
     environ: Mapping[str, str],
     file: Mapping[str, str] | None = None,
     file_name: str = "file",
-    home: Path,
+    home: Path | None,
     **fixed: str | bool,
 ) -> Resolved:
     """Merges all sources: argv, `-o`, environment, file, default.
 
     Args:
         argv: long options given, as text. `fixed`: Config fields that are no
-            settings (mountpoint, foreground).
+            settings (mountpoint, foreground). `home`: None for a user without one.
 
     Raises:
         ConfigError: with a sentence for the user.
@@ -418,7 +431,8 @@ def resolve(
         for name, text in settings.items():
             values[name] = _parse(BY_NAME[name], text, where)
             origin[name] = where
-    values.setdefault("store", default_store(environ, home))
+    if "store" not in values:
+        values["store"] = default_store(environ, home)
     if "name" not in values and (known := name_in(Path(str(values["store"])))):
         values["name"], origin["name"] = known, "store"
     values.setdefault("name", socket.gethostname())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import NamedTuple
 
@@ -32,11 +33,33 @@ VERBS: dict[str, Verb] = {
     "upgrade": Verb("upgrade", "restart node and worker on new code, without unmount"),
     "config": Verb("config", "show the settings in effect and where each comes from"),
 }
+MOUNT_VERBS = frozenset({"mount", "umount"})
+"""With the exit codes of mount(8)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script: runs one verb, returns its exit code."""
+    _open_missing_streams()
     words = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _dispatch(words)
+        finally:  # also of argparse's exit; Python would do it when nobody listens
+            sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer goes nowhere, without another error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        return _failed(words[0] if words else "", error)
+
+
+def _open_missing_streams() -> None:
+    """Python has None for a stream that was closed by who started us."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if words else 2
@@ -62,7 +85,7 @@ def _run(verb: str, argv: list[str]) -> int:
     from fusefs.errors import ConfigError
     from fusefs.mountpoint import exits
 
-    mounts = verb in ("mount", "umount")
+    mounts = verb in MOUNT_VERBS
     try:
         module = importlib.import_module(f"fusefs.cli.{VERBS[verb].module}")
         return int(module.main(argv))
@@ -72,15 +95,22 @@ def _run(verb: str, argv: list[str]) -> int:
         code, reason = exits.MOUNT_USAGE if mounts else exits.USAGE, str(error)
     except KeyboardInterrupt:
         code, reason = exits.MOUNT_INTERRUPTED if mounts else exits.INTERRUPTED, ""
-    except BrokenPipeError:
-        sys.stderr.close()
-        return exits.FAILED
     except OSError as error:
-        code = {"fsck": exits.FSCK_OPERATIONAL}.get(verb, exits.FAILED)
-        code, reason = exits.MOUNT_SYSTEM if mounts else code, _about(error)
+        return _failed(verb, error)
     if reason:
         print(f"dfs {verb}: {reason}", file=sys.stderr)
     return code
+
+
+def _failed(verb: str, error: OSError) -> int:
+    """Says what the system did not let us do; nothing of a reader that has gone."""
+    from fusefs.mountpoint import exits
+
+    if not isinstance(error, BrokenPipeError):
+        print(f"dfs {verb}".rstrip() + f": {_about(error)}", file=sys.stderr)
+    if verb in MOUNT_VERBS:
+        return exits.MOUNT_SYSTEM
+    return exits.FSCK_OPERATIONAL if verb == "fsck" else exits.FAILED
 
 
 def _about(error: OSError) -> str:

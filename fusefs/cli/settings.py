@@ -73,7 +73,7 @@ def resolve(
     Raises:
         ConfigError: any source is wrong.
     """
-    home = Path.home()
+    home = _home()
     file, file_name = _file(getattr(arguments, "config", None), home)
     argv = {
         option.name: value
@@ -92,7 +92,15 @@ def resolve(
     )
 
 
-def _file(named: str | None, home: Path) -> tuple[dict[str, str], str]:
+def _home() -> Path | None:
+    """None: neither HOME nor the system tells, as for most users in containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _file(named: str | None, home: Path | None) -> tuple[dict[str, str], str]:
     given = named or os.environ.get("DFS_CONFIG")
     if given:
         path = Path(given)

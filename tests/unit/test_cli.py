@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fusefs import cli
-from fusefs.cli import invite, settings, status
+from fusefs.cli import fsck, invite, settings, status
 from fusefs.mountpoint import nodes
 
 
@@ -23,6 +25,41 @@ def test_an_error_of_the_system_is_a_sentence_and_no_traceback(
     said = capsys.readouterr().err
     assert said.startswith("dfs invite: /home/other/store/format: Permission denied; ")
     assert "another user" in said
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [("| true", "1"), (">/dev/full", "1"), (">&-", "0"), (">&- 2>&-", "0")],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_takes_is_no_traceback(
+    tmp_path: Path, redirection: str, code: str, unbuffered: str
+) -> None:
+    script = "import sys; from fusefs.cli import main; sys.exit(main())"
+    dfs = f"{sys.executable} -c '{script}'"
+    for words in ("--help", "mount --help", "config"):
+        command = f"{{ {dfs} {words}; echo $? >{tmp_path}/code; }} {redirection}"
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+        assert "full" not in redirection or "No space left" in done.stderr
+        said = (tmp_path / "code").read_text().strip()
+        assert said == code or (words == "mount --help" and said == "2")
+
+
+def test_fsck_says_with_its_code_that_nobody_read_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(argv: list[str]) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(fsck, "main", found)
+    assert cli.main(["fsck"]) == 8
 
 
 def test_a_store_without_a_node_is_told_apart_from_no_store(

@@ -65,6 +65,7 @@ def test_precedence_argv_over_o_over_environment_over_file_over_default() -> Non
         ({"argv": {"min_free": "inf"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "nan"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "-1"}}, "a number of bytes such as 512M"),
+        ({"argv": {"store": "~nosuchuser/x"}}, "nobody knows that user's home"),
         ({"argv": {"advertise": "a..b:4000"}}, "it must be a host name or an address"),
         ({"argv": {"advertise": f"{'a' * 64}.com"}}, "it must be a host name"),
         ({"argv": {"advertise": "nas:70000"}}, "it must be a host or host:port"),
@@ -148,6 +149,18 @@ def test_sizes(text: str, size: int) -> None:
 def test_default_store_is_xdg_data() -> None:
     assert resolve().config.store == "/home/somebody/.local/share/dfs"
     assert resolve(env={"XDG_DATA_HOME": "/data"}).config.store == "/data/dfs"
+
+
+def test_a_user_without_a_home_has_to_name_the_store() -> None:
+    with pytest.raises(ConfigError, match=r"no home directory; name the store"):
+        options.resolve({}, environ={}, home=None)
+    named = options.resolve({"store": "/srv"}, environ={}, home=None)
+    assert named.config.store == "/srv"
+    assert options.default_files({}, None) == [Path("/etc/dfs/config.toml")]
+    elsewhere = {"XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config"}
+    assert options.default_store(elsewhere, None) == "/data/dfs"
+    first = options.default_files(elsewhere, None)[0]
+    assert first == Path("/config/dfs/config.toml")
 
 
 def test_toml_file_with_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
