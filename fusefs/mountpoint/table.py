@@ -35,7 +35,7 @@ class Mount(NamedTuple):
 def parse(text: bytes) -> list[Mount]:
     """All mounts, in the order they were made (a later one hides an earlier one)."""
     mounts = []
-    for line in text.splitlines():
+    for line in text.removesuffix(b"\n").split(b"\n"):  # a name may hold a \r
         fields = line.split(b" ")
         dash = fields.index(b"-", 6)
         mounts.append(

@@ -147,8 +147,10 @@ def test_mount_table_octal_escapes_and_optional_fields() -> None:
     text = (
         b"36 35 0:52 / /mnt/with\\040space rw,noatime shared:1 - fuse.dfs dfs@a rw\n"
         b"37 35 0:53 / /proc rw - proc proc rw\n"
+        b"38 35 0:54 / /mnt/some\rbody's rw - tmpfs none rw\n"
     )
-    ours, other = table.parse(text)
+    ours, other, odd = table.parse(text)
+    assert odd.where == b"/mnt/some\rbody's"
     assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a")
     assert (ours.is_ours, ours.connection) == (True, "52")
     assert not other.is_ours
