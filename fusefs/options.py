@@ -444,7 +444,18 @@ def resolve(
         "fsname": words.fsname or file_words.fsname or f"dfs@{values['name']}",
         "allow_nonempty": words.nonempty or file_words.nonempty,
     }
+    for key, value in fields.items():
+        if isinstance(value, str) and not _is_utf8(value):
+            raise ConfigError(f"{key} {value!r} is not UTF-8; give another")
     return Resolved(msgspec.convert(fields, Config), origin)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that Python could not decode
+        return False
+    return True
 
 
 def _parse(option: Option, text: str, where: str) -> Scalar:

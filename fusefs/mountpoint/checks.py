@@ -14,6 +14,8 @@ from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, MOUNT_USAGE, CommandError
 
 FUSE_DEVICE = "/dev/fuse"
+MAX_SOCKET_PATH_BYTES = 107
+"""unix(7)"""
 
 
 def check_all(config: Config) -> None:
@@ -65,7 +67,8 @@ def check_mountpoint(config: Config) -> None:
     status = _stat(where)
     if not stat.S_ISDIR(status.st_mode):
         raise _failure(f"mountpoint {where} is not a directory")
-    if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
+    # Root may mount where nobody can write, as on a read-only system.
+    if os.geteuid() != 0 and not os.access(where, os.R_OK | os.W_OK | os.X_OK):
         raise _failure(
             f"mountpoint {where} is not yours; choose a directory you may write to"
         )
@@ -109,6 +112,12 @@ def check_store(config: Config) -> None:
     """The store is on a disk, and can be made; it and the mountpoint, if there is one,
     do not contain each other."""
     store = os.path.realpath(config.store)
+    most = MAX_SOCKET_PATH_BYTES - len("/run/node.sock")
+    if len(os.fsencode(config.store)) > most:
+        raise _failure(
+            f"the path of store {config.store} is longer than {most} bytes, so that no "
+            "socket can be in it; give a shorter one with --store"
+        )
     if where := config.mountpoint:
         _check_apart(store, where)
     if (there := table.around(store)) is not None and there.is_ours:

@@ -62,8 +62,10 @@ def _owner(pid: int) -> int | None:
 
 
 def without_mount(store: str) -> Running | None:
-    """The node that runs on this store and has no mount."""
-    return next((n for n in running() if n.store == store and not n.mountpoint), None)
+    """The node that runs on this store, by whatever path, and has no mount."""
+    place = os.path.realpath(store)
+    alone = (n for n in running() if not n.mountpoint)
+    return next((n for n in alone if os.path.realpath(n.store) == place), None)
 
 
 def end(node: Running) -> None:

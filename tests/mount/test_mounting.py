@@ -58,6 +58,30 @@ def test_mountpoint_missing_or_a_file_or_full_is_refused(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_mountpoint_on_a_read_only_disk_will_do(fresh: Cluster) -> None:
+    node = fresh.add()
+    subprocess.run(["mount", "-t", "tmpfs", "none", node.mnt], check=True)
+    below = node.mnt / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", node.mnt], check=True)
+    try:
+        dfs("mount", str(below), f"--store={node.store}", "--port=0")
+        (below / "file").write_text("content")
+        dfs("umount", str(below))
+    finally:
+        subprocess.run(["umount", "-R", node.mnt], check=True)
+
+
+def test_paths_that_cannot_be_are_refused_with_a_sentence(
+    somewhere: tuple[str, str], tmp_path: Path
+) -> None:
+    where, store = somewhere
+    assert "is longer than 93 bytes" in refused(where, f"--store=/tmp/{'x' * 89}")
+    odd = os.path.join(os.fsencode(tmp_path), b"\xff")
+    os.mkdir(odd)
+    assert "is not UTF-8" in refused(os.fsdecode(odd), store, code=1)
+
+
 def test_store_and_mountpoint_inside_each_other_are_refused(
     fresh: Cluster, somewhere: tuple[str, str]
 ) -> None:
@@ -392,7 +416,9 @@ def test_force_ends_a_mount_whose_worker_is_stuck(fresh: Cluster) -> None:
 def test_node_without_a_mount_serves_until_its_store_is_unmounted(
     fresh: Cluster,
 ) -> None:
-    storage = fresh.add().run_without_mount()
+    storage = fresh.add()
+    storage.store = storage.mnt / ".." / storage.store.name  # as a script may say it
+    storage.run_without_mount()
     a = fresh.add().mount(token=storage.token())
     fresh.wait_connected()
     (a.mnt / "file").write_bytes(b"x" * 100_000)

@@ -65,6 +65,8 @@ def test_precedence_argv_over_o_over_environment_over_file_over_default() -> Non
         ({"argv": {"min_free": "inf"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "nan"}}, "a number of bytes such as 512M"),
         ({"argv": {"min_free": "-1"}}, "a number of bytes such as 512M"),
+        ({"argv": {"store": "/srv/\udcff"}}, r"store '/srv/\udcff' is not UTF-8"),
+        ({"o": ("fsname=\udcff",)}, "is not UTF-8"),
         ({"argv": {"store": "~nosuchuser/x"}}, "nobody knows that user's home"),
         ({"argv": {"advertise": "a..b:4000"}}, "it must be a host name or an address"),
         ({"argv": {"advertise": f"{'a' * 64}.com"}}, "it must be a host name"),
