@@ -110,7 +110,10 @@ def nudge(where: str) -> None:
     Never from the process behind the mount: a thread that waits for an answer it
     would have to give itself keeps it from ending.
     """
-    threading.Thread(target=_ask_size, args=(where,), daemon=True).start()
+    try:
+        threading.Thread(target=_ask_size, args=(where,), daemon=True).start()
+    except RuntimeError:  # no thread to be had: another request may do
+        pass
 
 
 def _ask_size(where: str) -> None:

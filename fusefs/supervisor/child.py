@@ -70,29 +70,45 @@ class Child:
         return self._process is not None
 
     def start(self) -> None:
-        """Starts the program; `pidfd` and `reports` are then worth watching."""
+        """Starts the program; `pidfd` and `reports` are then worth watching.
+
+        Raises:
+            OSError: there is no memory, process or descriptor for it now.
+        """
         reports, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        process = None
+        try:
+            process = self._launch(theirs)
+            self.pidfd = os.pidfd_open(process.pid)
+        except BaseException:
+            os.close(reports)
+            if process is not None:
+                process.kill()
+                process.wait()
+            raise
+        finally:
+            os.close(theirs)
+        self._process, self.reports = process, reports
+        self.is_ready, self.reason = False, ""
+        self.starts += 1
+        self._started_s = time.monotonic()
+
+    def _launch(self, reports: int) -> subprocess.Popen[bytes]:
         out = self._open_log()
         try:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                pass_fds=[*self.keep, theirs],
-                env={**os.environ, readiness.VARIABLE: str(theirs)},
+                pass_fds=[*self.keep, reports],
+                env={**os.environ, readiness.VARIABLE: str(reports)},
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
         finally:
-            os.close(theirs)
             if out is not None:
                 os.close(out)
-        self.reports = reports
-        self.pidfd = os.pidfd_open(self._process.pid)
-        self.is_ready, self.reason = False, ""
-        self.starts += 1
-        self._started_s = time.monotonic()
 
     def _open_log(self) -> int | None:
         if self._log is None:

@@ -36,6 +36,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 UPGRADE_SIGNAL = signal.SIGHUP
 START_LIMIT_S = 60.0
 """A mount that is not up by then has failed (a large store after a power cut)."""
+TRY_AGAIN_S = 1.0
 STOP_WORKER_S = 60.0
 """For writing what is dirty to a slow disk; then the worker is killed."""
 STOP_NODE_S = 5.0
@@ -115,10 +116,23 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         if self._stopping:
             return
-        child.start()
+        try:
+            child.start()
+        except OSError as error:
+            self._not_started(child, error)
+            return
         self._loop.watch(child.pidfd, lambda: self._ended(child))
         self._loop.watch(child.reports, lambda: self._reported(child))
         self._write_state()
+
+    def _not_started(self, child: Child, error: OSError) -> None:
+        """Memory, processes and descriptors are scarce for a while only; requests of
+        programs wait in the kernel meanwhile."""
+        log.error("%s cannot be started: %s", child.name, error)
+        if self._announced:
+            self._loop.after(TRY_AGAIN_S, lambda: self._start(child))
+        else:
+            self._fail(f"the {child.name} cannot be started: {error}")
 
     def _reported(self, child: Child) -> None:
         was_ready = child.is_ready

@@ -38,8 +38,12 @@ class Watchdog:
         self._probe = None
         if unmounting.waiting(self._connection) != 0:
             self._asked_s = now_s
-            self._probe = threading.Thread(target=self._ask, daemon=True)
-            self._probe.start()
+            probe = threading.Thread(target=self._ask, daemon=True)
+            try:
+                probe.start()
+            except RuntimeError:  # no thread to be had: says nothing about the mount
+                return False
+            self._probe = probe
         return False
 
     def _ask(self) -> None:

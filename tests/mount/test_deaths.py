@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -205,6 +206,33 @@ def test_upgrade_replaces_both_while_a_program_works(fresh: Cluster) -> None:
     assert {after.worker, after.node} & {before.worker, before.node} == set()
     lines = (a.mnt / "log").read_text().split()
     assert lines == [str(n) for n in range(1, 301)]
+
+
+def test_worker_and_node_start_when_there_is_room_for_them_again(
+    fresh: Cluster,
+) -> None:
+    a = fresh.add().mount()
+    (a.mnt / "file").write_text("content")
+    before = a.processes()
+    assert before is not None
+    used = max(int(n) for n in os.listdir(f"/proc/{before.pid}/fd")) + 1
+    most = resource.prlimit(before.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(before.pid, resource.RLIMIT_NOFILE, (used - 2, most[1]))
+    for pid in (before.worker, before.node):
+        os.kill(pid, signal.SIGKILL)
+    log = a.store / "run" / "supervisor.log"
+    wait_until(
+        lambda: {"worker cannot", "node cannot"} <= set(_firsts(log)), "neither starts"
+    )
+    resource.prlimit(before.pid, resource.RLIMIT_NOFILE, most)
+    assert (a.mnt / "file").read_text() == "content"
+    after = a.processes()
+    assert after is not None and after.pid == before.pid
+
+
+def _firsts(log: Path) -> list[str]:
+    """Two words of each message."""
+    return [" ".join(line.split()[4:6]) for line in log.read_text().splitlines()]
 
 
 def test_watchdog_stuck_worker_is_dumped_and_the_mount_made_anew(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fusefs.namespace import schema
 from fusefs.supervisor import lock, preparing, state
 from fusefs.supervisor.child import LONGEST_DELAY_S, Child, delay_s
 from fusefs.supervisor.loop import Loop
+from fusefs.supervisor.watchdog import Watchdog
 
 
 def test_delay_first_deaths_restart_at_once_then_slower_up_to_a_limit() -> None:
@@ -108,6 +110,26 @@ def test_child_without_a_reason_the_last_line_of_its_log_is_it(tmp_path: Path) -
     child = _child(tmp_path, "print('one'); raise ValueError('the reason')")
     assert _run_to_end(child) == 1
     assert child.why() == "ValueError: the reason"
+
+
+def test_child_that_cannot_be_started_leaves_nothing_behind(tmp_path: Path) -> None:
+    child = _child(tmp_path / "none", "pass")
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        child.start()
+    assert set(os.listdir("/proc/self/fd")) <= before and not child.running
+
+
+def test_probe_without_a_thread_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watchdog = Watchdog("/", "none", 0.0)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", none)
+        assert not watchdog.stuck()
+        assert not watchdog.stuck()
+    assert not watchdog.stuck()
 
 
 def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
