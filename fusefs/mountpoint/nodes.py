@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from fusefs.mountpoint import table
+from fusefs.supervisor import state
+
 MODULE = "fusefs.supervisor"
 NO_MOUNTPOINT = "-"
 
@@ -44,8 +47,18 @@ def running() -> list[Running]:
 
 
 def at_mountpoint(where: str) -> Running | None:
-    """The node mounted on this directory."""
-    return next((n for n in running() if n.mountpoint == where), None)
+    """The node mounted on this directory, whatever it was called then."""
+    found = running()
+    named = next((n for n in found if n.mountpoint == where), None)
+    mount = None if named else table.find(where)
+    if mount is None or not mount.is_ours:
+        return named
+    return next((n for n in found if _connection(n) == mount.connection), None)
+
+
+def _connection(node: Running) -> str:
+    now = state.read(Path(node.store)) if node.mountpoint else None
+    return now.connection if now is not None else ""
 
 
 def only_one_of(user: int) -> Running | None:

@@ -60,6 +60,13 @@ def find(directory: str) -> Mount | None:
     return here[-1] if here else None
 
 
+def of_connection(connection: str) -> Mount | None:
+    """Our mount with this connection, wherever it is now: renaming a directory above
+    a mountpoint moves the mount."""
+    mounts = reversed(parse(MOUNTINFO.read_bytes()))
+    return next((m for m in mounts if m.is_ours and m.connection == connection), None)
+
+
 def around(path: str) -> Mount | None:
     """The mount that a path, given without links, is in."""
     inside = os.fsencode(path)

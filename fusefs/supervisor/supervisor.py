@@ -143,6 +143,8 @@ class Supervisor:
             log.info("%s ready pid=%d", child.name, child.pid)
             self._write_state()
             self._announce_when_complete()
+            if not self._connection:
+                self._find_connection()
 
     def _announce_when_complete(self) -> None:
         if self._announced or not all(c.is_ready for c in self._children()):
@@ -220,11 +222,19 @@ class Supervisor:
     def _restart(self, child: Child) -> None:
         wait_s = delay_s(child.quick_deaths)
         if child is self._worker and self._device is None:
-            unmounting.detach(self._config.mountpoint)
+            unmounting.detach(self._where())
+            self._connection = ""
         self._loop.after(wait_s, lambda: self._start(child))
 
     def _mount_is_there(self) -> bool:
+        if self._connection:
+            return table.of_connection(self._connection) is not None
         return unmounting.is_mounted(self._config.mountpoint)
+
+    def _where(self) -> str:
+        """The mountpoint as it is called now."""
+        mount = table.of_connection(self._connection) if self._connection else None
+        return os.fsdecode(mount.where) if mount else self._config.mountpoint
 
     # -- stopping -----------------------------------------------------------------
 
@@ -250,7 +260,7 @@ class Supervisor:
     def _unmount(self) -> None:
         if not self._worker or not self._mount_is_there():
             return
-        where = self._config.mountpoint
+        where = self._where()
         try:
             unmounting.unmount(where)
         except OSError as error:
@@ -306,7 +316,7 @@ class Supervisor:
         if left and self._worker and self._worker.pid == pid:
             self._loop.after(NUDGE_EVERY_S, partial(self._nudge, pid, left - 1))
             if left < MOST_NUDGES:
-                unmounting.nudge(self._config.mountpoint)
+                unmounting.nudge(self._where())
 
     def _push(self, child: Child, pid: int) -> None:
         if child.pid == pid:
@@ -330,7 +340,8 @@ class Supervisor:
         unmounting.abort(self._connection)
         self._worker.kill(signal.SIGKILL)
         if self._device is not None:
-            unmounting.detach(self._config.mountpoint)
+            unmounting.detach(self._where())
+            self._connection = ""
             self._device.renew()
         self._loop.after(PROBE_EVERY_S, self._find_connection)
 

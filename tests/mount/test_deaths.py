@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.mountpoint import nodes
-from tests.lib.cluster import Cluster, Node, dfs, wait_until
+from fusefs.mountpoint import nodes, table
+from fusefs.supervisor import state
+from tests.lib.cluster import Cluster, Node, cluster, dfs, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -233,6 +234,49 @@ def test_worker_and_node_start_when_there_is_room_for_them_again(
 def _firsts(log: Path) -> list[str]:
     """Two words of each message."""
     return [" ".join(line.split()[4:6]) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("binding", ["kernel", "fusepy"])
+def test_worker_killed_after_the_mount_was_moved(tmp_path: Path, binding: str) -> None:
+    with cluster(tmp_path / "old", binding) as made:
+        a = made.add().mount()
+        (a.mnt / "file").write_text("content")
+        (tmp_path / "old").rename(tmp_path / "new")
+        (tmp_path / "old").symlink_to("new")  # for the store's sake
+        moved = tmp_path / "new" / a.mnt.name
+        for _ in range(2 if binding == "kernel" else 0):
+            os.kill(a.worker_pid(), signal.SIGKILL)
+            assert (moved / "file").read_text() == "content"
+            wait_until(lambda: a.processes() is not None, "it goes on")
+        now = a.processes()
+        assert now is not None and f"{a.mnt}" == now.mountpoint
+        assert "running" in dfs("status", str(moved)).stdout
+        dfs("umount", str(moved))
+        assert nodes.wait_gone(now.pid, 0)
+
+
+def test_fusepy_worker_killed_again_and_again(tmp_path: Path) -> None:
+    with cluster(tmp_path, "fusepy") as made:
+        a = made.add().mount()
+        (a.mnt / "file").write_text("content")
+        for _ in range(3):
+            before = a.processes()
+            assert before is not None
+            os.kill(before.worker, signal.SIGKILL)
+
+            def is_back(before: state.State = before) -> bool:
+                now = a.processes()
+                found = table.find(str(a.mnt))
+                return (
+                    now is not None
+                    and now.worker_starts > before.worker_starts
+                    and now.worker_ready
+                    and found is not None
+                    and found.connection == now.connection
+                )
+
+            wait_until(is_back, "another has mounted, and is known")
+            assert (a.mnt / "file").read_text() == "content"
 
 
 def test_watchdog_stuck_worker_is_dumped_and_the_mount_made_anew(
