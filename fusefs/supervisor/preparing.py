@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from fusefs.supervisor import lock
 log = logging.getLogger("dfs.supervisor")
 
 LOG_LIMIT_BYTES = 8 << 20
-"""A log longer than this is set aside as NAME.log.1 when a node starts."""
+"""A log longer than this is set aside as NAME.log.1."""
 INIT_LIMIT_S = 60.0
 FORMAT = "dfs store 1\n"
 """Written last: a store with it is whole."""
@@ -70,11 +71,20 @@ def make_directories(config: Config) -> None:
 
 
 def rotate_logs(run_dir: Path) -> None:
-    """Sets long logs aside."""
+    """Sets long logs aside. Whoever has one open goes on with the emptied file: all
+    append. A line that is written just now may be lost."""
     for name in LOGS:
-        path = run_dir / name
-        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-            path.replace(path.with_name(name + ".1"))
+        path, aside = run_dir / name, run_dir / (name + ".1")
+        try:
+            if path.stat().st_size <= LOG_LIMIT_BYTES:
+                continue
+            aside.unlink(missing_ok=True)
+            shutil.copyfile(path, aside)
+        except FileNotFoundError:
+            continue
+        except OSError:  # a disk without room for it, perhaps because of it
+            aside.unlink(missing_ok=True)
+        os.truncate(path, 0)
 
 
 def write_settings(config: Config) -> None:

@@ -23,7 +23,7 @@ from fusefs.mountpoint.exits import (
     MOUNT_FAILURE,
     MOUNT_INTERRUPTED,
 )
-from fusefs.supervisor import state
+from fusefs.supervisor import preparing, state
 from fusefs.supervisor.child import Child, delay_s
 from fusefs.supervisor.loop import Loop
 from fusefs.supervisor.mounting import MountedDevice
@@ -45,6 +45,7 @@ HANDOVER_S = 40.0
 killed: its successor takes over all but what it had not stored yet."""
 LOOK_EVERY_S = 0.2
 """A killed worker that cannot end has a successor after this."""
+ROTATE_EVERY_S = 60.0
 NUDGE_EVERY_S = 0.2
 MOST_NUDGES = 100
 BUSY_S = 1.0
@@ -99,6 +100,8 @@ class Supervisor:
             self._start(child)
         loop.after(START_LIMIT_S, self._give_up_starting)
         loop.after(LOOK_EVERY_S, self._look_for_half_dead)
+        if not self._config.foreground:
+            loop.after(ROTATE_EVERY_S, self._rotate_logs)
         loop.run()
         self._forget_state()
         return self._exit_code
@@ -371,6 +374,14 @@ class Supervisor:
                 node_ready=node.is_ready,
             )
         )
+
+    def _rotate_logs(self) -> None:
+        """Strangers can make the node write a line for each of their connections."""
+        self._loop.after(ROTATE_EVERY_S, self._rotate_logs)
+        try:
+            preparing.rotate_logs(self._config.run_dir)
+        except OSError as problem:
+            log.warning("the logs could not be set aside: %s", problem)
 
     def _forget_state(self) -> None:
         for name in ("supervisor.json", "config.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from fusefs.config import Config
 from fusefs.mountpoint import nodes, table
 from fusefs.mountpoint.exits import CommandError
 from fusefs.namespace import schema
-from fusefs.supervisor import lock, preparing, state
+from fusefs.supervisor import lock, preparing, state, supervisor
 from fusefs.supervisor.child import LONGEST_DELAY_S, Child, delay_s
 from fusefs.supervisor.loop import Loop
+from fusefs.supervisor.supervisor import Supervisor
 from fusefs.supervisor.watchdog import Watchdog
 
 
@@ -163,6 +165,47 @@ def test_loop_signals_timers_and_order() -> None:
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert seen == ["signal"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_long_logs_are_set_aside_while_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    monkeypatch.setattr(preparing, "LOG_LIMIT_BYTES", 10)
+    short, log = tmp_path / "worker.log", tmp_path / "node.log"
+    short.write_text("short")
+    with log.open("a") as writer:
+        print("long enough", file=writer, flush=True)
+        with monkeypatch.context() as disk:
+            if full:
+                disk.setattr(shutil, "copyfile", _no_room)
+            preparing.rotate_logs(tmp_path)
+        print("and on", file=writer, flush=True)
+    assert (short.read_text(), log.read_text()) == ("short", "and on\n")
+    aside = tmp_path / "node.log.1"
+    assert not aside.exists() if full else aside.read_text() == "long enough\n"
+
+
+def _no_room(source: Path, target: Path) -> None:
+    target.write_text("half")
+    raise OSError(28, "No space left on device")
+
+
+def test_logs_of_a_running_node_do_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "ROTATE_EVERY_S", 0.01)
+    monkeypatch.setattr(preparing, "LOG_LIMIT_BYTES", 10)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "node.log").write_text("longer than that")
+    loop = Loop()
+    one = Supervisor(Config(store=str(tmp_path)), None, -1, loop)
+    monkeypatch.setattr(one, "_start", lambda child: None)
+    monkeypatch.setattr(loop, "on_signals", lambda numbers, action: None)
+    loop.after(0.05, loop.stop)
+    one.run()
+    assert (run / "node.log").read_text() == ""
 
 
 def test_mount_table_octal_escapes_and_optional_fields() -> None:
