@@ -7,16 +7,19 @@ Everything is bounded: line length, time between lines, number of lines.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 
 import trio
 
 from fusefs.plain import plain
 from netnode.commands import Commands, Report
+from netnode.tcp import is_loopback
 from netnode.transport import BrokenStream, SocketStream
 
 MAX_LINE_BYTES = 8192
 """An HTTP request's head of a browser fits."""
+MOST_HEADERS = 100
 IDLE_S = 300.0
 """A person may think."""
 FIRST_S = 10.0
@@ -84,11 +87,19 @@ class Console:
         return True
 
     async def _http(self, stream: SocketStream, lines: _Lines, first: str) -> None:
-        while await lines.next(FIRST_S):
-            pass
+        host = ""
+        for _ in range(MOST_HEADERS):
+            line = await lines.next(FIRST_S)
+            if not line:
+                break
+            name, _, value = line.partition(":")
+            host = value.strip() if name.lower() == "host" else host
         method, path = (first.split(" ") + [""])[:2]
+        path = path.partition("?")[0]
         commands = self._commands()
-        if method not in ("GET", "HEAD"):
+        if not is_called_here(host):
+            code, kind, body = "403 Forbidden", "text/plain", "call it localhost\n"
+        elif method not in ("GET", "HEAD"):
             code, kind, body = "405 Method Not Allowed", "text/plain", "GET only\n"
         elif path == "/status":
             text = json.dumps(await commands.status(), indent=1) + "\n"
@@ -106,6 +117,15 @@ class Console:
             f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
         )
         stream.send_nowait(head.encode() + (data if method == "GET" else b""))
+
+
+def is_called_here(host: str) -> bool:
+    """Whether a request's Host is a name of this machine, which no page from
+    elsewhere has: a browser shows what is here to a page whose own name leads here."""
+    name = host.lower()
+    name = name[1:].partition("]")[0] if name[:1] == "[" else name.partition(":")[0]
+    ours = ("", "localhost", socket.gethostname().lower())
+    return name in ours or name.endswith(".localhost") or is_loopback(name)
 
 
 class _Lines:
@@ -200,7 +220,8 @@ def metrics(status: Report) -> str:
     assert isinstance(peers, list)
     lines.append("# TYPE dfs_peer_connected gauge")
     for peer in peers:
-        label = f'{{name={json.dumps(str(peer["name"]))},node="{peer["node_id"]}"}}'
+        name = json.dumps(plain(str(peer["name"])), ensure_ascii=False)
+        label = f'{{name={name},node="{peer["node_id"]}"}}'
         lines.append(f"dfs_peer_connected{label} {int(bool(peer['connected']))}")
         if peer["rtt_ms"] is not None:
             lines.append(f"dfs_peer_rtt_ms{label} {peer['rtt_ms']}")

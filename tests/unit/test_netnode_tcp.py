@@ -43,7 +43,7 @@ from netnode import identity as identities
 from netnode import tcp
 from netnode.addresses import for_node
 from netnode.commands import Commands
-from netnode.console import Console
+from netnode.console import Console, metrics
 from netnode.environment import Environment
 from netnode.identity import Token
 from netnode.link import LinkServer
@@ -506,6 +506,36 @@ def test_http_pages(pair: tuple[Running, Running]) -> None:
     assert "<pre>" in talk(pair[0], "GET / HTTP/1.1\r\n\r\n")
     assert talk(pair[0], "GET /x HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 404")
     assert talk(pair[0], "POST / HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 405")
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("localhost:4000", 200),
+        ("127.0.0.1:4000", 200),
+        ("[::1]:4000", 200),
+        ("dfs.localhost", 200),
+        (socket.gethostname(), 200),
+        ("evil.example:4000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("192.0.2.1", 403),
+    ],
+)
+def test_a_web_page_whose_name_leads_here_reads_nothing(
+    pair: tuple[Running, Running], host: str, code: int
+) -> None:
+    said = talk(pair[0], f"GET /status?now HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    assert said.startswith(f"HTTP/1.1 {code}")
+    assert ("node_id" in said) == (code == 200)
+
+
+def test_names_in_metrics_are_as_prometheus_reads_them(
+    pair: tuple[Running, Running],
+) -> None:
+    status = pair[0].ask("status")
+    assert isinstance(status, dict)
+    status["peers"][0]["name"] = 'bür"o\n'
+    assert '{name="bür\\"o\\\\n",node=' in metrics(status)
 
 
 def test_text_from_elsewhere_gets_one_line(
