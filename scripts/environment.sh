@@ -106,10 +106,10 @@ libfuse2_package() {
 install_project() {
   local stamp=$venv/.installed want
   want=$(environment_stamp)
-  if [ -x "$venv/bin/dfs" ] && stamp_covers "$stamp" "$want" "$@"; then return; fi
+  if venv_is_whole && stamp_covers "$stamp" "$want" "$@"; then return; fi
   exec 9>"$venv.lock" || die 2 "$here is not writable; run it once as its owner"
   flock 9
-  if ! { [ -x "$venv/bin/dfs" ] && stamp_covers "$stamp" "$want" "$@"; }; then
+  if ! { venv_is_whole && stamp_covers "$stamp" "$want" "$@"; }; then
     make_venv
     say "installing the project into $venv"
     local groups
@@ -118,6 +118,15 @@ install_project() {
     printf '%s\n' "$want" "$*" >"$stamp"
   fi
   exec 9>&-
+}
+
+# Not so when the system's Python has gone since, or is another version, which looks for
+# packages elsewhere.
+venv_is_whole() {
+  local version
+  version=$("$venv/bin/python" -V 2>/dev/null) || return
+  version=${version#Python }
+  [ -x "$venv/bin/dfs" ] && [ -d "$venv/lib/python${version%.*}" ]
 }
 
 environment_stamp() {

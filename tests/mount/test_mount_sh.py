@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,27 @@ def test_help_and_no_arguments() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "--join TOKEN" in done.stdout
     assert mount_sh().returncode == 1
+
+
+def test_an_environment_whose_python_is_another_now_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, target in (("python", sys.executable), ("dfs", "/bin/true")):
+        (tmp_path / "bin" / name).symlink_to(target)
+    library = tmp_path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    library.mkdir(parents=True)
+    assert _is_whole(tmp_path)
+    library.rename(tmp_path / "lib" / "python3.2")
+    assert not _is_whole(tmp_path)
+    (tmp_path / "lib" / "python3.2").rename(library)
+    (tmp_path / "bin" / "python").unlink()
+    (tmp_path / "bin" / "python").symlink_to(tmp_path / "gone")
+    assert not _is_whole(tmp_path)
+
+
+def _is_whole(venv: Path) -> bool:
+    script = f"program=test; . {ROOT}/scripts/environment.sh; venv_is_whole"
+    environment = {**clean_environment(), "DFS_VENV": str(venv)}
+    done = subprocess.run(["bash", "-c", script], env=environment, check=False)
+    return done.returncode == 0
