@@ -405,6 +405,7 @@ def resolve(
     file: Mapping[str, str] | None = None,
     file_name: str = "file",
     home: Path | None,
+    source: str = "",
     **fixed: str | bool,
 ) -> Resolved:
     """Merges all sources: argv, `-o`, environment, file, default.
@@ -412,6 +413,8 @@ def resolve(
     Args:
         argv: long options given, as text. `fixed`: Config fields that are no
             settings (mountpoint, foreground). `home`: None for a user without one.
+        source: what fstab calls the file system; mount(8) looks for it in the table of
+            mounts, to see whether it is mounted.
 
     Raises:
         ConfigError: with a sentence for the user.
@@ -441,7 +444,10 @@ def resolve(
         **values,
         **fixed,
         "mount_flags": both.flags,
-        "fsname": words.fsname or file_words.fsname or f"dfs@{values['name']}",
+        "fsname": words.fsname
+        or file_words.fsname
+        or source
+        or f"dfs@{values['name']}",
         "allow_nonempty": words.nonempty or file_words.nonempty,
     }
     for key, value in fields.items():

@@ -20,6 +20,7 @@ import fuse
 
 from fusefs.bindings import fusepy_library
 from fusefs.bindings.fusepy_paths import HIDDEN, Orphans, Pages, Paths
+from fusefs.bindings.words import UNKNOWN, escaped
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Attr, Caller, DirEntry, SetAttr
 from fusefs.vfs.vfs import Vfs
@@ -263,7 +264,7 @@ def fuse_options(options: MountOptions) -> dict[str, Any]:
     """The words for libfuse, and why."""
     words: dict[str, Any] = {
         "foreground": True,  # else libfuse forks and our threads are gone
-        "fsname": options.fsname or "dfs",
+        "fsname": escaped(options.fsname or "dfs"),
         "subtype": "dfs",
         "big_writes": True,  # 128 KiB a write instead of 4 KiB
         "default_permissions": True,  # the kernel checks modes
@@ -274,6 +275,8 @@ def fuse_options(options: MountOptions) -> dict[str, Any]:
         "nonempty": options.allow_nonempty,
     }
     for flag in options.mount_flags:
+        if flag in UNKNOWN:
+            continue
         word, equals, value = flag.partition("=")
         words[word] = value if equals else True
     if os.geteuid() == 0 and "allow_root" not in words:

@@ -48,10 +48,10 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if len(arguments.places) > (2 if arguments.helper else 1):
         parser.error("one mountpoint, please")
-    if arguments.helper:
-        _take_source(arguments)
+    source = _take_source(arguments) if arguments.helper else ""
     config = settings.resolve(
         arguments,
+        source=source,
         mountpoint=table.canonical(arguments.places[-1]),
         foreground=arguments.foreground,
     ).config
@@ -80,11 +80,12 @@ def warn_of_full_disk(verb: str, config: Config) -> None:
         print(f"dfs {verb}: the disk of {config.store} has {said}", file=sys.stderr)
 
 
-def _take_source(arguments: argparse.Namespace) -> None:
+def _take_source(arguments: argparse.Namespace) -> str:
     """In fstab the source is the store if it is a path, else only a name."""
-    source = arguments.places[0]
+    source = str(arguments.places[0])
     if source.startswith("/"):
         arguments.store = source
+    return source
 
 
 def _wait_until_it_answers(config: Config) -> None:

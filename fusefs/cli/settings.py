@@ -66,7 +66,11 @@ def _add_config_file(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(
-    arguments: argparse.Namespace, *, mountpoint: str = "", foreground: bool = False
+    arguments: argparse.Namespace,
+    *,
+    source: str = "",
+    mountpoint: str = "",
+    foreground: bool = False,
 ) -> Resolved:
     """The settings in effect for these arguments, here and now.
 
@@ -87,6 +91,7 @@ def resolve(
         file=file,
         file_name=file_name,
         home=home,
+        source=source,
         mountpoint=mountpoint,
         foreground=foreground,
     )

@@ -432,13 +432,14 @@ def test_fusermount_hands_over_the_descriptor(tmp_path: Path) -> None:
     """The way of ordinary users, which works for root too."""
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is not installed")
-    fd = mounting._mount_by_fusermount(str(tmp_path), "dfs@me", ["ro", "nodev"])
+    words = ["ro", "nodev", "relatime", "nodiratime"]
+    fd = mounting._mount_by_fusermount(str(tmp_path), "dfs@me,you", words)
     try:
         assert p.IN_START.unpack_from(os.read(fd, 1 << 21))[1] == p.Op.INIT
         assert not os.get_inheritable(fd)
         shown = Path("/proc/self/mountinfo").read_text()
         (line,) = [one for one in shown.splitlines() if f" {tmp_path} " in one]
-        assert " - fuse.dfs dfs@me ro" in line
+        assert " - fuse.dfs dfs@me,you ro" in line
     finally:
         mounting.unmount(tmp_path, lazy=True)
         os.close(fd)

@@ -505,6 +505,19 @@ def test_mount_helper_form_takes_what_mount_8_passes(fresh: Cluster) -> None:
     done = dfs(str(node.store), str(node.mnt), "-o", "rw,noatime,dev,suid,port=0")
     assert done.stdout == ""
     (node.mnt / "file").write_text("x")
+    mount = table.find(str(node.mnt))
+    assert mount is not None and mount.source == str(node.store)  # for `mount -a`
+    fstab = node.mnt.with_name("fstab")
+    fstab.write_text(f"{node.store} {node.mnt} fuse.dfs port=0 0 0\n")
+    again = ["mount", "-a", "-T", str(fstab)]
+    assert subprocess.run(again, timeout=60, check=False).returncode == 0
+
+
+def test_fusepy_takes_the_words_that_libfuse_does_not_know(tmp_path: Path) -> None:
+    with cluster(tmp_path, "fusepy") as made:
+        node = made.add().mount("-o", "relatime,lazytime", "--name=x,y")
+        mount = table.find(str(node.mnt))
+        assert mount is not None and mount.source == "dfs@x,y"
 
 
 def test_a_misspelt_command_mounts_nothing(tmp_path: Path) -> None:

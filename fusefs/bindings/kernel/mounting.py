@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from fusefs.bindings import words as words_of_o
+
 StrOrBytesPath = str | bytes | os.PathLike[str]
 
 DEVICE: Final = "/dev/fuse"
@@ -28,7 +30,7 @@ _MS: Final = {
 }  # fmt: skip
 """Words of mount(8) with their bit in mount(2) (linux/mount.h)."""
 _DEFAULT_OFF: Final = {"dev": "nodev", "suid": "nosuid"}
-_NOT_FOR_FUSERMOUNT: Final = frozenset(
+_NOT_FOR_FUSERMOUNT: Final = words_of_o.UNKNOWN.union(
     (*_DEFAULT_OFF, "default_permissions", "auto_unmount")
 )
 """Refused to users, given already, or kept alive to wait for our end."""
@@ -135,7 +137,8 @@ def _fusermount() -> str:
 
 def _mount_by_fusermount(path: str, fsname: str, flags: Sequence[str]) -> int:
     """fusermount opens the device, mounts, and sends the descriptor back."""
-    words = [f"fsname={fsname}", f"subtype={SUBTYPE}", "default_permissions"]
+    name = words_of_o.escaped(fsname)
+    words = [f"fsname={name}", f"subtype={SUBTYPE}", "default_permissions"]
     words += [w for w in flags if w not in _NOT_FOR_FUSERMOUNT]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
