@@ -19,6 +19,7 @@ from netnode.tcp import join_address, split_address
 log = logging.getLogger(__name__)
 
 SERVICE = "_dfs._tcp.local."
+LOOK_EVERY_S = 5.0
 GOODBYE_S = 0.3
 """For telling the network that we leave; it finds out anyway."""
 
@@ -31,29 +32,51 @@ class Discovery:
         self._cluster = cluster.hex()[:16]
 
     async def run(self) -> None:
-        """For ever; at once over when there is no zeroconf or no network."""
+        """For ever, anew whenever the addresses of this machine change: zeroconf
+        knows those it began with. At once over when there is no zeroconf."""
         try:
             import zeroconf
         except ImportError:
+            log.info("no discovery on the local network: zeroconf is not installed")
             return
+        while True:
+            await self._until_moved(zeroconf, self._own())
+
+    def _own(self) -> tuple[str, ...]:
+        return self._node.settings.addresses(self._node.port)
+
+    async def _until_moved(self, zeroconf: Any, own: tuple[str, ...]) -> None:
         token = trio.lowlevel.current_trio_token()
+        found = None
         try:
-            found = await trio.to_thread.run_sync(self._start, zeroconf, token)
+            found = await trio.to_thread.run_sync(self._start, zeroconf, token, own)
         except Exception as error:
-            log.info("no discovery on the local network: %s", error)
-            return
+            log.info("no discovery on the local network now: %s", error)
         try:
-            await trio.sleep_forever()
+            while self._own() == own:
+                await trio.sleep(LOOK_EVERY_S)
         finally:
             with trio.move_on_after(GOODBYE_S) as scope:
                 scope.shield = True
-                await trio.to_thread.run_sync(found.close, abandon_on_cancel=True)
+                if found is not None:
+                    await trio.to_thread.run_sync(found.close, abandon_on_cancel=True)
 
-    def _start(self, zeroconf: Any, token: trio.lowlevel.TrioToken) -> Any:
+    def _start(
+        self, zeroconf: Any, token: trio.lowlevel.TrioToken, own: tuple[str, ...]
+    ) -> Any:
         service = zeroconf.Zeroconf()
+        try:
+            self._offer(service, zeroconf, own)
+            self._browse(service, zeroconf, token)
+        except BaseException:
+            service.close()
+            raise
+        return service
+
+    def _offer(self, service: Any, zeroconf: Any, own: tuple[str, ...]) -> None:
         name = f"{self._cluster}-{self._node.me:016x}.{SERVICE}"
         addresses = []
-        for address in self._node.settings.addresses(self._node.port):
+        for address in own:
             host, _ = split_address(address)
             try:
                 addresses.append(ipaddress.ip_address(host).packed)
@@ -68,6 +91,9 @@ class Discovery:
         )
         service.register_service(info, allow_name_change=True)
 
+    def _browse(
+        self, service: Any, zeroconf: Any, token: trio.lowlevel.TrioToken
+    ) -> None:
         def changed(
             zeroconf: Any, service_type: str, name: str, state_change: Any
         ) -> None:
@@ -79,10 +105,8 @@ class Discovery:
                     token.run_sync_soon(self._found, join_address(host, found.port))
 
         zeroconf.ServiceBrowser(service, SERVICE, handlers=[changed])
-        return service
 
     def _found(self, address: str) -> None:
-        own = self._node.settings.addresses(self._node.port)
-        if address not in own and self._node.membership.add_seed(address):
+        if address not in self._own() and self._node.membership.add_seed(address):
             log.info("found %s on the local network", address)
             self._node.dialler.look()
