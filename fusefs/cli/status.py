@@ -74,8 +74,9 @@ def _ask(store: Path) -> Answer:
 
 
 def _processes(store: Path) -> Answer:
-    now = state.read(store) if holder(store) else None
-    if now is None:
+    owner = holder(store)
+    now = state.read(store) if owner else None
+    if owner is None or now is None or now.pid != owner.pid:  # as while fsck runs
         return {"mountpoint": None, "pids": {}}
     return {
         "mountpoint": now.mountpoint or None,
@@ -143,7 +144,7 @@ def scarce(free_bytes: int, min_free: int) -> str:
 def _state(answer: Answer) -> str:
     up_s = answer.get("up_s")
     text = str(answer["state"])
-    if isinstance(up_s, int) and text != "stopped":
+    if isinstance(up_s, int) and up_s >= 0 and text != "stopped":  # a clock set back
         text += f" since {duration(up_s)}"
     restarts = answer.get("restarts")
     if isinstance(restarts, dict) and any(restarts.values()):

@@ -99,7 +99,7 @@ def _stays_behind(node: Running | None) -> str:
 def _kill_worker(node: Running) -> None:
     """What it had not stored is in its journal, for the next mount."""
     now = state.read(Path(node.store))
-    if now is not None and now.worker:
+    if now is not None and nodes.is_child(now.worker, node):
         os.kill(now.worker, signal.SIGKILL)
 
 

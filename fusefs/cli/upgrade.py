@@ -7,8 +7,9 @@ import signal
 import time
 
 from fusefs.cli import asking, settings
+from fusefs.mountpoint import nodes
 from fusefs.mountpoint.exits import FAILED, NO_STORE, CommandError
-from fusefs.supervisor import lock, state
+from fusefs.supervisor import state
 
 WAIT_S = 30.0
 LOOK_EVERY_S = 0.02
@@ -25,11 +26,11 @@ def main(argv: list[str]) -> int:
     settings.add_store(parser)
     store = settings.store_of(parser.parse_args(argv))
     asking.check_store(store)
-    owner = lock.holder(store)
+    running = {node.pid for node in nodes.on_store(str(store))}
     before = state.read(store)
-    if owner is None or before is None:
+    if before is None or before.pid not in running:
         raise CommandError(asking.not_running(store), NO_STORE)
-    os.kill(owner.pid, signal.SIGHUP)
+    os.kill(before.pid, signal.SIGHUP)
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
         now = state.read(store)

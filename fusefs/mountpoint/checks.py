@@ -193,8 +193,7 @@ def _port_sentence(config: Config, error: OSError) -> str:
 
 def _own_node(config: Config) -> str:
     """Said of a node of this store that has not ended yet, as after umount(8)."""
-    store = os.path.realpath(config.store)
-    pids = [n.pid for n in nodes.running() if os.path.realpath(n.store) == store]
+    pids = [n.pid for n in nodes.on_store(config.store)]
     return f": this store's node (process {pids[0]}) is still there" if pids else ""
 
 

@@ -47,13 +47,15 @@ def running() -> list[Running]:
 
 
 def at_mountpoint(where: str) -> Running | None:
-    """The node mounted on this directory, whatever it was called then."""
-    found = running()
-    named = next((n for n in found if n.mountpoint == where), None)
-    mount = None if named else table.find(where)
+    """The node mounted on this directory, whatever it was called then. Anybody can
+    run a process that says so; whose a mount is, the kernel knows."""
+    mount, found = table.find(where), running()
     if mount is None or not mount.is_ours:
-        return named
-    return next((n for n in found if _connection(n) == mount.connection), None)
+        return next((n for n in found if n.mountpoint == where), None)
+    theirs = [n for n in found if _owner(n.pid) == mount.user]
+    named = next((n for n in theirs if n.mountpoint == where), None)
+    moved = (n for n in theirs if _connection(n) == mount.connection)
+    return named or next(moved, None)
 
 
 def _connection(node: Running) -> str:
@@ -76,9 +78,22 @@ def _owner(pid: int) -> int | None:
 
 def without_mount(store: str) -> Running | None:
     """The node that runs on this store, by whatever path, and has no mount."""
+    return next((n for n in on_store(store) if not n.mountpoint), None)
+
+
+def on_store(store: str) -> list[Running]:
+    """The node of this store; none, unless it runs."""
     place = os.path.realpath(store)
-    alone = (n for n in running() if not n.mountpoint)
-    return next((n for n in alone if os.path.realpath(n.store) == place), None)
+    return [n for n in running() if os.path.realpath(n.store) == place]
+
+
+def is_child(pid: int, node: Running) -> bool:
+    """Whether the process was started by the node's supervisor, as its files say."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return int(line.rpartition(b")")[2].split()[1]) == node.pid
 
 
 def end(node: Running) -> None:

@@ -21,6 +21,8 @@ class Mount(NamedTuple):
     """major:minor; the minor number names the FUSE connection in /sys."""
     fs_type: str
     source: str
+    user: int
+    """Who made it, as the kernel saw; -1 where it does not say (it does for FUSE)."""
 
     @property
     def is_ours(self) -> bool:
@@ -44,9 +46,15 @@ def parse(text: bytes) -> list[Mount]:
                 fields[2].decode(),
                 fields[dash + 1].decode(),
                 _unescape(fields[dash + 2]).decode(errors="replace"),
+                _user(fields[dash + 3]),
             )
         )
     return mounts
+
+
+def _user(options: bytes) -> int:
+    found = re.search(rb"(?:^|,)user_id=(\d+)", options)
+    return int(found[1]) if found else -1
 
 
 def _unescape(field: bytes) -> bytes:

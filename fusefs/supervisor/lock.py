@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from fusefs.mountpoint.exits import LOCKED, MOUNT_FAILURE, CommandError
+
+TRIES = 10
+PAUSE_S = 0.01
+"""Somebody who looks needs some 20 us."""
 
 
 class Owner(NamedTuple):
@@ -24,17 +29,25 @@ def acquire(store: Path, mountpoint: str) -> int:
         CommandError: another node has the store in use.
     """
     descriptor = os.open(store / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock(descriptor):
         owner = _read(descriptor)
         os.close(descriptor)
-        raise CommandError(
-            in_use(store, owner), MOUNT_FAILURE if mountpoint else LOCKED
-        ) from None
+        code = MOUNT_FAILURE if mountpoint else LOCKED
+        raise CommandError(in_use(store, owner), code)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n{mountpoint}\n".encode(), 0)
     return descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """More than once: who looks whether it is held (`holder`) holds it, too."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+    return False
 
 
 def in_use(store: Path, owner: Owner) -> str:

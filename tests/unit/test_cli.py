@@ -11,7 +11,8 @@ import pytest
 
 from fusefs import cli
 from fusefs.cli import fsck, invite, settings, status
-from fusefs.mountpoint import nodes
+from fusefs.mountpoint import nodes, table
+from fusefs.supervisor import lock, state
 
 
 def test_an_error_of_the_system_is_a_sentence_and_no_traceback(
@@ -72,6 +73,48 @@ def test_a_store_without_a_node_is_told_apart_from_no_store(
         assert cli.main([verb, "--store", str(tmp_path)]) == code
         said = capsys.readouterr().err
         assert f"mount it with: dfs mount DIR --store {tmp_path}" in said
+
+
+def test_a_check_of_a_store_whose_node_was_killed_is_no_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "format").touch()
+    (tmp_path / "run").mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = state.State(pid=ended.pid, store=str(tmp_path), mountpoint="/m", started_s=0)
+    state.write(left)
+    checking = lock.acquire(tmp_path, "")
+    try:
+        assert cli.main(["upgrade", "--store", str(tmp_path)]) == 10  # and no signal
+        assert cli.main(["status", "--store", str(tmp_path)]) == 3
+        assert capsys.readouterr().out.startswith("state    stopped")
+    finally:
+        os.close(checking)
+
+
+def test_the_node_of_a_mount_is_one_of_who_made_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mount = table.Mount(b"/mnt", "0:52", table.FS_TYPE, "dfs@a", os.getuid())
+    says_so = nodes.Running(os.getpid(), "/srv/a", "/mnt")
+    monkeypatch.setattr(table, "find", lambda where: mount)
+    monkeypatch.setattr(nodes, "running", lambda: [says_so])
+    assert nodes.at_mountpoint("/mnt") == says_so
+    mount = mount._replace(user=os.getuid() + 1)
+    assert nodes.at_mountpoint("/mnt") is None
+
+
+def test_only_a_child_of_the_node_is_taken_for_its_worker() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert nodes.is_child(child.pid, nodes.Running(os.getpid(), "/srv", "/mnt"))
+        assert not nodes.is_child(child.pid, nodes.Running(1, "/srv", "/mnt"))
+        for other in (-1, 0, 1 << 30):
+            assert not nodes.is_child(other, nodes.Running(os.getpid(), "/srv", "/m"))
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_the_only_node_of_the_user_is_meant_where_no_store_is_named(

@@ -50,6 +50,24 @@ def test_lock_second_owner_is_told_who_has_it(tmp_path: Path) -> None:
         os.close(held)
 
 
+def test_lock_is_not_refused_because_somebody_looks(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from fusefs.supervisor import lock\n"
+        "print(flush=True)\n"
+        "while True: lock.holder(Path(sys.argv[1]))"
+    )
+    os.close(lock.acquire(tmp_path, ""))
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    looking = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert looking.stdout is not None and looking.stdout.readline()
+        for _ in range(500):
+            os.close(lock.acquire(tmp_path, ""))
+    finally:
+        looking.kill()
+        looking.communicate()
+
+
 def test_reports_noise_between_them_is_left_out() -> None:
     lines = b'Traceback\n{"ready":{"port":1}}\n{"failed":"no","code":32}\n{"half":'
     ready, failed, *_ = readiness.parse(lines)
@@ -210,15 +228,15 @@ def test_logs_of_a_running_node_do_not_grow_without_end(
 
 def test_mount_table_octal_escapes_and_optional_fields() -> None:
     text = (
-        b"36 35 0:52 / /mnt/with\\040space rw,noatime shared:1 - fuse.dfs dfs@a rw\n"
+        b"36 35 0:52 / /mnt/with\\040space rw shared:1 - fuse.dfs dfs@a rw,user_id=7\n"
         b"37 35 0:53 / /proc rw - proc proc rw\n"
         b"38 35 0:54 / /mnt/some\rbody's rw - tmpfs none rw\n"
     )
     ours, other, odd = table.parse(text)
     assert odd.where == b"/mnt/some\rbody's"
-    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a")
+    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a", 7)
     assert (ours.is_ours, ours.connection) == (True, "52")
-    assert not other.is_ours
+    assert not other.is_ours and other.user == -1
 
 
 def test_state_round_trip_and_succession(tmp_path: Path) -> None:
