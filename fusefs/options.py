@@ -346,7 +346,7 @@ def load_file(path: Path) -> dict[str, str]:
         ConfigError: unreadable, not TOML, or an unknown key.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     found = {}

@@ -445,6 +445,18 @@ def test_fusermount_hands_over_the_descriptor(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_root_may_keep_others_out(tmp_path: Path) -> None:
+    for flags, shown in (([], True), (["allow_root"], False)):
+        fd = mounting.mount(tmp_path, flags=flags)
+        try:
+            table = Path("/proc/self/mountinfo").read_text().splitlines()
+            (line,) = [one for one in table if f" {tmp_path} " in one]
+            assert ("allow_other" in line) == shown
+        finally:
+            mounting.unmount(tmp_path, lazy=True)
+            os.close(fd)
+
+
 def test_fusermount_says_why_it_refuses(tmp_path: Path) -> None:
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is not installed")

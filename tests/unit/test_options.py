@@ -170,7 +170,7 @@ def test_toml_file_with_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     path.write_text('naem = "x"\n')
     with pytest.raises(ConfigError, match="did you mean 'name'"):
         options.load_file(path)
-    path.write_text('name = "x"\ndiscovery = false\nport = 5\noptions = "ro"\n')
+    path.write_text('\ufeffname = "x"\ndiscovery = false\nport = 5\noptions = "ro"\n')
     config = resolve(file=options.load_file(path)).config
     assert (config.name, config.discovery, config.port) == ("x", False, 5)
     assert config.read_only

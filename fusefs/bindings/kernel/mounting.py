@@ -47,7 +47,7 @@ def mount(
     Args:
         flags: words of `-o` that the kernel or fusermount know; nodev and nosuid
             unless dev or suid is among them (root only). default_permissions is
-            always set; allow_other by default for root.
+            always set; allow_other by default for root, unless it says allow_root.
 
     Raises:
         OSError: the reason of the kernel or of fusermount3.
@@ -78,8 +78,10 @@ def _mount_as_root(path: str, fsname: str, flags: Sequence[str]) -> int:
     device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     words = [
         f"fd={device}", f"rootmode={mode:o}", "user_id=0", "group_id=0",
-        "default_permissions", "allow_other",
+        "default_permissions",
     ]  # fmt: skip
+    if "allow_root" not in flags:  # which is what the kernel does without a word
+        words.append("allow_other")
     bits = 0
     for word in (*(w for k, w in _DEFAULT_OFF.items() if k not in flags), *flags):
         bits |= _MS.get(word, 0)
