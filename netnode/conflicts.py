@@ -8,6 +8,7 @@ import os
 import msgspec
 
 from fusefs.namespace.conflicts import KEEP, Conflict, settle
+from fusefs.nodelink import paths
 from netnode.link import CommandFailed
 from netnode.service import Node
 
@@ -23,8 +24,8 @@ async def report(node: Node) -> list[Report]:
 def _line(node: Node, path: bytes, conflict: Conflict) -> Report:
     when = datetime.datetime.fromtimestamp(conflict.stamp_ms / 1000, datetime.UTC)
     return {
-        "path": os.fsdecode(path),
-        "winner": os.fsdecode(os.path.join(os.path.dirname(path), conflict.winner)),
+        **paths.shown("path", path),
+        **paths.shown("winner", os.path.join(os.path.dirname(path), conflict.winner)),
         "node_id": f"{conflict.node:016x}",
         "node": node.membership.name(conflict.node),
         "ours": conflict.node == node.me,
@@ -42,7 +43,10 @@ async def resolve(node: Node, path: str, keep: str) -> list[Report]:
     """
     if keep not in KEEP:
         raise CommandFailed(f"--keep takes one of {', '.join(KEEP)}, not {keep!r}")
-    wanted = os.fsencode(path).strip(b"/")
+    try:
+        wanted = paths.to_bytes(path).strip(b"/")
+    except ValueError:
+        raise CommandFailed("this is no path") from None
     settled = []
     for where, conflict in node.namespace.conflicts():
         winner = os.path.join(os.path.dirname(where), conflict.winner)
@@ -50,7 +54,8 @@ async def resolve(node: Node, path: str, keep: str) -> list[Report]:
             _settle(node, conflict, keep)
             settled.append((where, conflict))
     if not settled:
-        raise CommandFailed(f"there is no conflict at {path}")
+        name = wanted.decode(errors="backslashreplace")
+        raise CommandFailed(f"there is no conflict at {name}")
     return [_line(node, where, _as_it_is(node, each)) for where, each in settled]
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import NamedTuple
@@ -39,7 +40,7 @@ MOUNT_VERBS = frozenset({"mount", "umount"})
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script: runs one verb, returns its exit code."""
-    _open_missing_streams()
+    _prepare_streams()
     words = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -52,11 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(words[0] if words else "", error)
 
 
-def _open_missing_streams() -> None:
-    """Python has None for a stream that was closed by who started us."""
+def _prepare_streams() -> None:
+    """Python has None for a stream that was closed by who started us, and an error for
+    a name that the terminal's alphabet has not."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(words: list[str]) -> int:

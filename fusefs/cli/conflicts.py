@@ -9,6 +9,8 @@ from typing import Any
 
 from fusefs.cli import asking, settings
 from fusefs.mountpoint.exits import CommandError
+from fusefs.nodelink import paths
+from fusefs.plain import plain
 
 DESCRIPTION = """\
 Without more, lists the files that changed on two nodes at once: the later version has
@@ -33,7 +35,8 @@ def main(argv: list[str]) -> int:
     if arguments.action == "resolve":
         if not arguments.path or not arguments.keep:
             parser.error("resolve needs PATH and --keep ours|theirs|both")
-        path = _below_mountpoint(store, arguments.path)
+        below = _below_mountpoint(store, arguments.path)
+        path = paths.to_text(os.fsencode(below))
         answer = asking.node(store, "resolve", path, arguments.keep)
     else:
         answer = asking.node(store, "conflicts")
@@ -60,8 +63,8 @@ def _print(conflicts: list[Any], verb: str) -> None:
     if not conflicts:
         print("no conflicts")
     for c in conflicts:
-        who = "this node" if c["ours"] else c["node"]
+        who = "this node" if c["ours"] else plain(c["node"])
         print(
-            f"{c['path']}\n    {verb}: {c['size_bytes']:,} bytes by {who},"
-            f" {c['time']}; {c['winner']} has {c['winner_size_bytes']:,} bytes"
+            f"{plain(c['path'])}\n    {verb}: {c['size_bytes']:,} bytes by {who},"
+            f" {c['time']}; {plain(c['winner'])} has {c['winner_size_bytes']:,} bytes"
         )

@@ -30,12 +30,16 @@ def ask(
     digest, set, shutdown ...). Raises NotRunning, Refused, TimeoutError.
     """
     deadline = time.monotonic() + timeout_s
+    try:
+        question = pack(encode(Ask(1, what, arguments)))
+    except UnicodeEncodeError:
+        raise Refused(f"{what}: {arguments[0]!r} is not UTF-8") from None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         try:
             sock.connect(str(socket_path))
             hello = pack(encode(Attach(role="ask", pid=os.getpid())))
-            sock.sendall(hello + pack(encode(Ask(1, what, arguments))))
+            sock.sendall(hello + question)
             answer = _read_answer(sock, deadline)
         except TimeoutError:
             raise

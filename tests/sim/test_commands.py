@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from fusefs.nodelink import paths
 from netnode import conflicts
 from netnode.commands import Commands
 from tests.sim.cluster import SimCluster, SimNode
@@ -25,31 +27,35 @@ def write(node: SimNode, name: bytes, data: bytes) -> None:
     node.publish(t.tx)
 
 
+@pytest.mark.parametrize("name", [b"file", b"\xff\x1b\nfile"])
 @pytest.mark.parametrize(
     ("keep", "size"), [("ours", 10), ("theirs", 200), ("both", 200)]
 )
 def test_settled_conflict_is_told_with_the_size_that_is_there_now(
-    tmp_path: Path, keep: str, size: int
+    tmp_path: Path, keep: str, size: int, name: bytes
 ) -> None:
     @simulated
     async def body(cluster: SimCluster) -> None:
         a, b = await cluster.start(2)
-        a.create(b"file", data=b"0")
+        a.create(name, data=b"0")
         await cluster.until_equal()
         cluster.fabric.partition({"a"}, {"b"})
         await trio.sleep(10)
-        write(a, b"file", b"a" * 10)
+        write(a, name, b"a" * 10)
         await trio.sleep(1)
-        write(b, b"file", b"b" * 200)  # later: it is shown
+        write(b, name, b"b" * 200)  # later: it is shown
         cluster.fabric.heal()
         await cluster.until_connected()
         await cluster.until_equal()
         assert a.node is not None
         (open_,) = await conflicts.report(a.node)
         assert (open_["size_bytes"], open_["winner_size_bytes"]) == (10, 200)
-        (settled,) = await conflicts.resolve(a.node, "file", keep)
+        assert msgspec.json.decode(msgspec.json.encode(open_)) == open_
+        assert str(open_["winner"]).startswith(("file", "\\xff"))
+        assert ("winner_b64" in open_) == (name != b"file")
+        (settled,) = await conflicts.resolve(a.node, paths.to_text(name), keep)
         assert settled["winner_size_bytes"] == size
-        entry = a.namespace.entry(1, b"file")
+        entry = a.namespace.entry(1, name)
         assert entry is not None
         row = a.namespace.inode(entry.ino)
         assert row is not None and row.size == size

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fusefs import cli
-from fusefs.cli import fsck, invite, settings, status
+from fusefs.cli import asking, fsck, invite, settings, status
 from fusefs.mountpoint import nodes, table
+from fusefs.nodelink import paths
 from fusefs.supervisor import lock, state
 
 
@@ -51,6 +52,46 @@ def test_output_that_nobody_takes_is_no_traceback(
         assert "full" not in redirection or "No space left" in done.stderr
         said = (tmp_path / "code").read_text().strip()
         assert said == code or (words == "mount --help" and said == "2")
+
+
+def test_names_that_a_terminal_does_not_have_are_spelt_out(tmp_path: Path) -> None:
+    script = "import sys; from fusefs.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "config", "--name", "büro"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "b\\xfcro" in done.stdout
+
+
+def test_words_that_are_not_utf8_are_refused_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "format").touch()
+    assert cli.main(["forget", "\udcff", "--store", str(tmp_path)]) == 1
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_conflicts_are_printed_without_what_a_terminal_obeys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    lost = {"path": "a\x1b[2J", "winner": "a\n", "node": "b\x07", "ours": False}
+    rest = {"time": "now", "size_bytes": 1, "winner_size_bytes": 2}
+
+    def answer(store: Path, what: str, *words: str) -> object:
+        asked.append(words)
+        return {"mountpoint": "/mnt"} if what == "status" else [{**lost, **rest}]
+
+    monkeypatch.setattr(asking, "node", answer)
+    here = ["--store", str(tmp_path)]
+    assert cli.main(["conflicts", *here]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "a\\x1b[2J"
+    words = ["resolve", "/mnt/a\udcff", "--keep", "both", *here]
+    assert cli.main(["conflicts", *words]) == 0
+    assert paths.to_bytes(asked[-1][0]) == b"a\xff"
 
 
 def test_fsck_says_with_its_code_that_nobody_read_what_it_found(
