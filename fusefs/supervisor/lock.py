@@ -29,7 +29,7 @@ def acquire(store: Path, mountpoint: str) -> int:
         CommandError: another node has the store in use.
     """
     descriptor = os.open(store / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _lock(descriptor):
+    if not try_lock(descriptor):
         owner = _read(descriptor)
         os.close(descriptor)
         code = MOUNT_FAILURE if mountpoint else LOCKED
@@ -39,8 +39,9 @@ def acquire(store: Path, mountpoint: str) -> int:
     return descriptor
 
 
-def _lock(descriptor: int) -> bool:
-    """More than once: who looks whether it is held (`holder`) holds it, too."""
+def try_lock(descriptor: int) -> bool:
+    """Whether we have it. More than once: who looks whether it is held (`holder`) holds
+    it, too."""
     for _ in range(TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

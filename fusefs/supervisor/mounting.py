@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fusefs.config import Config
+from fusefs.mountpoint import unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
+from fusefs.supervisor import lock
 
 
 class MountedDevice:
@@ -13,7 +17,13 @@ class MountedDevice:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.descriptor = mount(config)
+        with _one_at_a_time(config.mountpoint):
+            if unmounting.is_mounted(config.mountpoint):  # since the command looked
+                raise CommandError(
+                    f"another node has just been mounted on {config.mountpoint}",
+                    MOUNT_FAILURE,
+                )
+            self.descriptor = mount(config)
 
     def renew(self) -> None:
         """Mounts again after the old connection was aborted."""
@@ -24,6 +34,22 @@ class MountedDevice:
     def close(self) -> None:
         """Lets go; the kernel ends the connection when no worker has it either."""
         os.close(self.descriptor)
+
+
+@contextmanager
+def _one_at_a_time(where: str) -> Iterator[None]:
+    """Keeps another node from mounting there meanwhile, by a lock on the directory
+    that holds the mountpoint. Where that cannot be had in time, we do without."""
+    try:
+        holder = os.open(os.path.dirname(where), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        lock.try_lock(holder)
+        yield
+    finally:
+        os.close(holder)
 
 
 def mount(config: Config) -> int:

@@ -103,6 +103,7 @@ def create(config: Config) -> None:
     one stays small.
     """
     settings = config.run_dir / "config.json"
+    code = MOUNT_FAILURE if config.mountpoint else FAILED
     reports, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         done = subprocess.run(
@@ -115,6 +116,10 @@ def create(config: Config) -> None:
             timeout=INIT_LIMIT_S,
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        os.close(reports)
+        reason = f"the store was not made in {INIT_LIMIT_S:.0f} s; is its disk slow?"
+        raise CommandError(reason, code) from None
     finally:
         os.close(theirs)
     with os.fdopen(reports, "rb") as said:
@@ -122,7 +127,7 @@ def create(config: Config) -> None:
     if done.returncode:
         lines = reasons or done.stderr.strip().splitlines() or ["it said nothing"]
         reason = lines[-1].removeprefix("dfs: ")
-        raise CommandError(reason, MOUNT_FAILURE if config.mountpoint else FAILED)
+        raise CommandError(reason, code)
     (Path(config.store) / "format").write_text(FORMAT)
 
 

@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fusefs import readiness
 from fusefs.config import Config
-from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import CommandError
 from fusefs.namespace import schema
-from fusefs.supervisor import lock, preparing, state, supervisor
+from fusefs.supervisor import lock, mounting, preparing, state, supervisor
 from fusefs.supervisor.child import LONGEST_DELAY_S, Child, delay_s
 from fusefs.supervisor.loop import Loop
 from fusefs.supervisor.supervisor import Supervisor
@@ -66,6 +68,42 @@ def test_lock_is_not_refused_because_somebody_looks(tmp_path: Path) -> None:
     finally:
         looking.kill()
         looking.communicate()
+
+
+def test_a_store_on_a_disk_that_does_not_answer_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "INIT_LIMIT_S", 0.001)
+    config = Config(store=str(tmp_path / "store"), mountpoint="/m")
+    with pytest.raises(CommandError, match="was not made in") as caught:
+        preparing.prepare(config)
+    assert caught.value.code == 32 and lock.holder(tmp_path / "store") is None
+
+
+def test_of_two_mounts_at_once_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted: list[Config] = []
+
+    def look(where: str) -> bool:
+        found = bool(mounted)
+        time.sleep(0.02)  # for the other one
+        return found
+
+    def mount(config: Config) -> int:
+        mounted.append(config)
+        return -1
+
+    monkeypatch.setattr(unmounting, "is_mounted", look)
+    monkeypatch.setattr(mounting, "mount", mount)
+    config = Config(store=str(tmp_path), mountpoint=str(tmp_path / "m"))
+    with ThreadPoolExecutor(2) as both:
+        made = [both.submit(mounting.MountedDevice, config) for _ in range(2)]
+        failures = [one.exception() for one in made]
+    assert len(mounted) == 1
+    assert [str(f) for f in failures if f] == [
+        f"another node has just been mounted on {tmp_path}/m"
+    ]
 
 
 def test_reports_noise_between_them_is_left_out() -> None:
