@@ -45,12 +45,19 @@ def start(config: Config) -> dict[str, readiness.Fact]:
                 report = wait_for_report(pipe)
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)
-            process.wait(STOP_S)
+            _wait(process)
             raise
         if report is not None and report.ready is not None:
             return report.ready
-        code = process.wait(STOP_S)
-        raise _failure(config, report, code, output)
+        raise _failure(config, report, _wait(process), output)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code; None when it takes its time, as over a slow disk."""
+    try:
+        return process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def command(config: Config, settings: int) -> list[str]:
@@ -90,14 +97,19 @@ def wait_for_report(pipe: IO[bytes]) -> readiness.Report | None:
 
 
 def _failure(
-    config: Config, report: readiness.Report | None, code: int, output: IO[bytes]
+    config: Config,
+    report: readiness.Report | None,
+    code: int | None,
+    output: IO[bytes],
 ) -> CommandError:
     if report is not None:
         return CommandError(f"{report.failed}{_where_logs_are(config)}", report.code)
     output.seek(0)
     said = output.read().decode(errors="replace").strip()
     reason = f"the supervisor ended with status {code}"
-    if code < 0:
+    if code is None:
+        reason = "the supervisor says nothing, and does not end"
+    elif code < 0:
         reason = f"the supervisor was ended by {signal.Signals(-code).name}"
     return CommandError(
         f"{reason}\n{said}{_where_logs_are(config)}".rstrip(),

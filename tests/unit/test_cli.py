@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from fusefs import cli
-from fusefs.cli import asking, fsck, invite, settings, status
+from fusefs.cli import asking, fsck, invite, launching, settings, status
+from fusefs.config import Config
 from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
 from fusefs.supervisor import lock, state
 
@@ -52,6 +55,29 @@ def test_output_that_nobody_takes_is_no_traceback(
         assert "full" not in redirection or "No space left" in done.stderr
         said = (tmp_path / "code").read_text().strip()
         assert said == code or (words == "mount --help" and said == "2")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("readiness.failed('no room', 32)", "no room"), ("pass", "does not end")],
+)
+def test_a_supervisor_that_gives_up_slowly_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, reason: str
+) -> None:
+    lines = (
+        "import os, time",
+        "from fusefs import readiness",
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))",
+        said,
+        "os.close(int(os.environ[readiness.VARIABLE]))",
+        "time.sleep(60)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    monkeypatch.setattr(launching, "command", lambda config, settings: command)
+    monkeypatch.setattr(launching, "STOP_S", 0.5)
+    with pytest.raises(CommandError, match=reason):
+        launching.start(Config(store=str(tmp_path), mountpoint="/m"))
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def test_names_that_a_terminal_does_not_have_are_spelt_out(tmp_path: Path) -> None:
