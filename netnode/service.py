@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 SETTLE_S = 3.0
 """After the start, a fetch waits this long for the first connections."""
 AFTER_BUG_S = 1.0
+ANNOUNCE_EVERY_S = 30.0
+"""Each change is a transaction that all members apply."""
 PREFETCH_LIMIT_S = 60.0
 
 
@@ -239,6 +241,7 @@ class Node:
                 self._verify_registers,
                 self._keep_horizon,
                 self.locking.keep_leases,
+                self._keep_announced,
             ):
                 nursery.start_soon(self._for_ever, task)
             task_status.started(self.port)
@@ -290,11 +293,20 @@ class Node:
                 self.environment.bug("a background task")
                 await trio.sleep(AFTER_BUG_S)
 
+    async def _keep_announced(self) -> None:
+        """Who was not connected when this machine got another network learns of it
+        from the register."""
+        while True:
+            await trio.sleep(ANNOUNCE_EVERY_S)
+            self._announce()
+
     def _announce(self) -> None:
         """Our member register says our name and addresses."""
         addresses = self.settings.addresses(self.port)
         known = self.membership.member(self.me)
         name = self.settings.name
+        if known is not None and known.forgotten:
+            return
         if known is None or (known.name, known.addresses) != (name, addresses):
             try:
                 self._put_member(Member(name, addresses))

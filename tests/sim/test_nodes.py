@@ -590,3 +590,26 @@ async def test_a_heartbeat_acknowledges_nothing_while_something_is_applied(
     async with replicator._applying:
         assert not replicator.ping(2).settled
     assert replicator.ping(3).settled
+
+
+@simulated
+async def test_another_address_of_a_running_node_reaches_all(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    assert a.node is not None and b.node is not None and c.node is not None
+    cluster.fabric.partition({"a", "b"}, {"c"})
+    moved = ("elsewhere:1",)
+    a.node.settings = a.node.settings._replace(addresses=lambda port: moved)
+    await trio.sleep(40)
+    cluster.fabric.heal()
+    cluster.fabric.partition({"a"}, {"b", "c"})
+    await trio.sleep(40)
+    for other in (b.node, c.node):  # c has it from b
+        member = other.membership.member(a.node.me)
+        assert member is not None and member.addresses == moved
+    cluster.fabric.heal()
+    a.publish(a.namespace.put_member(b.node.me, Member("b", (), b"", True)))
+    await trio.sleep(40)
+    forgotten = a.node.membership.member(b.node.me)
+    assert forgotten is not None and forgotten.forgotten  # it does not come back
