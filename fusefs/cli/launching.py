@@ -40,6 +40,8 @@ def start(config: Config) -> dict[str, readiness.Fact]:
         )
         os.close(theirs)
         os.close(settings)
+        # As Ctrl-C: who gives up waiting for us does not want the mount any more.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with os.fdopen(reports, "rb") as pipe:
                 report = wait_for_report(pipe)
@@ -47,6 +49,8 @@ def start(config: Config) -> dict[str, readiness.Fact]:
             process.send_signal(signal.SIGTERM)
             _wait(process)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
         if report is not None and report.ready is not None:
             return report.ready
         raise _failure(config, report, _wait(process), output)

@@ -381,6 +381,25 @@ def _is_ready(node: Node) -> bool:
     return now is not None and now.node_ready and now.worker_ready
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_mount_that_is_given_up_does_not_come_later(
+    fresh: Cluster, number: int
+) -> None:
+    node = fresh.add()
+    words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
+    mounting = subprocess.Popen([*DFS, *words], env=clean_environment(), stderr=-1)
+    try:
+        wait_until((node.store / "run").exists, "its supervisor works")
+        mounting.send_signal(number)
+        _, said = mounting.communicate(timeout=60)
+        assert mounting.returncode == 8 and b"Traceback" not in said
+    finally:
+        mounting.kill()
+        mounting.communicate()
+    assert nodes.at_mountpoint(str(node.mnt)) is None
+    assert table.find(str(node.mnt)) is None
+
+
 def test_umount_says_what_is_mounted_over_it(fresh: Cluster) -> None:
     node = fresh.add().mount()
     subprocess.run(["mount", "-t", "tmpfs", "none", node.mnt], check=True)
