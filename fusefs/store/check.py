@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fusefs.errors import ChunkMissing
+from fusefs.errors import ChunkMissing, FsError
 from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId
 from fusefs.store.files import Found, path_of
 from fusefs.store.types import (
@@ -47,10 +47,10 @@ def check(
 def _steps(store: Store, repair: bool, contents: bool) -> Iterator[Problem | None]:
     """Problems, and None after each object looked at."""
     for found in store.files.walk():
-        yield from _file(store, found, repair, contents)
+        yield from readable(found.path, _file(store, found, repair, contents))
         yield None
     for row in store.index.larges():
-        yield from row_problems(store, row, repair)
+        yield from readable(path_of(row.cid), row_problems(store, row, repair))
     for row in store.index.smalls():
         yield from _small(store, row, repair, contents)
         yield None
@@ -62,9 +62,22 @@ def _database(store: Store) -> Iterator[Problem]:
             yield Problem("database", "small.db", str(text))
 
 
+def readable(path: str, problems: Iterator[Problem]) -> Iterator[Problem]:
+    """The problems of one file; what the disk refuses is one more, and the end of
+    that file only."""
+    try:
+        yield from problems
+    except FsError:
+        raise  # of the database, on which all the others depend
+    except OSError as error:
+        yield Problem("unreadable", path, error.strerror or str(error))
+
+
 def _file(
     store: Store, found: Found, repair: bool, contents: bool
 ) -> Iterator[Problem]:
+    if found.error:
+        raise found.error
     cid = found.cid
     if cid is None:
         repaired = repair and store.files.unlink(found.path)
@@ -83,7 +96,7 @@ def _file(
 
 
 def _damaged(store: Store, cid: ChunkId) -> str:
-    """What is wrong with the object's bytes, "" if nothing."""
+    """What is wrong with the object's bytes, "" if nothing. Raises OSError."""
     try:
         return "" if store.verify(cid) else "its bytes do not match its id"
     except ChunkMissing:

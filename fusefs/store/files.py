@@ -35,6 +35,8 @@ class Found(NamedTuple):
     cid: ChunkId | None
     size: int
     mtime_s: float
+    error: OSError | None = None
+    """Why nothing else is known of it."""
 
 
 def path_of(cid: ChunkId) -> str:
@@ -92,7 +94,7 @@ class Files:
     def stat(self, cid: ChunkId) -> os.stat_result | None:
         try:
             return os.stat(path_of(cid), dir_fd=self.fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open(self, cid: ChunkId) -> int | None:
@@ -100,7 +102,7 @@ class Files:
         try:
             flags = os.O_RDONLY | os.O_CLOEXEC
             return os.open(path_of(cid), flags, dir_fd=self.fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def renew(self, cid: ChunkId, now_s: float) -> bool:
@@ -112,17 +114,27 @@ class Files:
         return True
 
     def unlink(self, path: str) -> bool:
-        """Remove a file by its path below `objects/`; False when it was gone."""
+        """Remove a file, or what stands for one and is an empty directory, by its path
+        below `objects/`; False when it was gone."""
         try:
             os.unlink(path, dir_fd=self.fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except IsADirectoryError:
+            os.rmdir(path, dir_fd=self.fd)
         return True
 
     def walk(self) -> Iterator[Found]:
-        """Every file of the fan-out directories, whatever its name."""
+        """Every file of the fan-out directories, whatever its name, and such a
+        directory that cannot be listed."""
         for number in range(256):
-            yield from self._walk_one(f"{number:02x}")
+            sub = f"{number:02x}"
+            try:
+                yield from self._walk_one(sub)
+            except NotADirectoryError:
+                yield Found(sub, None, 0, 0.0)
+            except OSError as error:
+                yield Found(sub, None, 0, 0.0, error)
 
     def _walk_one(self, sub: str) -> Iterator[Found]:
         try:
@@ -131,12 +143,15 @@ class Files:
             return
         try:
             for name in os.listdir(fd):
+                path, cid = f"{sub}/{name}", _parse(sub, name)
                 try:
                     stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                cid = _parse(sub, name)
-                yield Found(f"{sub}/{name}", cid, stat.st_size, stat.st_mtime)
+                except OSError as error:
+                    yield Found(path, cid, 0, 0.0, error)
+                    continue
+                yield Found(path, cid, stat.st_size, stat.st_mtime)
         finally:
             os.close(fd)
 
@@ -151,7 +166,7 @@ class Files:
                     if age_s > STALE_TMP_S:
                         os.unlink(name, dir_fd=fd)
                         removed += 1
-                except FileNotFoundError:
+                except OSError:  # gone, or no writer's: the store opens all the same
                     continue
         finally:
             os.close(fd)

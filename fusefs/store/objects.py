@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable
 
-from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.errors import ChunkMissing, Corrupt, FsError
 from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId, chunk_id
 from fusefs.store.database import Database
 from fusefs.store.descriptors import ChunkFile, Descriptors
@@ -29,6 +30,9 @@ from fusefs.store.types import (
 
 log = logging.getLogger(__name__)
 
+DAMAGE = (errno.EIO, errno.ELOOP)
+"""What a file cannot be opened for that is of the disk. Else its bytes may be sound, as
+those of one that another user made."""
 KNOWN_LIMIT = 32768
 """Sizes remembered: about 6 MiB of memory; beyond it all are forgotten."""
 
@@ -223,7 +227,12 @@ class Objects:
 
     def _open(self, cid: ChunkId) -> ChunkFile | None:
         """Open a large object, after hashing it if that is in doubt."""
-        fd = self.files.open(cid)
+        try:
+            fd = self.files.open(cid)
+        except OSError as error:
+            if self.delete_if_damaged(cid):
+                return None
+            raise Corrupt(f"opening {path_of(cid)}: {error.strerror}") from error
         if fd is None:
             return None
         stat = os.fstat(fd)
@@ -296,11 +305,18 @@ class Objects:
     # -- checking -------------------------------------------------------------
 
     def verify(self, cid: ChunkId) -> bool:
-        """Read the object from the disk and hash it. Raises ChunkMissing."""
+        """Read the object from the disk and hash it. Raises ChunkMissing; OSError when
+        it may be sound and cannot be opened."""
         data = self.index.get_small(cid)
         if data is not None:
             return chunk_id(data) == cid
-        fd = self.files.open(cid)
+        try:
+            fd = self.files.open(cid)
+        except OSError as error:
+            if error.errno not in DAMAGE:
+                raise
+            log.warning("opening %s: %s", path_of(cid), error.strerror)
+            return False
         if fd is None:
             raise self._missing(cid)
         return self._sound(cid, ChunkFile(fd, os.fstat(fd).st_size))
@@ -320,12 +336,23 @@ class Objects:
         return True
 
     def delete_if_damaged(self, cid: ChunkId) -> bool:
-        """True if the bytes, read twice, did not match their id: they are gone."""
+        """True if the bytes, read twice, did not match their id: they are gone (unless
+        the disk refuses even that)."""
         try:
             if self.verify(cid) or self.verify(cid):
                 return False
         except ChunkMissing:
             return False
+        except FsError:
+            raise
+        except OSError as error:
+            log.error("%s cannot be opened: %s", path_of(cid), error.strerror)
+            return False
         log.warning("%s is damaged; it is deleted and fetched again", path_of(cid))
-        self.delete(cid)
+        try:
+            self.delete(cid)
+        except FsError:
+            raise
+        except OSError as error:
+            log.error("%s cannot be deleted: %s", path_of(cid), error.strerror)
         return True

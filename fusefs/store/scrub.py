@@ -65,11 +65,14 @@ def check_suspects(store: Store) -> list[ChunkId]:
         is_suspect = (cid, found.mtime_s) in store.suspects
         if is_suspect and store.delete_if_damaged(cid):
             bad.append(cid)
-        elif problems := list(check.unindexed(store, cid, True)):
-            log.info("%s: %s; it has one now", cid.hex(), problems[0].detail)
+            continue
+        for problem in check.unindexed(store, cid, True):
+            log.info("%s: %s; it has one now", problem.subject, problem.detail)
     for row in store.index.larges():
-        for problem in check.row_problems(store, row, True):
-            log.info("%s: %s; repaired", problem.subject, problem.kind)
+        rows = check.row_problems(store, row, True)
+        for problem in check.readable(row.cid.hex(), rows):
+            done = "repaired" if problem.repaired else problem.detail
+            log.info("%s: %s; %s", problem.subject, problem.kind, done)
     with store.lock:
         store.index.set_state("suspect_s", None)
     store.suspects.end()

@@ -224,3 +224,74 @@ def test_killed_between_rename_and_row_the_next_makes_the_row(
         else:
             Store.open(tmp_path, min_free_bytes=0).close()
         assert list(store.check(contents=True)) == []
+
+
+# -- what the disk refuses --------------------------------------------------------
+
+
+def directory_for(directory: Path, cid: ChunkId, *, empty: bool = False) -> None:
+    """A directory stands where the object's file should be."""
+    path = directory / "objects" / path_of(cid)
+    path.unlink()
+    path.mkdir()
+    if not empty:
+        (path / "x").touch()
+
+
+def test_check_goes_on_behind_what_it_cannot_read_or_remove(tmp_path):
+    with checked_store(tmp_path) as store:
+        cids = sorted(store.put(bytes_of(LARGE, i)) for i in range(4))
+        directory_for(tmp_path, cids[0])
+        directory_for(tmp_path, cids[1], empty=True)
+        overwrite(tmp_path, cids[2], bytes(LARGE))
+        found = {(p.kind, p.repaired) for p in store.check(repair=True, contents=True)}
+        assert found == {("unreadable", False), ("damaged", True)}
+        assert store.missing(cids) == cids[1:3]
+        (tmp_path / "objects" / path_of(cids[0]) / "x").unlink()
+        assert kinds(store, repair=True, contents=True) == ["damaged"]
+
+
+def test_check_finds_a_file_instead_of_a_directory_of_objects(tmp_path):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        (tmp_path / "objects" / path_of(cid)).unlink()
+        (tmp_path / "objects" / cid.hex()[:2]).rmdir()
+        (tmp_path / "objects" / cid.hex()[:2]).touch()
+        assert store.missing([cid]) == [cid]
+        assert kinds(store, repair=True) == ["stray-file", "row-without-file"]
+        assert store.put(bytes_of(LARGE)) == cid
+
+
+def test_what_another_user_owns_is_reported_and_kept(tmp_path, monkeypatch):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+
+        def refuse(cid: ChunkId) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store.files, "open", refuse)
+            assert kinds(store, repair=True, contents=True) == ["unreadable"]
+            with pytest.raises(Corrupt, match="Permission denied"):
+                store.get(cid)
+            assert store.scrub().damaged == []
+        assert store.get(cid) == bytes_of(LARGE)
+
+
+def test_a_scrub_goes_on_behind_what_it_cannot_remove(tmp_path):
+    with checked_store(tmp_path) as store:
+        cids = sorted(store.put(bytes_of(LARGE, i)) for i in range(3))
+        directory_for(tmp_path, cids[0])
+        overwrite(tmp_path, cids[1], bytes(LARGE))
+        step = store.scrub()
+        assert (step.next, step.checked, step.damaged) == (None, 3, cids[:2])
+        (tmp_path / "objects" / path_of(cids[0]) / "x").unlink()
+        assert store.scrub().damaged == cids[:1]
+
+
+def test_a_store_opens_with_a_directory_among_its_temporary_files(tmp_path):
+    with checked_store(tmp_path):
+        pass
+    (tmp_path / "objects/tmp/x").mkdir()
+    with checked_store(tmp_path, clock=lambda: 1e10):
+        pass
