@@ -7,6 +7,7 @@ store's lock, so that no node runs meanwhile. Used by `dfs fsck` and by tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
 from fusefs.model.ids import ChunkId
 from fusefs.namespace.namespace import Namespace
+from fusefs.plain import plain
+from fusefs.store import salvage
 from fusefs.store.store import Store
 
 Progress = Callable[[str, int], None]
@@ -31,13 +34,14 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What was looked at. `absent` chunks are referenced here but kept by others;
-    `members` is unknown where the register of one is damaged."""
+    """What was looked at. `absent` chunks are referenced here but kept by others; both
+    numbers of chunks are unknown while small.db is damaged. `members` is unknown where
+    the register of one is damaged."""
 
     inodes: int
     bytes: int
-    chunks: int
-    absent: int
+    chunks: int | None
+    absent: int | None
     members: int | None
     digest: str
 
@@ -57,21 +61,38 @@ def check(
             have damaged are.
     """
     namespace = Namespace.open(store_dir)
-    store = Store.open(store_dir)
     try:
         progress("namespace", 0)
         for finding in _namespace(namespace, repair):
             found(finding)
-        for problem in store.check(
-            repair, contents=contents, progress=lambda n: progress("objects", n)
-        ):
-            found(
-                Finding(problem.kind, problem.subject, problem.detail, problem.repaired)
+        progress("index of objects", 0)
+        damaged = salvage.damage(store_dir / "small.db", quick=not contents)
+        if damaged and not repair:
+            found(Finding("database", "small.db", f"{damaged}; --repair makes it anew"))
+            return _summary(namespace, None, None)
+        if damaged:
+            small, large = salvage.rebuild(store_dir)
+            detail = (
+                f"{damaged}; made anew with the {small} small and {large} large objects"
+                f" that can be read; the old one is {salvage.DAMAGED}"
             )
-        absent = _references(namespace, store, found, progress)
-        return _summary(namespace, store, absent)
+            found(Finding("database", "small.db", detail, True))
+        with closing(Store.open(store_dir)) as store:
+            lost = bool(damaged)
+            for problem in store.check(
+                repair, contents=contents, progress=lambda n: progress("objects", n)
+            ):
+                lost |= problem.repaired
+                found(
+                    Finding(
+                        problem.kind, problem.subject, problem.detail, problem.repaired
+                    )
+                )
+            if lost:
+                store.note_lost()
+            absent = _references(namespace, store, found, progress)
+            return _summary(namespace, store, absent)
     finally:
-        store.close()
         namespace.close()
 
 
@@ -101,17 +122,36 @@ def _references(
     members = _members(namespace)
     alone = members is not None and members <= 1
     absent = 0
+    nowhere: dict[bytes, tuple[int, int]] = {}
     for number, (root, size, chunk_log2) in enumerate(_roots(namespace, found), 1):
         missing, broken = _count_missing(store, root, size, chunk_log2)
         absent += missing
-        subject = f"version {root.hex()} of {size} bytes"
         if broken:
+            subject = f"version {root.hex()} of {size} bytes"
             found(Finding("manifest", subject, broken))
         elif missing and alone:
-            found(Finding("missing", subject, f"{missing} chunks are nowhere"))
+            nowhere[root] = size, missing
         if number % 256 == 0:
             progress("files", number)
+    for finding in _lost(namespace, nowhere):
+        found(finding)
     return absent
+
+
+def _lost(
+    namespace: Namespace, nowhere: dict[bytes, tuple[int, int]]
+) -> Iterator[Finding]:
+    """Given (size, chunks that are nowhere) by root: the files, by name where they have
+    one."""
+    names = namespace.shown_as(nowhere)
+    for root, (size, missing) in nowhere.items():
+        version = f"version {root.hex()} of {size} bytes"
+        detail = f"{missing} chunks are nowhere"
+        for path in names.get(root, ()):
+            subject = plain("/" + path.decode(errors="backslashreplace"))
+            yield Finding("missing", subject, f"{detail}, of its {version}")
+        if root not in names:
+            yield Finding("missing", version, detail)
 
 
 def _roots(
@@ -155,12 +195,12 @@ def _count_missing(
     return len(store.missing(chunks)), ""
 
 
-def _summary(namespace: Namespace, store: Store, absent: int) -> Summary:
+def _summary(namespace: Namespace, store: Store | None, absent: int | None) -> Summary:
     totals = namespace.totals()
     return Summary(
         inodes=totals.inodes,
         bytes=totals.shown_bytes,
-        chunks=store.statistics().chunks,
+        chunks=store.statistics().chunks if store else None,
         absent=absent,
         members=_members(namespace),
         digest=namespace.digest().hex(),

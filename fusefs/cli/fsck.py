@@ -21,6 +21,7 @@ from fusefs.mountpoint.exits import (
     CommandError,
 )
 from fusefs.supervisor import lock
+from fusefs.supervisor.preparing import unusable
 
 DESCRIPTION = """\
 Checks the store of a node that does not run: registers, the tree derived from them,
@@ -65,7 +66,10 @@ def main(argv: list[str]) -> int:
             progress=progress,
         )
     except (FsError, OSError, sqlite3.DatabaseError) as error:
-        raise CommandError(f"cannot check {store}: {error}", FSCK_OPERATIONAL) from None
+        reason = f"cannot check {store}: {error}"
+        if isinstance(error.__cause__ or error, sqlite3.DatabaseError):
+            reason = unusable(str(store), error)
+        raise CommandError(reason, FSCK_OPERATIONAL) from None
     except KeyboardInterrupt:
         raise CommandError("cancelled", FSCK_CANCELLED) from None
     except Exception:
@@ -83,9 +87,12 @@ def main(argv: list[str]) -> int:
         print(msgspec.json.encode(report).decode())
     else:
         state = "clean" if not findings else f"{len(findings)} problems"
+        objects = "objects not looked at"
+        if summary.chunks is not None:
+            objects = f"{summary.chunks} objects here, {summary.absent} kept by others"
         print(
             f"{store}: {state}, {summary.inodes} inodes, {summary.bytes} bytes, "
-            f"{summary.chunks} objects here, {summary.absent} kept by others"
+            + objects
         )
     return exit_code(findings)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 
 from fusefs.model.ids import Ino, NodeId, Seq
@@ -253,6 +253,45 @@ class Reads:
                         yield content.root, content.size, content.chunk_log2
         finally:
             snapshot.close()
+
+    def contents(
+        self, after: bytes, limit: int
+    ) -> tuple[bytes | None, list[tuple[NodeId, bytes, bytes]]]:
+        """The next content registers behind a key (at first b""): the key of the last
+        one, None when there is none, and (writer, key, value) of each version."""
+        rows = self._read(
+            ROWS + "key > ? AND key < ? ORDER BY key LIMIT ?",
+            (max(after, CONTENT), bytes((CONTENT[0] + 1,)), limit),
+        )
+        versions = [
+            (sibling.node, key, sibling.value)
+            for key, state, _ in sound_rows(rows)
+            for sibling in decode_register(state).live
+        ]
+        return (rows[-1][0] if rows else None), versions  # type: ignore[return-value]
+
+    def shown_as(self, roots: Collection[bytes]) -> dict[bytes, list[bytes]]:
+        """The paths under which these versions of files are shown, without the first
+        slash. Looks at every inode."""
+        found: dict[bytes, list[bytes]] = {}
+        if not roots:
+            return found
+        snapshot = schema.connect(self.path, read_only=True)
+        try:
+            snapshot.execute("BEGIN")
+            for ino, root in snapshot.execute("SELECT ino, root FROM inode"):
+                if root in roots:
+                    found[root] = found.get(root, []) + [
+                        conflicts.path_of(snapshot, *name)
+                        for name in snapshot.execute(
+                            "SELECT parent, name FROM entry WHERE ino = ?"
+                            " ORDER BY parent, name",
+                            (ino,),
+                        ).fetchall()
+                    ]
+        finally:
+            snapshot.close()
+        return found
 
     # -- the whole ------------------------------------------------------------
 

@@ -47,7 +47,8 @@ def translated(error: sqlite3.Error, name: str = "small.db") -> FsError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return NoSpace(f"the store's disk is full ({name})")
-    return Corrupt(f"{name}: {error}; run `dfs fsck`")
+    repair = " --repair" if name == "small.db" else ""
+    return Corrupt(f"{name}: {error}; run `dfs fsck{repair}`")
 
 
 class Database:
@@ -75,11 +76,7 @@ class Database:
                 f" {SCHEMA_VERSION}: use a newer version of dfs"
             )
         if version < SCHEMA_VERSION:
-            writer.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA}"
-                f"PRAGMA application_id = {APPLICATION_ID};"
-                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+            create_tables(writer)
         writer.execute("SELECT 1 FROM state").fetchone()  # makes the -wal file exist
         return writer
 
@@ -198,6 +195,15 @@ class Database:
         self._checkpoint.close()
         self._writer.close()
         os.close(self._wal_fd)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make an empty database what this program works with."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {_SCHEMA}"
+        f"PRAGMA application_id = {APPLICATION_ID};"
+        f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
 
 
 def _sync_directory(path: Path) -> None:

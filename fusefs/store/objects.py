@@ -212,7 +212,7 @@ class Objects:
         if data is None:
             return None
         if chunk_id(data) != cid:
-            self.delete_if_damaged(cid)
+            self._lost(cid)
             return None
         self._remember(cid, len(data))
         return data
@@ -230,7 +230,7 @@ class Objects:
         try:
             fd = self.files.open(cid)
         except OSError as error:
-            if self.delete_if_damaged(cid):
+            if self._lost(cid):
                 return None
             raise Corrupt(f"opening {path_of(cid)}: {error.strerror}") from error
         if fd is None:
@@ -238,7 +238,7 @@ class Objects:
         stat = os.fstat(fd)
         file = ChunkFile(fd, stat.st_size)
         if self._doubtful(cid, stat.st_mtime) and not self._sound(cid, file):
-            self.delete_if_damaged(cid)
+            self._lost(cid)
             return None
         self._descriptors.add(cid, file)
         self._remember(cid, file.size)
@@ -356,3 +356,16 @@ class Objects:
         except OSError as error:
             log.error("%s cannot be deleted: %s", path_of(cid), error.strerror)
         return True
+
+    def _lost(self, cid: ChunkId) -> bool:
+        """`delete_if_damaged` for a reader, who fetches it again as any other. It may
+        have been a copy that others count on."""
+        damaged = self.delete_if_damaged(cid)
+        if damaged:
+            self.note_lost()
+        return damaged
+
+    def note_lost(self) -> None:
+        """The node sees to it that what it keeps is here again (`lost_s`)."""
+        with self.lock:
+            self.index.set_state("lost_s", self._clock())

@@ -255,6 +255,17 @@ class Store(Objects):
         """Hash the next objects; what is damaged is deleted and named."""
         return scrub.scrub(self, after, budget_bytes)
 
+    def lost_s(self) -> float | None:
+        """When objects were lost last that others may count as our copies; None: they
+        are here again."""
+        return self.index.state("lost_s")
+
+    def regained(self, lost_s: float) -> None:
+        """What was lost up to then is here again, or nobody has it."""
+        with self.lock:
+            if self.index.state("lost_s") == lost_s:
+                self.index.set_state("lost_s", None)
+
     def check(
         self,
         repair: bool = False,

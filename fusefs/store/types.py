@@ -24,6 +24,7 @@ RESPONSIBLE = 2
 """Placement gave it to us: never evicted."""
 PINNED = 4
 """The user wants it here: never evicted."""
+ALL_FLAGS = PUSHED | RESPONSIBLE | PINNED
 
 
 class StoreStatistics(msgspec.Struct, frozen=True):

@@ -158,19 +158,19 @@ DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 from its disk, its permissions or another process."""
 
 
-def unusable(store: str, error: FsError | sqlite3.Error) -> str:
+def unusable(store: str, error: OSError | sqlite3.Error) -> str:
     """The sentence for a user whose store cannot be opened."""
-    reason = error.strerror if isinstance(error, FsError) else str(error)
+    reason = str(error.__cause__ or getattr(error, "strerror", error))
     if not _is_damage(error) and (Path(store) / "meta.db").exists():
         return f"the store {store} cannot be opened: {reason}"
     return (
         f"the database of the store {store} is damaged ({reason}); move the store away "
         "and join again with --join TOKEN: bytes that only this machine had are in "
-        "objects/ of the old one"
+        "objects/ and small.db of the old one"
     )
 
 
-def _is_damage(error: FsError | sqlite3.Error) -> bool:
+def _is_damage(error: OSError | sqlite3.Error) -> bool:
     code = getattr(error.__cause__ or error, "sqlite_errorcode", None)
     if code is None:
         return "has format" not in str(error)  # of a newer dfs

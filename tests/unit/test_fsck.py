@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from fusefs import cli
 from fusefs.model.records import Member
 from fusefs.namespace import Namespace
+from fusefs.store import Store
 from tests.lib.local import Local
 
 CLEAN, CORRECTED, UNCORRECTED, OPERATIONAL = 0, 1, 4, 8
@@ -176,3 +178,47 @@ def test_damage_nobody_thought_of_does_not_read_as_corrected(
     damage(store, "UPDATE digest_delta SET delta = x'00'")
     assert fsck(store, "--repair") == OPERATIONAL
     assert "Traceback" in capsys.readouterr().err
+
+
+# -- small.db ----------------------------------------------------------------------
+
+
+def overwrite(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at : at + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+
+
+def test_a_damaged_index_of_objects_is_made_anew(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overwrite(store / "small.db", 0)
+    assert fsck(store) == UNCORRECTED
+    assert "--repair makes it anew" in capsys.readouterr().out
+    assert fsck(store, "--repair") == CORRECTED
+    assert "2 small and 0 large" in capsys.readouterr().out
+    assert fsck(store) == CLEAN
+    with closing(Store.open(store)) as opened:
+        assert opened.lost_s() is not None
+
+
+def test_the_files_are_named_whose_bytes_are_nowhere(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store / "small.db"
+    overwrite(path, path.read_bytes().index(b"x" * 1900) // 4096 * 4096)
+    assert fsck(store, "--repair") == CORRECTED | UNCORRECTED
+    said = capsys.readouterr().out
+    assert "missing: /a/2: 1 chunks are nowhere, of its version" in said
+    assert "missing: /b/2:" in said
+    assert fsck(store, "--repair") == UNCORRECTED
+
+
+def test_a_damaged_namespace_is_no_reason_to_run_fsck(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overwrite(store / "meta.db", 0)
+    assert fsck(store, "--repair") == OPERATIONAL
+    said = capsys.readouterr().err
+    assert "--join TOKEN" in said
+    assert "run `dfs fsck" not in said
