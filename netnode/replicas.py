@@ -62,6 +62,8 @@ class _Root(msgspec.Struct, frozen=True):
     chunk_log2: int
     writer: NodeId
     due: float
+    lost: bool = False
+    """Chunks of it were lost here: what is here again became cache."""
 
 
 class Replicas:
@@ -112,8 +114,21 @@ class Replicas:
         for writer, _, value in writes:
             self._note(self._remote, writer, value, due)
 
+    def lost(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """Chunks of any of these may be lost here, or be here again as cache."""
+        now = self._environment.now()
+        self._seen.clear()
+        for writer, _, value in writes:
+            self._note(self._remote, writer, value, now, lost=True)
+
     def _note(
-        self, queue: deque[_Root], writer: NodeId, value: bytes, due: float
+        self,
+        queue: deque[_Root],
+        writer: NodeId,
+        value: bytes,
+        due: float,
+        *,
+        lost: bool = False,
     ) -> None:
         content = decode_content(value)
         if not content.root:
@@ -121,7 +136,13 @@ class Replicas:
         if len(queue) >= MAX_ROOTS:
             self._scan = True
             return
-        queue.append(_Root(content.root, content.size, content.chunk_log2, writer, due))
+        root, size, chunk_log2 = content.root, content.size, content.chunk_log2
+        queue.append(_Root(root, size, chunk_log2, writer, due, lost))
+
+    @property
+    def to_pull(self) -> int:
+        """Files that were told as `applied` or `lost` and not looked at yet."""
+        return len(self._remote)
 
     def peer_gone(self, peer: NodeId) -> None:
         self._pushes.peer_gone(peer)
@@ -292,6 +313,8 @@ class Replicas:
         except (ChunkMissing, Corrupt):
             return
         self._note_seen(node, root.due)
+        if root.lost:
+            self._pull_chunks(root, [node])
         children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
         if level > 1:
             for child in children:
@@ -322,7 +345,10 @@ class Replicas:
             if cid != HOLE
             and me in holders(cid, members, self.replicas, writer=root.writer)
         ]
-        for cid in self._store.missing(mine):
+        missing = self._store.missing(mine)
+        if root.lost and len(missing) < len(mine):
+            self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
+        for cid in missing:
 
             def done(error: int, reason: str, cid: ChunkId = cid) -> None:
                 if not error:

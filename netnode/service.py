@@ -36,6 +36,7 @@ from netnode.heartbeat import Heartbeat
 from netnode.horizons import keep_horizon
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
+from netnode.regaining import Regaining
 from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
 from netnode.serving import Serving
@@ -126,6 +127,9 @@ class Node:
         )
         self.keeper = Replicas(store, self.chunks, self.membership, environment)
         self.upkeep = Upkeep(store, self.chunks, environment)
+        self._regaining = Regaining(
+            namespace, store, self.chunks, self.keeper, self.membership, environment
+        )
         self._greeter = Greeter(
             self.me, settings.name, self.membership, environment, namespace.horizon
         )
@@ -237,6 +241,7 @@ class Node:
                 self.chunks.keep_time,
                 self.keeper.run,
                 self.upkeep.run,
+                self._regaining.run,
                 self._sync_disk,
                 self._verify_registers,
                 self._keep_horizon,

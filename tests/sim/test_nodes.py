@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 import trio
 
+from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
+from fusefs.store.files import path_of
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.transport import BrokenStream
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
@@ -518,6 +521,66 @@ async def test_damaged_chunk_is_found_and_fetched_again(cluster: SimCluster) -> 
     await trio.sleep(60)
     assert a.store.get(chunk_id(data)) == data
     assert a.node is not None and a.node.upkeep.damaged == 1
+
+
+@simulated
+async def test_a_copy_that_a_reader_found_damaged_is_a_copy_again(
+    cluster: SimCluster,
+) -> None:
+    """The writer counts on it; as cache it would be evicted one day."""
+    a, b = await cluster.start(2)
+    ids = write_large(a, b"file")
+    small = chunk_id(b"small")
+    a.create(b"other", data=b"small")
+    await trio.sleep(5)
+    assert list(a.store.pushed()) == []
+    await b.stop()
+    await b.start()  # what was there before is hashed before it is used
+    for cid in ids[:2]:
+        path = b.directory / "objects" / path_of(cid)
+        path.chmod(0o600)
+        path.write_bytes(b"?" * 65536)
+        os.utime(path, (0, 0))
+    with b.store.lock:
+        b.store.database.run("UPDATE small SET data = x'00' WHERE id = ?", (small,))
+    for cid in (*ids[:2], small):
+        with pytest.raises(ChunkMissing):
+            b.store.get(cid)
+    await cluster.until_connected()
+    assert await b.fetch([*ids[:2], small]) == 0
+    assert not b.store.flags(ids[0]) & RESPONSIBLE
+    await trio.sleep(30)
+    assert all(b.store.flags(cid) & RESPONSIBLE for cid in (*ids[:2], small))
+    assert b.store.lost_s() is None
+
+
+@simulated
+async def test_what_was_lost_with_the_index_of_objects_is_fetched_from_all_who_come(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    await b.stop()
+    mine = write_large(a, b"file")
+    theirs = chunk_id(b"of c")
+    c.create(b"other", data=b"of c")
+    await a.stop()
+    await b.start()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    await trio.sleep(5)
+    for cid in (*mine, theirs):
+        for node in (b, c):
+            node.store.delete(cid)  # all of c's copies but those of the writers
+    c.store.put(b"of c")
+    b.store.note_lost()
+    await trio.sleep(60)
+    assert b.store.missing([*mine, theirs]) == mine
+    assert b.store.lost_s() is not None  # a was not asked
+    await a.start()
+    await cluster.until_connected()
+    await trio.sleep(60)
+    assert b.store.missing(mine) == []
+    assert b.store.lost_s() is None
 
 
 @simulated
