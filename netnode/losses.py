@@ -23,6 +23,16 @@ class Losses:
             wanting[self._me] = min(wanting.get(self._me, Seq(0)), self._lost_after)
         return wanting
 
+    def told(self, vector: Vector) -> dict[NodeId, Seq]:
+        """What a Hello says we have: of our own no more than what is surely here. Who
+        has forgotten deletes that were lost here must not take us for one that knows
+        of them."""
+        telling = dict(vector)
+        if self._lost_after is not None:
+            own = telling.get(self._me, Seq(0))
+            telling[self._me] = min(own, self._lost_after)
+        return telling
+
     def got_back(self, peer: NodeId) -> None:
         """All that the peer has of what was lost here is here again."""
         if self._lost_after is None:

@@ -195,6 +195,10 @@ class Replicator:
 
     # -- a peer comes and goes -------------------------------------------------------
 
+    def told(self) -> dict[NodeId, Seq]:
+        """What our Hello says we have."""
+        return self._losses.told(self.vector)
+
     def joined(self, peer: Peer, our_vector: Vector) -> None:
         """`our_vector`: the one our Hello told."""
         hello = peer.hello

@@ -388,7 +388,7 @@ class Node:
             self.boot,
             self.settings.addresses(self.port) if control else (),
             self.port,
-            dict(self.replicator.vector) if control else {},
+            self.replicator.told() if control else {},
             self.last_hlc,
             now_ms,
             self.peers.ids() if control else (),

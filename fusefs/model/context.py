@@ -51,6 +51,12 @@ def context_of(dots: Iterable[tuple[int, int]]) -> dict[NodeId, Seq]:
     return out
 
 
+def cuts_into(last: Seq, epoch: int) -> int:
+    """How many power cuts behind `last` lead into that epoch, or a later one."""
+    missing = epoch - (last >> EPOCH_BITS)
+    return max(1, -(-missing // EPOCHS_PER_POWER_CUT))
+
+
 def after_power_cut(last: Seq, cuts: int) -> Seq:
     """The next number when so many power cuts may have taken what came after `last`."""
     return Seq((last >> EPOCH_BITS) + cuts * EPOCHS_PER_POWER_CUT << EPOCH_BITS)

@@ -75,10 +75,16 @@ def merge(a: Register, b: Register) -> Register:
     """The least register that knows what both know."""
     kept = {s.dot: s for s in a.siblings if not has_seen(b.context, s.dot)}
     kept.update((s.dot, s) for s in b.siblings if not has_seen(a.context, s.dot))
-    in_b = {s.dot for s in b.siblings}
-    kept.update((s.dot, s) for s in a.siblings if s.dot in in_b)
+    in_b = {s.dot: s for s in b.siblings}
+    kept.update((s.dot, _one(s, in_b[s.dot])) for s in a.siblings if s.dot in in_b)
     siblings = tuple(kept[dot] for dot in sorted(kept))
     return Register(merged(a.context, b.context), siblings)
+
+
+def _one(a: Sibling, b: Sibling) -> Sibling:
+    """Of two with one dot. They are equal, unless somebody ran two copies of a store:
+    then all nodes choose the same."""
+    return a if a == b else max(a, b, key=lambda s: (s.hlc, s.value))
 
 
 def forgotten(register: Register, upto: Vector) -> Register:

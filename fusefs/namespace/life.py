@@ -5,18 +5,40 @@ Notes in the table `meta` (docs/formats.md, section 3).
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from fusefs.errors import Corrupt
+from fusefs.model.context import EPOCHS_PER_POWER_CUT, cuts_into
 from fusefs.model.ids import NodeId, Seq
 from fusefs.namespace.lock import WriteLock
+
+_AT_FDCWD, _STATX_BTIME, _STATX_BYTES = -100, 0x800, 256
+_FIRST_TURN_NS, _TURN_NS = 1_735_689_600 * 10**9, 600 * 10**9
+"""Copies get epochs by when they were used first, in steps of ten minutes since 2025:
+there are 2^23 (`model.context.writer`), enough for 79 years."""
+_libc = ctypes.CDLL(None)
 
 
 def boot_id() -> str:
     """Changes with every boot of the kernel (proc(5))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def file_id(path: Path) -> str:
+    """Another one for each copy of a file: when it was made (statx(2)); "" where the
+    file system does not tell."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    statx = getattr(_libc, "statx", None)
+    if statx and statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, buffer) == 0:
+        (told,) = struct.unpack_from("=I", buffer, 0)
+        if told & _STATX_BTIME:
+            return "{}.{:09}".format(*struct.unpack_from("=qI", buffer, 80))
+    return ""
 
 
 def own_id(db: sqlite3.Connection) -> NodeId:
@@ -33,10 +55,14 @@ class Life:
     def __init__(
         self,
         writer: sqlite3.Connection,
+        path: Path,
         lock: WriteLock,
         node_id: NodeId,
         sync: Callable[[], None],
+        clock: Callable[[], int],
     ) -> None:
+        self._path = path
+        self._clock = clock
         self._writer = writer
         self._write_lock = lock
         self._node_id = node_id
@@ -44,21 +70,30 @@ class Life:
 
     def mark_running(self) -> bool:
         """Called once by the owner of the store at start; what it notes is on disk
-        when it returns. True: the machine went down without a clean stop, so the
-        local seq jumps and objects are suspect."""
+        when it returns. True: the machine went down without a clean stop, or the store
+        is a copy, perhaps an old one: the local seq jumps and objects are suspect."""
         with self._write_lock:
             self._write_lock.raise_counter()
             before, clean = self._meta("boot_id"), self._meta("clean")
             power_cut = bool(before) and not int(clean or 0) and before != boot_id()
-            if power_cut:
-                # those noted before are still there: what came after was lost, too
-                self._set_meta("skip", int(self._meta("skip") or 0) + 1)
+            known, file = self._meta("file"), file_id(self._path)
+            is_copy = bool(known and file) and known != file
+            # those noted before are still there: what came after was lost, too
+            skip = int(self._meta("skip") or 0) + 1
+            if is_copy:
+                # Another copy of the same store may have been used before.
+                turn = (self._clock() - _FIRST_TURN_NS) // _TURN_NS
+                epoch = EPOCHS_PER_POWER_CUT * turn
+                skip = max(skip, cuts_into(self._own_seq(), epoch))
+            if power_cut or is_copy:
+                self._set_meta("skip", skip)
                 if not self._meta("lost_after"):
                     self._set_meta("lost_after", self._own_seq())
+            self._set_meta("file", file or known)
             self._set_meta("boot_id", boot_id())
             self._set_meta("clean", 0)
         self._sync()
-        return power_cut
+        return power_cut or is_copy
 
     def lost_after(self) -> Seq | None:
         """After a power cut: own transactions above this may be lost here and known

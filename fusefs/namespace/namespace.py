@@ -57,7 +57,7 @@ class Namespace(Reads):
         self._clock = clock
         self._warm = Warm()
         self.node_id = own_id(writer)
-        self.life = Life(writer, self._write_lock, self.node_id, self.sync)
+        self.life = Life(writer, path, self._write_lock, self.node_id, self.sync, clock)
         self._wal_fd: int | None = None
         self.before_sync: Callable[[], None] = lambda: None
         """What has to be durable before a commit is."""

@@ -149,7 +149,10 @@ def mark_running(config: Config) -> Config:
             MOUNT_FAILURE if config.mountpoint else FAILED,
         ) from error
     if power_cut:
-        log.warning("the machine went down while mounted; chunks will be verified")
+        log.warning(
+            "the machine went down while mounted, or the store was copied; chunks will"
+            " be verified"
+        )
     return msgspec.structs.replace(config, power_cut=power_cut)
 
 

@@ -90,3 +90,12 @@ def test_encoding_round_trips_and_is_canonical(history: tuple) -> None:
         data = encode_register(register)
         assert decode_register(data) == register
         assert encode_register(decode_register(data)) == data
+
+
+def test_two_values_of_one_dot_merge_into_the_same_everywhere() -> None:
+    """As of two copies of a store that ran side by side."""
+    one, other = (
+        Register({NODES[0]: Seq(3)}, (Sibling(NODES[0], Seq(3), hlc, value),))
+        for hlc, value in ((Hlc(5), b"x"), (Hlc(4), b"y"))
+    )
+    assert merge(one, other) == merge(other, one) == one

@@ -119,6 +119,84 @@ async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -
     assert a.names() == [b"later"]
 
 
+def write(node: SimNode, name: bytes, data: bytes) -> None:
+    entry = node.namespace.entry(1, name)
+    assert entry is not None
+    cid = node.store.put(data)
+    with node.namespace.transaction() as t:
+        t.set_content(
+            entry.ino, size=len(data), root=cid, chunk_log2=20, mtime_ns=t.now_ns
+        )
+    node.publish(t.tx)
+
+
+async def restored(cluster: SimCluster, node: SimNode, copy: Path) -> None:
+    """The node's store is an old copy of it, and it starts without its peers."""
+    await node.stop()
+    shutil.rmtree(node.directory)
+    shutil.copytree(copy, node.directory)
+    names = {n.name for n in cluster.nodes}
+    cluster.fabric.partition({node.name}, names - {node.name})
+    await node.start()
+
+
+@simulated
+async def test_what_a_restored_store_wrote_before_it_met_the_others_is_kept(
+    cluster: SimCluster,
+) -> None:
+    """Its numbers would be those of what it wrote before it was restored."""
+    a, b, c, away = await cluster.start(4)
+    b.create(b"file", data=b"first")
+    await cluster.until_equal()
+    await away.stop()  # so no deletes are forgotten
+    await b.stop()
+    copy = cluster.directory / "copy"
+    shutil.copytree(b.directory, copy)
+    for data in (b"second", b"third"):  # restored twice, to the same state
+        await restored(cluster, b, copy) if b.node else await b.start()
+        cluster.fabric.heal()
+        await cluster.until_connected()
+        await cluster.until_equal()
+        write(b, b"file", data)
+        await cluster.until_equal()
+        await trio.sleep(700)
+    await restored(cluster, b, copy)
+    write(b, b"file", b"fourth")
+    cluster.fabric.heal()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    for node in (a, b, c):
+        assert set(paths(node).values()) == {chunk_id(b"third"), chunk_id(b"fourth")}
+
+
+@simulated
+async def test_a_restored_store_brings_no_deleted_file_back_by_writing(
+    cluster: SimCluster,
+) -> None:
+    a, b, _ = await cluster.start(3)
+    for number in range(30):
+        b.create(b"f%d" % number)
+    await cluster.until_equal()
+    await b.stop()
+    copy = cluster.directory / "copy"
+    shutil.copytree(b.directory, copy)
+    await b.start()
+    await cluster.until_connected()
+    for number in range(30):
+        b.unlink(b"f%d" % number)
+    await trio.sleep(1500)
+    await restored(cluster, b, copy)
+    for number in range(40):
+        b.create(b"new%d" % number)
+    cluster.fabric.heal()
+    await trio.sleep(10)
+    assert b.node is not None
+    for _ in range(30):  # others dial it, too, and it does not know yet what for
+        await trio.sleep(1)
+        assert "older than" in b.node.refused
+    assert a.names() == []
+
+
 def test_log_says_where_the_files_are(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

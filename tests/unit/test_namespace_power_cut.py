@@ -99,3 +99,59 @@ def test_start_is_noted_on_disk_before_the_first_write(
     monkeypatch.setattr(Namespace, "sync", sync)
     machine.start().close()
     assert synced
+
+
+def test_a_copy_of_a_store_uses_none_of_its_numbers(
+    machine: Machine, tmp_path: Path
+) -> None:
+    node = machine.start()
+    machine.sync()
+    used = [write(node) for _ in range(3)]
+    node.close()
+    for name in FILES:
+        if (tmp_path / "synced" / name).exists():
+            shutil.copyfile(tmp_path / "synced" / name, tmp_path / name)
+    shutil.copyfile(tmp_path / "store/meta.db", tmp_path / "last.db")
+    (tmp_path / "last.db").replace(tmp_path / "store/meta.db")
+    node = Namespace.open(tmp_path / "store")
+    assert node.life.mark_running()
+    assert node.life.lost_after() == used[-1]
+    assert write(node) not in used
+    node.close()
+    node = Namespace.open(tmp_path / "store")
+    assert not node.life.mark_running()
+    node.close()
+
+
+def test_copies_used_at_different_times_use_different_numbers(tmp_path: Path) -> None:
+    Namespace.create(tmp_path, NodeId(5)).close()
+    used = []
+    for day in range(3):
+        copy = tmp_path / str(day)
+        copy.mkdir()
+        shutil.copyfile(tmp_path / "meta.db", copy / "meta.db")
+        now_ns = (1_800_000_000 + day * 86_400) * 10**9
+        node = Namespace.open(copy, clock=lambda now_ns=now_ns: now_ns)
+        if day == 0:
+            node.life.mark_running()
+            node.close()
+            shutil.copyfile(copy / "meta.db", tmp_path / "meta.db")
+            continue
+        assert node.life.mark_running()
+        used.append(write(node))
+        node.close()
+    assert used[0] < used[1] < 1 << 51  # its epochs are 23 bits
+
+
+def test_a_file_is_told_from_its_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"x")
+    shutil.copy2(one, other)
+    before = module.file_id(one)
+    assert before != module.file_id(other)
+    one.write_bytes(b"changed")
+    assert module.file_id(one) == before
+    monkeypatch.setattr(module, "_libc", None)  # one without statx(2)
+    assert module.file_id(one) == ""
