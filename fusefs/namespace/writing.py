@@ -139,15 +139,28 @@ class Writing:
     # -- numbers ----------------------------------------------------------------
 
     def new_ino(self, parent: Ino, name: bytes, kind: int) -> Ino:
-        """The number for a new inode here; never one that was used before."""
+        """The number for a new inode here; never one that was used before.
+
+        A name that came and went for years (a lock file) has used thousands, one after
+        the other: the first free one is searched for, not counted up to."""
         latest = self._registers.load(dirent_key(parent, name)).latest
         dot: Dot = latest.dot if latest else (NodeId(0), Seq(0))
-        bump = 0
-        while True:
+
+        def free(bump: int) -> Ino | None:
             ino = derive_ino(parent, name, kind, dot, bump)
-            if ino >= FIRST_FREE_INO and not self._used(ino, kind):
-                return ino
-            bump += 1
+            return ino if ino >= FIRST_FREE_INO and not self._used(ino, kind) else None
+
+        used, bump = -1, 0
+        while (found := free(bump)) is None:
+            used, bump = bump, 2 * bump + 1
+        while bump - used > 1:
+            middle = (used + bump) // 2
+            ino = free(middle)
+            if ino is None:
+                used = middle
+            else:
+                found, bump = ino, middle
+        return found
 
     def _used(self, ino: Ino, kind: int) -> bool:
         """Whether the number was given, or holds data that nobody here has seen: a
