@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from fusefs.errors import ChunkMissing, FsError
+from fusefs.model.ids import ChunkId
 from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.store import gc
@@ -38,6 +40,13 @@ REST = 50
 takes a second, and nobody waits for it."""
 PAUSE_S = 0.002
 """Given to others between a few hundred objects of a collection."""
+FETCH_LIMIT_S = 10.0
+MOST_FAILURES = 3
+"""Of fetches in one collection: then nobody is asked any more."""
+
+Fetch = Callable[[ChunkId, Callable[[], bool]], None]
+"""Brings a chunk into the store, from a peer; told whether it is not wanted any more.
+Raises FsError."""
 
 
 class Stopped(Exception):
@@ -54,13 +63,17 @@ class Housekeeping:
         open_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
         renew_leases: Callable[[], None] = lambda: None,
         late_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
+        fetch: Fetch | None = None,
     ) -> None:
         """`open_roots`: data that only open files name, `late_roots`: since they were
         asked for (asked for behind the registers); `renew_leases`: marks what nothing
-        names yet as new."""
+        names yet as new; `fetch`: None without peers."""
         self._store, self._namespace = store, namespace
         self._open_roots = open_roots
         self._late_roots = late_roots
+        self._fetch = fetch
+        self._failures = 0
+        """Of fetches in this collection."""
         self._renew_leases = renew_leases
         self._collected_s = time.monotonic()
         self._bytes_then = store.statistics().bytes
@@ -146,6 +159,7 @@ class Housekeeping:
 
     def _collect(self, grace_s: float) -> None:
         self._runs += 1
+        self._failures = 0
         self._renew_leases()
         began_s = time.monotonic()
         done = gc.collect(
@@ -155,12 +169,28 @@ class Housekeeping:
             ),
             now_s=time.time(),
             grace_s=grace_s,
+            load=self._manifest_node,
             run=self._runs,
             pause=self._pause,
         )
         self._collected_s = began_s
         self._bytes_then = self._store.statistics().bytes
         log.info("collected garbage: %s", done)
+
+    def _manifest_node(self, node: ChunkId) -> bytes:
+        """From a peer if need be: with more members than replicas not every node is
+        kept here, and without one of them nothing but cache could go."""
+        try:
+            return self._store.get(node)
+        except ChunkMissing:
+            if self._fetch is None or self._failures >= MOST_FAILURES:
+                raise
+        try:
+            self._fetch(node, self._ended.is_set)
+        except FsError:
+            self._failures += 1
+            raise
+        return self._store.get(node)
 
     def _pause(self) -> None:
         if self._ended.wait(PAUSE_S):

@@ -24,7 +24,7 @@ from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
-from fusefs.housekeeping import Housekeeping
+from fusefs.housekeeping import FETCH_LIMIT_S, Housekeeping
 from fusefs.model.tx import Effects
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
@@ -180,6 +180,9 @@ def main(argv: list[str]) -> int:
         parts.vfs.live_roots,
         parts.vfs.renew_leases,
         parts.vfs.late_roots,
+        lambda cid, cancelled: parts.link.fetch(
+            (cid,), timeout_s=FETCH_LIMIT_S, cancelled=cancelled
+        ),
     )
     try:
         serve(config, parts, arguments.fuse_fd, readiness.ready)

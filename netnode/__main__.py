@@ -42,6 +42,7 @@ from netnode.environment import Environment
 from netnode.link import LinkServer
 from netnode.service import Node, Settings
 from netnode.tcp import TcpNetwork, bind
+from netnode.threadfetch import ThreadFetch
 from netnode.tls import Contexts
 
 log = logging.getLogger("dfs.node")
@@ -146,10 +147,11 @@ def run(config: Config) -> None:
         min_free_bytes=config.min_free,
         cache_bytes=config.cache_size or None,
     )
+    fetch = ThreadFetch()
     # With a mount the worker does this: it knows the open files.
-    house = None if config.mountpoint else Housekeeping(store, namespace)
+    house = None if config.mountpoint else Housekeeping(store, namespace, fetch=fetch)
     try:
-        trio.run(serve, config, identity, namespace, store)
+        trio.run(serve, config, identity, namespace, store, fetch)
     finally:
         if house is not None:
             house.stop()
@@ -158,7 +160,11 @@ def run(config: Config) -> None:
 
 
 async def serve(
-    config: Config, identity: identities.Identity, namespace: Namespace, store: Store
+    config: Config,
+    identity: identities.Identity,
+    namespace: Namespace,
+    store: Store,
+    fetch: ThreadFetch,
 ) -> None:
     """Build everything, run it, until SIGTERM or the command `shutdown`."""
     store_dir = Path(config.store)
@@ -184,6 +190,7 @@ async def serve(
         memory = map_file(config.run_dir / "fence")
         fence = NodeFence(memory) if memory is not None else None
     node = Node(settings, namespace, store, network, Environment(), fence)
+    fetch.begin(node)
     link = LinkServer(
         node,
         config.run_dir / "node.sock",

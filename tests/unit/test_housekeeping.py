@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fusefs import housekeeping
-from fusefs.model.ids import ROOT_INO, NodeId, chunk_id
+from fusefs.errors import Unreachable
+from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.namespace import Namespace
 from fusefs.store import Store
@@ -105,3 +107,62 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes // 3)
     assert not house._scarce(found)
     house.stop()
+
+
+def test_garbage_goes_although_a_manifest_is_kept_by_others_only(
+    kept, monkeypatch
+) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    chunks = [store.put(bytes((n,)) * 4096) for n in range(2)]
+    node = b"".join(chunks)
+    root = chunk_id(node)
+    with namespace.transaction() as t:
+        ino = t.new_ino(ROOT_INO, b"file", S_REG)
+        t.create(ROOT_INO, b"file", ino, 0o100644, 0, 0)
+        t.set_content(ino, size=8192, root=root, chunk_log2=12, mtime_ns=t.now_ns)
+    garbage = store.put(b"o" * 40_000)
+    asked: list[bytes] = []
+    reachable = False
+
+    def fetch(cid: ChunkId, cancelled: Callable[[], bool]) -> None:
+        asked.append(cid)
+        if not reachable:
+            raise Unreachable("no peer has it")
+        store.put_verified(cid, node)
+
+    house = housekeeping.Housekeeping(store, namespace, fetch=fetch)
+    for clock in ((housekeeping.time, "time"), (store, "_clock")):
+        monkeypatch.setattr(*clock, lambda: 4e9)  # grace is over for what is here
+    house._collect(1.0)
+    assert (asked, store.missing([garbage])) == ([root], [])
+    reachable = True
+    house._collect(1.0)
+    house.stop()
+    assert asked == [root, root]
+    assert store.missing([*chunks, root, garbage]) == [garbage]
+
+
+def test_a_collection_without_peers_does_not_ask_for_every_manifest(
+    kept, monkeypatch
+) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    store.put(b"o" * 40_000)
+    for number in range(10):
+        with namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, b"%d" % number, S_REG)
+            t.create(ROOT_INO, b"%d" % number, ino, 0o100644, 0, 0)
+            root = chunk_id(b"%d" % number)
+            t.set_content(ino, size=8192, root=root, chunk_log2=12, mtime_ns=t.now_ns)
+    asked: list[bytes] = []
+
+    def fetch(cid: ChunkId, cancelled: Callable[[], bool]) -> None:
+        asked.append(cid)
+        raise Unreachable("no peer has it")
+
+    house = housekeeping.Housekeeping(store, namespace, fetch=fetch)
+    monkeypatch.setattr(housekeeping.time, "time", lambda: 4e9)
+    house._collect(0.0)
+    house.stop()
+    assert len(asked) == housekeeping.MOST_FAILURES
