@@ -40,6 +40,9 @@ REST = 50
 takes a second, and nobody waits for it."""
 PAUSE_S = 0.002
 """Given to others between a few hundred objects of a collection."""
+HELD, ASIDE = "held", "aside"
+"""In the store while changes of others are held back (formats.md, section 12), and
+while files of an earlier namespace are not brought into this one yet."""
 FETCH_LIMIT_S = 10.0
 MOST_FAILURES = 3
 """Of fetches in one collection: then nobody is asked any more."""
@@ -165,7 +168,10 @@ class Housekeeping:
         done = gc.collect(
             self._store,
             itertools.chain(
-                self._open_roots(), self._namespace.live_roots(), self._late_roots()
+                self._unknown_roots(),
+                self._open_roots(),
+                self._namespace.live_roots(),
+                self._late_roots(),
             ),
             now_s=time.time(),
             grace_s=grace_s,
@@ -176,6 +182,15 @@ class Housekeeping:
         self._collected_s = began_s
         self._bytes_then = self._store.statistics().bytes
         log.info("collected garbage: %s", done)
+
+    def _unknown_roots(self) -> Iterator[gc.MaybeRoot]:
+        """What is kept may be of files that the namespace does not have: of others,
+        whose changes are held back, for days perhaps; of this node, which joined anew
+        and is not level with the others yet. Looked at before the registers, which have
+        them when the reason goes."""
+        store = self._namespace.path.parent
+        if (store / HELD).exists() or any((store / ASIDE).glob("*/meta.db")):
+            yield None
 
     def _manifest_node(self, node: ChunkId) -> bytes:
         """From a peer if need be: with more members than replicas not every node is

@@ -38,9 +38,6 @@ class Held(msgspec.Struct):
     apply: bool | None = None
 
 
-HELD = "held"
-"""In the store directory."""
-
 _decode = msgspec.json.Decoder(Line).decode
 
 

@@ -8,6 +8,7 @@ import logging
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from fusefs.housekeeping import HELD
 from fusefs.model.conflict import conflict_name
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import Ino
@@ -30,7 +31,7 @@ from fusefs.namespace.types import Inode
 from netnode.core.guard import Guard, Removals
 from netnode.core.guard import State as GuardState
 from netnode.environment import Environment
-from netnode.heldfile import HELD, HeldFile
+from netnode.heldfile import HeldFile
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import trio
 
+from fusefs.housekeeping import ASIDE, HELD
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import ATTRS, S_DIR
 from fusefs.model.register import decode_register
@@ -27,13 +28,11 @@ from fusefs.model.vector import Vector, covers
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Inode
-from netnode.heldfile import HELD
 from netnode.identity import write_private
 from netnode.service import Node
 
 log = logging.getLogger(__name__)
 
-ASIDE = "aside"
 REFUSED = "refused"
 LOST_FOUND = b"lost+found"
 LOOK_S = 1.0

@@ -14,6 +14,7 @@ from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.namespace import Namespace
 from fusefs.store import Store
+from fusefs.store.types import PUSHED, RESPONSIBLE
 
 
 @pytest.fixture
@@ -166,3 +167,25 @@ def test_a_collection_without_peers_does_not_ask_for_every_manifest(
     house._collect(0.0)
     house.stop()
     assert len(asked) == housekeeping.MOST_FAILURES
+
+
+@pytest.mark.parametrize("why", ["held", "aside/name-date/meta.db"])
+def test_what_is_kept_for_files_not_known_yet_stays(
+    kept, monkeypatch, why: str
+) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    monkeypatch.setattr(housekeeping.time, "time", lambda: 4e9)
+    cids = [store.put(bytes((n,)) * 40_000, pushed=False) for n in range(3)]
+    store.set_flags(cids[:1], set_=RESPONSIBLE)
+    store.set_flags(cids[1:2], set_=PUSHED)
+    reason = namespace.path.parent / why
+    reason.parent.mkdir(parents=True, exist_ok=True)
+    reason.touch()
+    house._collect(1.0)
+    assert store.missing(cids) == cids[2:]
+    reason.unlink()
+    house._collect(1.0)
+    house.stop()
+    assert store.missing(cids) == cids
