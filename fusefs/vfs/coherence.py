@@ -222,13 +222,21 @@ class Coherence:
     def committed(
         self, effects: Effects, own: Collection[tuple[Ino, bytes]] = ()
     ) -> None:
-        """After a local commit: `own` are the names the caller's kernel knows of."""
+        """After a local commit: `own` are the names the caller's kernel knows of, with
+        what they name and their directories; without a name it is one inode."""
         self.forget(effects)
+        most = max(1, 2 * len(own))
+        if len(effects.inodes) > most and len(inodes := set(effects.inodes)) > most:
+            self.soon(lambda: self._tell_attributes(inodes))  # conflict copies, then
         if len(effects.entries) <= len(own):
             return
         others = [e for e in effects.entries if (e.parent, e.name) not in own]
         if others:
             self.soon(lambda: self._tell_entries(others))
+
+    def _tell_attributes(self, inodes: Iterable[Ino]) -> None:
+        for ino in inodes:
+            self.invalidator.attributes(ino)
 
     def caught_up(self, ino: Ino) -> None:
         """A draft was published over another version: no page may be kept."""

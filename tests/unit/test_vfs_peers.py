@@ -698,6 +698,26 @@ def test_pages_are_kept_exactly_while_the_data_is_the_same(pair: Watched) -> Non
     assert not kept()
 
 
+def test_a_conflict_copy_changes_with_its_file_in_the_kernel_too(
+    pair: Watched,
+) -> None:
+    """It has its attributes; the kernel of a program that changes them knows only of
+    the file itself."""
+    ino = pair.a.put("/file", b"first")
+    pair.sync()
+    for node, data in ((pair.a, b"of a"), (pair.b, b"of b!")):
+        handle = node.open("/file")
+        node.vfs.write(handle, 0, data, node.caller)
+        node.close(handle)
+    pair.sync()
+    copy = next(e.ino for e in pair.b.listing() if e.ino != ino)
+    pair.kernel.take()
+    pair.b.vfs.setattr(ino, SetAttr(mode=0o600), pair.b.caller)
+    assert pair.b.vfs.getattr(copy).mode & 0o777 == 0o600
+    pair.b.vfs._coherence.close()  # what is told later is told by now
+    assert ("attributes", copy) in pair.kernel.take()
+
+
 def test_conflict_names_that_vanish_are_told_later(pair: Watched) -> None:
     """Both write at once; then b's change of the conflict file reaches its kernel."""
     pair.a.put("/f", b"base")
