@@ -19,8 +19,10 @@ from fusefs.namespace.lock import WriteLock
 
 _AT_FDCWD, _STATX_BTIME, _STATX_BYTES = -100, 0x800, 256
 _FIRST_TURN_NS, _TURN_NS = 1_735_689_600 * 10**9, 600 * 10**9
-"""Copies get epochs by when they were used first, in steps of ten minutes since 2025:
-there are 2^23 (`model.context.writer`), enough for 79 years."""
+"""Copies get epochs by when they were first used, by steps of ten minutes from 2025."""
+_LAST_EPOCH = 1 << 22
+"""By the clock: half of what there are (`model.context.writer`), enough for 39 years. A
+clock that is far ahead leaves the other half for power cuts."""
 _libc = ctypes.CDLL(None)
 
 
@@ -83,7 +85,7 @@ class Life:
             if is_copy:
                 # Another copy of the same store may have been used before.
                 turn = (self._clock() - _FIRST_TURN_NS) // _TURN_NS
-                epoch = EPOCHS_PER_POWER_CUT * turn
+                epoch = min(EPOCHS_PER_POWER_CUT * turn, _LAST_EPOCH)
                 skip = max(skip, cuts_into(self._own_seq(), epoch))
             if power_cut or is_copy:
                 self._set_meta("skip", skip)

@@ -143,6 +143,22 @@ def test_copies_used_at_different_times_use_different_numbers(tmp_path: Path) ->
     assert used[0] < used[1] < 1 << 51  # its epochs are 23 bits
 
 
+@pytest.mark.parametrize("year", [-20_000, 0, 1, 9999])
+def test_a_copy_is_used_whatever_the_clock_says(tmp_path: Path, year: int) -> None:
+    Namespace.create(tmp_path, NodeId(5)).close()
+    node = Namespace.open(tmp_path)
+    node.life.mark_running()
+    first = write(node)
+    node.close()
+    shutil.copyfile(tmp_path / "meta.db", tmp_path / "copy")
+    (tmp_path / "copy").replace(tmp_path / "meta.db")
+    node = Namespace.open(tmp_path)
+    node.life._clock = lambda: year * 31_556_952 * 10**9
+    assert node.life.mark_running()
+    assert first < write(node) < 1 << 51
+    node.close()
+
+
 def test_a_file_is_told_from_its_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
