@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar
 
 import trio
 
+AFTER_BUG_S = 1.0
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -49,3 +51,12 @@ class Environment:
     def now(self) -> float:
         """Monotonic seconds."""
         return trio.current_time()
+
+    async def for_ever(self, task: Callable[[], Awaitable[None]]) -> None:
+        """A background task that goes on after a bug."""
+        while True:
+            try:
+                await task()
+            except Exception:
+                self.bug("a background task")
+                await trio.sleep(AFTER_BUG_S)

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 from fusefs.model.ids import Ino, NodeId, Seq
-from fusefs.model.records import DIRENT, dirent_key, key_ino, key_name, valid_key
 from fusefs.model.tx import Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import (
@@ -33,11 +31,10 @@ from netnode.core.handover import Handovers, Releases
 from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
 from netnode.core.membership import Membership
 from netnode.core.placement import ranked, view_of
-from netnode.core.reservations import LIFE_S, Reservations
 from netnode.environment import Environment
 from netnode.peers import Peer, Peers
+from netnode.reserving import Reserving
 from netnode.settling import Settling
-from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import (
     AnyMessage,
     LockAnswer,
@@ -46,20 +43,15 @@ from netnode.wire.messages import (
     LockCancel,
     LockRelease,
     LockTest,
-    Reserve,
-    Reserved,
 )
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """A task that sleeps twice as long was in a process that stood still."""
-RESERVE_LIMIT_S = 0.5
-"""For the answer of a near owner; later the creation goes ahead without it."""
 
 LockDone = Callable[[int, Range | None], None]
 """Told (errno or 0, what stands in the way) once."""
-ReserveDone = Callable[[bool], None]
 
 
 class _Early(NamedTuple):
@@ -75,12 +67,6 @@ class _Asked(NamedTuple):
     want: Range
     done: LockDone
     test: bool
-
-
-class _Reserving(NamedTuple):
-    owner: NodeId
-    deadline: float
-    done: ReserveDone
 
 
 class Locking:
@@ -103,7 +89,9 @@ class Locking:
         self._environment = environment
         self._me = namespace.node_id
         self._table = LockTable(environment.now())
-        self._reservations = Reservations()
+        self._reserving = Reserving(namespace, membership, peers, environment)
+        self.reserve = self._reserving.reserve
+        self.give_back = self._reserving.give_back
         self._releases = Releases()
         self._handovers = Handovers()
         self._mine: dict[LockKey, list[Range]] = {}
@@ -113,7 +101,6 @@ class Locking:
         self._asked: dict[int, _Asked] = {}
         self._showing: set[int] = set()
         """Granted requests whose data is on its way to the worker."""
-        self._reserving: dict[int, _Reserving] = {}
         self._numbers = 0
         self._members = membership.members()
         self._view = view_of(self._members)
@@ -121,7 +108,6 @@ class Locking:
         """Peers that have not asserted since they and we know the same members."""
         self._told = not expects_worker
         self._worker_left = environment.now() if expects_worker else None
-        namespace.nothing_reserved()
         if not expects_worker:
             self._table.asserted(self._me, (), environment.now())
 
@@ -203,45 +189,12 @@ class Locking:
         """Its programs may still run; a new worker has a lease's time to come."""
         self._worker_left = self._environment.now()
 
-    def reserve(self, parent: Ino, name: bytes, done: ReserveDone) -> None:
-        """May this name be created? Without a reachable owner: yes."""
-        key = dirent_key(parent, name)
-        owner = self._reserver(key)
-        if owner == self._me:
-            done(self._may_create(self._me, self._last_seq(), key))
-            return
-        self._numbers += 1
-        deadline = self._environment.now() + RESERVE_LIMIT_S
-        self._reserving[self._numbers] = _Reserving(owner, deadline, done)
-        self._send(owner, Reserve(self._numbers, key, self._last_seq()))
-
-    def give_back(self, parent: Ino, name: bytes) -> None:
-        """A name that was granted is not made after all."""
-        key = dirent_key(parent, name)
-        owner = self._reserver(key)
-        if owner == self._me:
-            self._given_back(self._me, key)
-        else:
-            self._numbers += 1
-            self._send(owner, Reserve(self._numbers, key, -1))
-
-    def _given_back(self, node: NodeId, key: bytes) -> None:
-        self._reservations.give_back(node, key)
-        if not len(self._reservations):
-            self._namespace.nothing_reserved()
-
     # -- events ------------------------------------------------------------------------
 
     def seen(self, txs: Iterable[Tx]) -> None:
         """Transactions committed here or applied from peers."""
         self.progressed()
-        if len(self._reservations):
-            for tx in txs:
-                for write in tx.writes:
-                    if write.key[:1] == DIRENT:
-                        self._reservations.seen(tx.node, tx.seq, write.key)
-            if not len(self._reservations):
-                self._namespace.nothing_reserved()
+        self._reserving.seen(txs)
 
     def progressed(self) -> None:
         """More is applied here than before."""
@@ -272,10 +225,7 @@ class Locking:
             if asked.owner == peer.id:
                 del self._asked[number]
                 asked.done(errno.ENOLCK, None)
-        for number, reserving in list(self._reserving.items()):
-            if reserving.owner == peer.id:
-                del self._reserving[number]
-                reserving.done(True)
+        self._reserving.gone(peer.id)
         self._retry()
 
     async def keep_leases(self) -> None:
@@ -297,10 +247,7 @@ class Locking:
         for node in self._table.expire(now):
             if node != self._me:
                 log.warning("%x lost its locks: no renewal for %d s", node, LEASE_S)
-        for number, reserving in list(self._reserving.items()):
-            if reserving.deadline <= now:
-                del self._reserving[number]
-                reserving.done(True)
+        self._reserving.expire(now)
         self.progressed()
         self._retry()
 
@@ -320,7 +267,7 @@ class Locking:
     # -- messages ----------------------------------------------------------------------
 
     def handle(self, peer: Peer, message: AnyMessage) -> bool:
-        """True when it was about locks."""
+        """True when it was about locks, or reservations."""
         match message:
             case LockAsk():
                 self._asked_by(peer, message)
@@ -337,20 +284,8 @@ class Locking:
             case LockTest():
                 found = self._table.test(peer.id, message.key, message.range)
                 peer.send(LockAnswer(message.number, found is None, found))
-            case Reserve():
-                if not valid_key(message.key) or message.key[:1] != DIRENT:
-                    raise ProtocolError("a reservation of what is no name")
-                if message.seq < 0:
-                    self._given_back(peer.id, message.key)
-                    return True
-                granted = self._may_create(peer.id, message.seq, message.key)
-                peer.send(Reserved(message.number, granted))
-            case Reserved():
-                reserving = self._reserving.pop(message.number, None)
-                if reserving is not None:
-                    reserving.done(message.granted)
             case _:
-                return False
+                return self._reserving.handle(peer, message)
         return True
 
     def _asked_by(self, peer: Peer, ask: LockAsk) -> None:
@@ -427,37 +362,6 @@ class Locking:
     def _is_mine(self, key: LockKey) -> bool:
         return self._owner(key) == self._me
 
-    def _reserver(self, key: bytes) -> NodeId:
-        """Who decides about a name: the node that made the directory (or moved it
-        last), else the first in placement order that is up."""
-        maker = self._namespace.placed_by(key_ino(key))
-        if maker is not None and self._is_near(maker):
-            return maker
-        return next(filter(self._is_near, ranked(key, self._members)), self._me)
-
-    def _is_near(self, node: NodeId) -> bool:
-        peer = self._peers.get(node)
-        return node == self._me or (
-            peer is not None and peer.nearness.near(self._environment.now())
-        )
-
-    def _may_create(self, node: NodeId, seq: int, key: bytes) -> bool:
-        """The worker of this node does not ask about names in directories that it
-        made unless it finds a reservation noted in the namespace."""
-        parent, name = key_ino(key), key_name(key)
-        now = self._environment.now()
-        until_ns = time.monotonic_ns() + int(LIFE_S * 1e9) if node != self._me else 0
-        if not self._reservations.ask(node, seq, key, now):
-            return False
-        if self._namespace.reserve(parent, name, until_ns):
-            return True
-        self._reservations.give_back(node, key)
-        return False
-
-    def _last_seq(self) -> Seq:
-        """What the worker has committed; it may not have been told here yet."""
-        return self._namespace.vector().get(self._me, Seq(0))
-
     def _grace(self) -> bool:
         return self._table.in_grace(self._members, self._environment.now())
 
@@ -477,7 +381,8 @@ class Locking:
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)
-        seq = self._last_seq()
+        # The worker has committed as much; it may not have been told here yet.
+        seq = self._namespace.vector().get(self._me, Seq(0))
         if owner == self._me:
             self._released(self._me, key, what, seq)
         else:

@@ -17,7 +17,7 @@ from fusefs.model.ids import ROOT_INO, Dot, NodeId, Seq
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx, whole
-from fusefs.model.vector import Vector, dominates, merged
+from fusefs.model.vector import Vector, advanced, dominates, merged, same
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
@@ -285,7 +285,7 @@ class Replicator:
             self.incoming.gap(peer.id)
             self._catch_up()
         done = [tx for tx in txs if self.vector.get(tx.node, 0) >= tx.seq]
-        dots = tuple(_highest(tx.dot for tx in done))
+        dots = tuple(advanced({}, (tx.dot for tx in done)).items())
         peer.outgoing.knows(dots)
         if early:  # whoever waits at the fence hears of it, whatever the effects
             shown = applied.effects or Effects(inodes=[ROOT_INO])
@@ -321,7 +321,7 @@ class Replicator:
         if not self._fencing.put_up(txs, self.vector):
             return False
         self.early_count += 1
-        dots = tuple(_highest(tx.dot for tx in txs))
+        dots = tuple(advanced({}, (tx.dot for tx in txs)).items())
         self._settling.add(Effects(), lambda: self._acknowledge(peer, dots))
         return True
 
@@ -431,7 +431,7 @@ class Replicator:
         if ping.settled:
             self._acknowledged(peer, ping.vector.items())
         ours = self._namespace.vector()
-        if ping.digest and _same(ours, ping.vector):
+        if ping.digest and same(ours, ping.vector):
             mine = self._digest.of(ours)
             if mine and peer.repair.compared(mine == ping.digest):
                 log.warning("this node and %s differ; comparing registers", peer.name)
@@ -487,14 +487,6 @@ class Replicator:
         return "in sync" if self._peers else "alone"
 
 
-def _highest(dots: Iterable[Dot]) -> Iterable[Dot]:
-    top: dict[NodeId, Seq] = {}
-    for node, seq in dots:
-        if top.get(node, 0) < seq:
-            top[node] = seq
-    return top.items()
-
-
 def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:
     """(writer, key, value) of every live content version."""
     return [
@@ -503,8 +495,3 @@ def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:
         if state.key[:1] == CONTENT
         for sibling in decode_register(state.state).live
     ]
-
-
-def _same(a: Vector, b: Vector) -> bool:
-    nodes = {*a, *b}
-    return all(a.get(n, 0) == b.get(n, 0) for n in nodes)

@@ -14,14 +14,13 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from fusefs.errors import Corrupt
 from fusefs.model.hlc import Hlc, latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
-from fusefs.model.records import Member
 from fusefs.model.tx import Body, ContentChange, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
+from netnode.announcing import Announcing
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
 from netnode.core.fetch import Priority
@@ -52,9 +51,6 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 3.0
 """After the start, a fetch waits this long for the first connections."""
-AFTER_BUG_S = 1.0
-ANNOUNCE_EVERY_S = 30.0
-"""Each change is a transaction that all members apply."""
 PREFETCH_LIMIT_S = 60.0
 
 
@@ -134,6 +130,13 @@ class Node:
             self.me, settings.name, self.membership, environment, namespace.horizon
         )
         self._read_members()
+        self._announcing = Announcing(
+            namespace,
+            self.membership,
+            settings.name,
+            lambda: settings.addresses(self.port),
+            self.publish,
+        )
         self.locking = Locking(
             namespace,
             self.membership,
@@ -234,7 +237,7 @@ class Node:
         """Serve until `stop`; starts with the port it listens on."""
         async with trio.open_nursery() as nursery:
             self.port = await nursery.start(self._listen)
-            self._announce()
+            self._announcing.look()
             nursery.start_soon(self.dialler.run)
             for task in (
                 lambda: self._heartbeat.run(self._beat),
@@ -246,9 +249,9 @@ class Node:
                 self._verify_registers,
                 self._keep_horizon,
                 self.locking.keep_leases,
-                self._keep_announced,
+                self._announcing.run,
             ):
-                nursery.start_soon(self._for_ever, task)
+                nursery.start_soon(self.environment.for_ever, task)
             task_status.started(self.port)
             await self._stopped.wait()
             async with trio.open_nursery() as farewell:
@@ -288,40 +291,6 @@ class Node:
         self.settling.tick()
         self.barriers_changed()
         self.dialler.look()
-
-    async def _for_ever(self, task: Callable[[], Awaitable[None]]) -> None:
-        """A background task that goes on after a bug."""
-        while True:
-            try:
-                await task()
-            except Exception:
-                self.environment.bug("a background task")
-                await trio.sleep(AFTER_BUG_S)
-
-    async def _keep_announced(self) -> None:
-        """Who was not connected when this machine got another network learns of it
-        from the register."""
-        while True:
-            await trio.sleep(ANNOUNCE_EVERY_S)
-            self._announce()
-
-    def _announce(self) -> None:
-        """Our member register says our name and addresses."""
-        addresses = self.settings.addresses(self.port)
-        known = self.membership.member(self.me)
-        name = self.settings.name
-        if known is not None and known.forgotten:
-            return
-        if known is None or (known.name, known.addresses) != (name, addresses):
-            try:
-                self._put_member(Member(name, addresses))
-            except Corrupt as error:  # a peer brings it back
-                log.error("our name and addresses are as they were: %s", error)
-
-    def _put_member(self, member: Member) -> None:
-        tx = self.namespace.put_member(self.me, member)
-        if tx is not None:
-            self.publish((tx,))
 
     # -- Interest (told by the replicator) --------------------------------------------
 

@@ -43,3 +43,8 @@ def advanced(vector: Vector, dots: Iterable[Dot]) -> dict[NodeId, Seq]:
 def missing(have: Vector, want: Vector) -> int:
     """How many sequence numbers of `want` are above `have` (a lag, in operations)."""
     return sum(max(0, seq - have.get(node, 0)) for node, seq in want.items())
+
+
+def same(a: Vector, b: Vector) -> bool:
+    """A node that is missing is at 0."""
+    return all(a.get(node, 0) == b.get(node, 0) for node in {*a, *b})

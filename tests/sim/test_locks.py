@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.model.ids import ROOT_INO, Ino, NodeId
 from fusefs.model.records import S_DIR, dirent_key
 from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, Range
 from netnode.core.locks import LEASE_S
@@ -266,6 +266,11 @@ async def test_without_near_peers_a_name_is_free(cluster: SimCluster) -> None:
         assert await a.reserve(b"%d" % number)
 
 
+def reserver(node: SimNode, key: bytes) -> NodeId:
+    assert node.node is not None
+    return node.node.locking._reserving._reserver(key)
+
+
 @simulated
 async def test_whoever_made_a_directory_decides_about_its_names(
     cluster: SimCluster,
@@ -280,13 +285,12 @@ async def test_whoever_made_a_directory_decides_about_its_names(
         maker.publish(t.tx)
         await cluster.until_equal()
         for node in (a, b, c):
-            assert node.node is not None
             for number in range(5):
                 key = dirent_key(ino, b"%d" % number)
-                assert node.node.locking._reserver(key) == maker.id
+                assert reserver(node, key) == maker.id
     await a.stop()
     await trio.sleep(10)
     entry = b.namespace.entry(ROOT_INO, b"a")
-    assert entry is not None and b.node is not None and c.node is not None
+    assert entry is not None
     key = dirent_key(entry.ino, b"name")
-    assert b.node.locking._reserver(key) == c.node.locking._reserver(key) != a.id
+    assert reserver(b, key) == reserver(c, key) != a.id
