@@ -134,7 +134,7 @@ class Node:
             namespace,
             self.membership,
             settings.name,
-            lambda: settings.addresses(self.port),
+            lambda: self.settings.addresses(self.port),
             self.publish,
         )
         self.locking = Locking(

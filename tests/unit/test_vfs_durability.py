@@ -44,7 +44,7 @@ def test_fsync_makes_objects_durable_before_the_transaction(
 ) -> None:
     with local_vfs(tmp_path / "s") as local:
         syncs = Syncs(local, monkeypatch)
-        handle = local.create("/f", os.urandom(2 * MIB + 5))
+        handle = local.create("/f", bytes(6) + os.urandom(2 * MIB))
         local.vfs.fsync(handle)
         assert syncs.done == ["objects", "namespace"]
         assert len(syncs.objects) == 4  # three chunks and the manifest's node
