@@ -20,6 +20,15 @@ ALL = Range(1, WRITE)
 DROP = Range(1, UNLOCK)
 
 
+async def all_locked(node: SimNode, count: int) -> list[Ino]:
+    """So many inodes, of several owners, locked by the node."""
+    inos = [Ino(n) for n in range(100, 100 + count)]
+    for ino in inos:
+        node.ask_lock(ino, ALL)
+    await trio.sleep(0.1)
+    return inos
+
+
 @simulated
 async def test_second_node_gets_the_lock_when_the_first_drops_it(
     cluster: SimCluster,
@@ -64,10 +73,7 @@ async def test_ranges_that_do_not_overlap_and_readers_share(
 @simulated
 async def test_lock_of_a_dead_node_is_free_after_its_lease(cluster: SimCluster) -> None:
     a, b, c = await cluster.start(3)
-    inos = [Ino(n) for n in range(100, 130)]
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
+    inos = await all_locked(a, 30)
     waiting = [b.ask_lock(ino, ALL) for ino in inos]
     await a.crash()
     await trio.sleep(LEASE_S - 6)
@@ -88,10 +94,7 @@ async def test_owner_that_stood_still_takes_no_lock_from_others(
     """Its process was stopped, or its machine was: nobody could renew a lease, and
     who waits on the owner itself has not left."""
     a, b = await cluster.start(2)
-    inos = [Ino(n) for n in range(100, 130)]
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
+    inos = await all_locked(a, 30)
     waiting = [b.ask_lock(ino, ALL) for ino in inos]
     await trio.sleep(0.1)
     clock = trio.lowlevel.current_clock()
@@ -109,11 +112,8 @@ async def test_owner_that_stood_still_takes_no_lock_from_others(
 @simulated
 async def test_restarted_node_gets_its_locks_back(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
-    inos = [Ino(n) for n in range(100, 120)]
+    inos = await all_locked(a, 20)
     assert a.node is not None
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
     assert a.node.locking._mine
     held = list(a.node.locking._held_of(a.id)) + list(a.node.locking._held_of(b.id))
     await a.crash()
@@ -133,10 +133,7 @@ async def test_who_waits_for_a_lock_does_not_get_it_when_a_member_joins(
 ) -> None:
     """Some of them have another owner then; the one before knows less and less."""
     a, b = await cluster.start(2)
-    inos = [Ino(n) for n in range(100, 130)]
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
+    inos = await all_locked(a, 30)
     waiting = [b.ask_lock(ino, ALL) for ino in inos]
     await cluster.add().start()
     await cluster.until_connected()
@@ -156,10 +153,7 @@ async def test_new_owner_grants_nothing_before_everybody_knows_it(
     cluster: SimCluster,
 ) -> None:
     a, b = await cluster.start(2)
-    inos = [Ino(n) for n in range(100, 130)]
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
+    inos = await all_locked(a, 30)
     assert a.node is not None
     late = a.node.locking.members_changed
     a.node.locking.members_changed = lambda: None  # type: ignore[method-assign]
@@ -180,10 +174,7 @@ async def test_new_owner_grants_nothing_before_everybody_knows_it(
 @simulated
 async def test_cancelled_wait_leaves_nothing_held(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
-    inos = [Ino(n) for n in range(100, 110)]
-    for ino in inos:
-        a.ask_lock(ino, ALL)
-    await trio.sleep(0.1)
+    inos = await all_locked(a, 10)
     waits = [b.ask_lock(ino, ALL) for ino in inos]
     await trio.sleep(0.1)
     assert b.node is not None
