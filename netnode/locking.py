@@ -140,7 +140,7 @@ class Locking:
                 self._table.ask(self._me, number, key, want, wait, self._grace())
             )
         else:
-            self._send(owner, LockAsk(number, key, want, wait))
+            self._peers.send(owner, LockAsk(number, key, want, wait))
 
     def test(self, key: LockKey, want: Range, done: LockDone) -> None:
         """`done(0, None)` when nothing stands in the way."""
@@ -153,7 +153,7 @@ class Locking:
         else:
             self._numbers += 1
             self._asked[self._numbers] = _Asked(owner, key, want, done, True)
-            self._send(owner, LockTest(self._numbers, key, want))
+            self._peers.send(owner, LockTest(self._numbers, key, want))
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
@@ -167,7 +167,7 @@ class Locking:
         if asked.owner == self._me:
             self._tell(self._table.cancel(self._me, number, self._grace()))
         else:
-            self._send(asked.owner, LockCancel(number))
+            self._peers.send(asked.owner, LockCancel(number))
 
     def list_due(self) -> None:
         """A worker attached, or is told of the first other member: it sends what it
@@ -377,7 +377,7 @@ class Locking:
         if node == self._me:
             self._answered(answer)
         else:
-            self._send(node, answer)
+            self._peers.send(node, answer)
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)
@@ -386,7 +386,7 @@ class Locking:
         if owner == self._me:
             self._released(self._me, key, what, seq)
         else:
-            self._send(owner, LockRelease(key, what, seq))
+            self._peers.send(owner, LockRelease(key, what, seq))
 
     def _released(self, node: NodeId, key: LockKey, what: Range, seq: Seq) -> None:
         self._releases.released(key, node, seq)
@@ -409,11 +409,6 @@ class Locking:
 
     def _asking_of(self, owner: NodeId) -> list[int]:
         return [n for n, asked in self._asked.items() if asked.owner == owner]
-
-    def _send(self, node: NodeId, message: AnyMessage) -> None:
-        peer = self._peers.get(node)
-        if peer is not None:
-            peer.send(message)
 
     def __len__(self) -> int:
         return sum(len(ranges) for ranges in self._mine.values())

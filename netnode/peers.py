@@ -91,6 +91,12 @@ class Peers:
     def get(self, node: NodeId) -> Peer | None:
         return self._peers.get(node)
 
+    def send(self, node: NodeId, message: AnyMessage) -> None:
+        """Nothing, where it is not connected."""
+        peer = self._peers.get(node)
+        if peer is not None:
+            peer.send(message)
+
     def ids(self) -> tuple[NodeId, ...]:
         return tuple(sorted(self._peers))
 

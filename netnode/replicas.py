@@ -18,7 +18,7 @@ from fusefs.model.ids import HOLE, ChunkId, NodeId
 from fusefs.model.records import CONTENT, decode_content
 from fusefs.model.tx import Tx
 from fusefs.store.store import Store
-from fusefs.store.types import PUSHED, RESPONSIBLE
+from fusefs.store.types import PUSHED, RESPONSIBLE, ROUND_TRIP_BYTES
 from netnode.chunks import ChunkPlane
 from netnode.core.basis import Basis
 from netnode.core.fetch import Priority
@@ -46,8 +46,6 @@ SEEN_NODES = 50_000
 SEEN_S = 60.0
 """So long a node that is still owed is not looked at again: its chunks have hardly
 been collected meanwhile, with the least grace of twice that."""
-SMALL_BYTES = 64 << 10
-"""A file of which little more than the round trip takes time."""
 PULL_LIMIT_S = 300.0
 PULL_BATCH = 64
 SETTLE_BATCH = 512
@@ -360,7 +358,7 @@ class Replicas:
                 Priority.REPAIR,
                 (root.writer,),
                 done,
-                small=root.size <= SMALL_BYTES,
+                small=root.size <= ROUND_TRIP_BYTES,
             )
 
     # -- pushing -----------------------------------------------------------------------

@@ -224,9 +224,9 @@ class Replicator:
         found = self.incoming.next(self.vector, self._environment.now())
         if found is None:
             return
-        peer = self._peers.get(found[0])
-        if peer is not None:
-            peer.send(Want(found[1], self._losses.wanting(peer.id, self.vector)))
+        peer, number = found
+        wanting = self._losses.wanting(peer, self.vector)
+        self._peers.send(peer, Want(number, wanting))
 
     def decide(self, apply: bool) -> bool:
         """What was held is applied from now on, and brought back afterwards unless

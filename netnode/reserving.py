@@ -65,7 +65,7 @@ class Reserving:
         self._numbers += 1
         deadline = self._environment.now() + LIMIT_S
         self._asked[self._numbers] = _Asked(owner, deadline, done)
-        self._send(owner, Reserve(self._numbers, key, self._last_seq()))
+        self._peers.send(owner, Reserve(self._numbers, key, self._last_seq()))
 
     def give_back(self, parent: Ino, name: bytes) -> None:
         """A name that was granted is not made after all."""
@@ -75,7 +75,7 @@ class Reserving:
             self._given_back(self._me, key)
         else:
             self._numbers += 1
-            self._send(owner, Reserve(self._numbers, key, -1))
+            self._peers.send(owner, Reserve(self._numbers, key, -1))
 
     def _given_back(self, node: NodeId, key: bytes) -> None:
         self._reservations.give_back(node, key)
@@ -160,8 +160,3 @@ class Reserving:
     def _last_seq(self) -> Seq:
         """What the worker has committed; it may not have been told here yet."""
         return self._namespace.vector().get(self._me, Seq(0))
-
-    def _send(self, node: NodeId, message: AnyMessage) -> None:
-        peer = self._peers.get(node)
-        if peer is not None:
-            peer.send(message)

@@ -65,7 +65,7 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._checkpoint = Checkpoint(self._connect, Path(f"{path}-wal"), lock)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     def _prepare(self) -> sqlite3.Connection:
         writer = self._connect()
@@ -206,7 +206,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
     )
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

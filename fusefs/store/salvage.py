@@ -23,7 +23,12 @@ from pathlib import Path
 
 from fusefs.errors import NoSpace
 from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, chunk_id
-from fusefs.store.database import SCHEMA_VERSION, create_tables, translated
+from fusefs.store.database import (
+    SCHEMA_VERSION,
+    create_tables,
+    sync_directory,
+    translated,
+)
 from fusefs.store.files import path_of
 from fusefs.store.types import ALL_FLAGS, SMALL_LIMIT_BYTES
 
@@ -98,11 +103,7 @@ def rebuild(directory: Path) -> tuple[int, int]:
     for suffix in ("-wal", "-shm"):
         old.with_name(old.name + suffix).unlink(missing_ok=True)
     new.replace(old)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory)
     return counts
 
 

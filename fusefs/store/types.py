@@ -27,6 +27,10 @@ PINNED = 4
 ALL_FLAGS = PUSHED | RESPONSIBLE | PINNED
 
 
+ROUND_TRIP_BYTES = 64 << 10
+"""A chunk up to this long takes little more to fetch than the way there and back."""
+
+
 class StoreStatistics(msgspec.Struct, frozen=True):
     """Counts of this moment; `small_bytes` is the space of the table on disk."""
 

@@ -18,9 +18,8 @@ from fusefs.model.records import S_REG
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.types import Entry, Inode
 from fusefs.store.store import Store
+from fusefs.store.types import ROUND_TRIP_BYTES
 
-SMALL_BYTES = 64 << 10
-"""Larger ones take longer than the way there and back."""
 FIRST_FILES, MOST_FILES = 8, 128
 MOST_BYTES = 1 << 20
 """Asked for at a time: 0.4 s over 20 Mbit/s."""
@@ -105,6 +104,6 @@ class Siblings:
 def _is_small(entry: Entry, row: Inode) -> bool:
     return (
         entry.kind == S_REG
-        and 0 < row.size <= min(SMALL_BYTES, 1 << row.chunk_log2)
+        and 0 < row.size <= min(ROUND_TRIP_BYTES, 1 << row.chunk_log2)
         and bool(row.root)
     )

@@ -56,6 +56,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.listers import Listers
@@ -187,10 +188,8 @@ class Connection:
     def send_back(self, ino: Ino, offset: int, length: int) -> None:
         """The kernel sends what programs wrote to these pages, and forgets them. Waits
         for that: another thread has to serve it."""
-        head = p.INVAL_INODE
-        code = p.NOTIFY_INVAL_INODE
         try:
-            os.write(self.fd, head.pack(head.size, code, 0, ino, offset, length))
+            os.write(self.fd, encode.inval_inode(ino, offset, length))
         except OSError:
             pass  # it does not have the inode (any more)
 

@@ -9,6 +9,7 @@ import os
 from typing import Final
 
 from fusefs.bindings.kernel import protocol as p
+from fusefs.model.ids import Ino
 from fusefs.vfs.types import Attr, DirEntry, FileLock, StatFs
 
 FOREVER_S: Final = 10 * 365 * 24 * 3600
@@ -178,3 +179,8 @@ def decode_dev(rdev: int) -> int:
     major = (rdev & 0xFFF00) >> 8
     minor = (rdev & 0xFF) | ((rdev >> 12) & 0xFFF00)
     return os.makedev(major, minor)
+
+
+def inval_inode(ino: Ino, offset: int, length: int) -> bytes:
+    """The notification; `offset` -1: attributes only; `length` 0: to the end."""
+    return p.INVAL_INODE.pack(40, p.NOTIFY_INVAL_INODE, 0, ino, offset, length)

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
+from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
 from fusefs.model.ids import Ino
@@ -137,7 +138,7 @@ class Notifier:
         if ino in connection.listed:
             connection.listed.discard(ino)
             self._run(lambda: self._inode_gone(ino, 0, 0), (ino,))
-        elif self._send(_inval_inode(ino, -1, 0)) == errno.ENOENT:
+        elif self._send(encode.inval_inode(ino, -1, 0)) == errno.ENOENT:
             self._run(lambda: self._inode_gone(ino, -1, 0), ())
 
     def data(self, ino: Ino, offset: int, length: int) -> None:
@@ -189,7 +190,7 @@ class Notifier:
             self._repeat_while_recent(parent, message)
         if parent in connection.listed:
             connection.listed.discard(parent)
-            self._send(_inval_inode(parent, 0, 0))
+            self._send(encode.inval_inode(parent, 0, 0))
             if fenced:  # a listing told before had the lock, and is in the kernel
                 connection.gate.listing_gone(parent, told)
 
@@ -206,7 +207,7 @@ class Notifier:
 
     def _inode_gone(self, ino: Ino, offset: int, length: int) -> None:
         """Sent until the kernel, which was told of the inode, has it or forgot it."""
-        message = _inval_inode(ino, offset, length)
+        message = encode.inval_inode(ino, offset, length)
         lookups = self._connection.lookups
         for delay in (0.0, *_SOON_S):
             if delay:
@@ -255,7 +256,7 @@ class Notifier:
             names = True
         for ino in connection.lookups.all():
             connection.listed.discard(ino)
-            self._send(_inval_inode(ino, 0, 0))
+            self._send(encode.inval_inode(ino, 0, 0))
         if names or not connection.lookups.exact:
             self._walk(names)
 
@@ -268,7 +269,7 @@ class Notifier:
             for line in fs.readdir_ino(directory, 0):
                 if line.name in (b".", b".."):
                     continue
-                found = self._send(_inval_inode(line.ino, 0, 0))
+                found = self._send(encode.inval_inode(line.ino, 0, 0))
                 if names:
                     self._send(_inval_entry(directory, line.name))
                 if line.kind == 4 and (names or found is None):
@@ -360,11 +361,6 @@ class Notifier:
 
 
 # -- messages ------------------------------------------------------------------------
-
-
-def _inval_inode(ino: Ino, offset: int, length: int) -> bytes:
-    """`offset` -1: attributes only; `length` 0: to the end."""
-    return p.INVAL_INODE.pack(40, p.NOTIFY_INVAL_INODE, 0, ino, offset, length)
 
 
 def _inval_entry(parent: Ino, name: bytes) -> bytes:
