@@ -57,7 +57,8 @@ class Opener:
         self._locks = locks
 
     def open(self, ino: Ino, flags: int, caller: Caller, kill_suid: bool) -> Opened:
-        """open(2) of an inode. O_TRUNC empties it (published at close)."""
+        """open(2) of an inode. O_TRUNC empties it (published at close; at once where
+        that close is of a descriptor that only reads, which nobody hears of)."""
         attr = self._inodes.attr(ino)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes or flags & os.O_TRUNC:
@@ -70,6 +71,8 @@ class Opener:
                 self._writer.edit(file, lambda draft: draft.truncate(0), caller)
                 if kill_suid:
                     self._writer.kill_suid(file)
+                if not writes:
+                    self._writer.publish(file)
                 attr = self._inodes.attr(ino)
             return self._opened(file, flags, attr)
         except BaseException:

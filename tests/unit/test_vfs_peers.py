@@ -367,3 +367,13 @@ def test_rebase_over_another_chunk_size(tmp_path: Path) -> None:
         expected = bytearray(b"a" * 20_000)
         expected[5000:11_000] = b"from b" * 1000
         assert b.cat("/f") == expected
+
+
+def test_a_file_emptied_by_who_only_reads_is_so_at_peers(pair: Watched) -> None:
+    """No flush follows, and another open file keeps the last release away."""
+    pair.a.put("/f", b"data")
+    pair.sync()
+    pair.a.open("/f", os.O_RDONLY)
+    pair.a.close(pair.a.open("/f", os.O_RDONLY | os.O_TRUNC))
+    pair.sync()
+    assert pair.b.stat("/f").size == 0
