@@ -5,13 +5,16 @@ What the worker holds is kept here, asserted to the owners every few seconds, on
 every new connection, and when the members change; the worker tells it all again
 when it attaches. That list comes on another connection than the worker's changes, which
 are newer where they are read first: they wait for it.
+
+An owner that is far may delegate a lock (`core.delegations`): it is decided about here
+then, without a message.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -27,6 +30,7 @@ from fusefs.nodelink.ranges import (
     by_key,
     changed,
 )
+from netnode.core.delegations import Delegations
 from netnode.core.handover import Handovers, Releases
 from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
 from netnode.core.membership import Membership
@@ -36,12 +40,16 @@ from netnode.peers import Peer, Peers
 from netnode.reserving import Reserving
 from netnode.settling import Settling
 from netnode.wire.messages import (
+    DELEGATIONS,
     AnyMessage,
     LockAnswer,
     LockAsk,
     LockAssert,
     LockCancel,
+    LockLease,
+    LockRecall,
     LockRelease,
+    LockReturn,
     LockTest,
 )
 
@@ -88,7 +96,8 @@ class Locking:
         self._settling = settling
         self._environment = environment
         self._me = namespace.node_id
-        self._table = LockTable(environment.now())
+        self._table = LockTable(environment.now(), self._may_delegate)
+        self._delegations = Delegations()
         self._reserving = Reserving(namespace, membership, peers, environment)
         self.reserve = self._reserving.reserve
         self.give_back = self._reserving.give_back
@@ -127,6 +136,10 @@ class Locking:
         self, number: int, key: LockKey, want: Range, wait: bool, done: LockDone
     ) -> None:
         owner = self._owner(key)
+        if self._delegations.decide(key, self._environment.now()):
+            self._note(key, want)
+            done(0, None)
+            return
         if want.kind == UNLOCK:
             self._unlock(owner, key, want)
             done(0, None)
@@ -145,15 +158,19 @@ class Locking:
     def test(self, key: LockKey, want: Range, done: LockDone) -> None:
         """`done(0, None)` when nothing stands in the way."""
         owner = self._owner(key)
-        if owner == self._me:
-            found = self._table.test(self._me, key, want)
-            done(errno.EAGAIN if found else 0, found)
-        elif owner not in self._peers:
+        if self._delegations.decide(key, self._environment.now()):
+            done(0, None)
+            return
+        if owner != self._me and owner not in self._peers:
             done(errno.ENOLCK, None)
+            return
+        self._numbers += 1
+        number = self._numbers
+        self._asked[number] = _Asked(owner, key, want, done, True)
+        if owner == self._me:
+            self._tell(self._table.test(self._me, number, key, want))
         else:
-            self._numbers += 1
-            self._asked[self._numbers] = _Asked(owner, key, want, done, True)
-            self._peers.send(owner, LockTest(self._numbers, key, want))
+            self._peers.send(owner, LockTest(number, key, want))
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
@@ -207,6 +224,7 @@ class Locking:
         if members != self._members:
             self._members, self._view = members, view_of(members)
             self._unsure.update(self._peers.ids())
+            self._delegations.drop_all()
             for node, request in self._table.disown(self._is_mine):
                 self._answer(node, LockAnswer(request, False, mistaken=True))
             self._table.begin_grace(self._environment.now())
@@ -220,6 +238,7 @@ class Locking:
     def gone(self, peer: Peer) -> None:
         """What it holds stays until its lease ends: its programs may still run."""
         self._table.disconnected(peer.id)
+        self._delegations.drop_of(peer.id)
         self._unsure.discard(peer.id)
         for number, asked in list(self._asked.items()):
             if asked.owner == peer.id:
@@ -247,6 +266,8 @@ class Locking:
         for node in self._table.expire(now):
             if node != self._me:
                 log.warning("%x lost its locks: no renewal for %d s", node, LEASE_S)
+        for owner, key in self._delegations.idle(now):
+            self._return(owner, key)
         self._reserving.expire(now)
         self.progressed()
         self._retry()
@@ -258,11 +279,19 @@ class Locking:
         if self._told:
             held, asking = self._held_of(self._me), self._asking_of(self._me)
             self._asserted(self._me, held, asking, agrees=True)
+            self._retry()
 
     def _assert_to(self, peer: Peer) -> None:
         if self._told:
             held, asking = self._held_of(peer.id), self._asking_of(peer.id)
-            peer.send(LockAssert(tuple(held), tuple(asking), self._view))
+            delegated, number = self._delegations.of(peer.id), 0
+            if delegated:
+                self._numbers += 1
+                number = self._numbers
+                self._delegations.asserted(peer.id, number, self._environment.now())
+            peer.send(
+                LockAssert(tuple(held), tuple(asking), self._view, number, delegated)
+            )
 
     # -- messages ----------------------------------------------------------------------
 
@@ -272,8 +301,10 @@ class Locking:
             case LockAsk():
                 self._asked_by(peer, message)
             case LockAnswer():
-                if not self._answered(message) and message.granted:
-                    # Cancelled meanwhile: the owner must not think we hold it.
+                told = self._answered(message)
+                if message.granted and (message.delegated or not told):
+                    # Confirmed, it may be used; or it was cancelled meanwhile: the
+                    # owner must not think we hold it.
                     self._assert_to(peer)
             case LockCancel():
                 self._tell(self._table.cancel(peer.id, message.number, self._grace()))
@@ -282,8 +313,14 @@ class Locking:
             case LockAssert():
                 self._asserted_by(peer, message)
             case LockTest():
-                found = self._table.test(peer.id, message.key, message.range)
-                peer.send(LockAnswer(message.number, found is None, found))
+                number, key, want = message.number, message.key, message.range
+                self._tell(self._table.test(peer.id, number, key, want))
+            case LockLease():
+                self._delegations.renewed(peer.id, message.number, message.lost)
+            case LockRecall():
+                self._return(peer.id, message.key)
+            case LockReturn():
+                self._returned(peer.id, message)
             case _:
                 return self._reserving.handle(peer, message)
         return True
@@ -312,15 +349,19 @@ class Locking:
             if asked.test:
                 asked.done(0, None)
             else:
-                self._granted(answer.number, asked, answer.after)
+                self._granted(answer.number, asked, answer)
         return not moved
 
-    def _granted(self, number: int, asked: _Asked, after: Mapping[NodeId, Seq]) -> None:
+    def _granted(self, number: int, asked: _Asked, answer: LockAnswer) -> None:
         """It is ours, and counts when the worker shows what the last holder wrote."""
+        now, after = self._environment.now(), answer.after
         self._note(asked.key, asked.want)
         self._showing.add(number)
+        if answer.delegated:
+            self._delegations.granted(asked.key, asked.owner, number, now)
 
         def done() -> None:
+            self._delegations.shown(asked.key, number)
             if number in self._showing:
                 self._showing.discard(number)
                 asked.done(0, None)
@@ -329,11 +370,16 @@ class Locking:
             self._settling.add(Effects(), done)
 
         vector = self._namespace.vector() if after else {}
-        self._handovers.begin(after, vector, self._environment.now(), shown)
+        self._handovers.begin(after, vector, now, shown)
 
     def _asserted_by(self, peer: Peer, message: LockAssert) -> None:
         agrees = message.view in (0, self._view)
         self._asserted(peer.id, message.locks, message.asking, agrees=agrees)
+        if agrees and message.number:
+            keys = [key for key in message.delegated if self._is_mine(key)]
+            lost = self._table.keeps(peer.id, keys)
+            peer.send(LockLease(message.number, tuple(lost)))
+        self._retry()
         if agrees and peer.id in self._unsure:  # ours may have come too early for it
             self._unsure.discard(peer.id)
             self._assert_to(peer)
@@ -346,12 +392,12 @@ class Locking:
         *,
         agrees: bool,
     ) -> None:
+        """Call `_retry` after."""
         now = self._environment.now()
         mine = [lock for lock in locks if self._is_mine(lock.key)]
         lost = self._table.asserted(node, mine, now, asking, agrees=agrees)
         if lost:
             log.warning("%x asserts %d locks that others hold", node, len(lost))
-        self._retry()
 
     # -- deciding ----------------------------------------------------------------------
 
@@ -369,9 +415,13 @@ class Locking:
         self._tell(self._table.retry(self._grace()))
 
     def _tell(self, verdicts: Iterable[Verdict]) -> None:
-        for node, request, granted, stands, key in verdicts:
+        for node, request, granted, stands, key, delegated in verdicts:
             after = self._releases.before(key, node) if granted and key else {}
-            self._answer(node, LockAnswer(request, granted, stands, False, after))
+            self._answer(
+                node, LockAnswer(request, granted, stands, False, after, delegated)
+            )
+        for node, key in self._table.recalls():
+            self._peers.send(node, LockRecall(key))
 
     def _answer(self, node: NodeId, answer: LockAnswer) -> None:
         if node == self._me:
@@ -391,6 +441,27 @@ class Locking:
     def _released(self, node: NodeId, key: LockKey, what: Range, seq: Seq) -> None:
         self._releases.released(key, node, seq)
         self._tell(self._table.release(node, key, what, self._grace()))
+
+    def _may_delegate(self, node: NodeId) -> bool:
+        """To peers for which asking takes long."""
+        peer = self._peers.get(node)
+        return (
+            peer is not None
+            and peer.connection.version >= DELEGATIONS
+            and not peer.nearness.near(self._environment.now())
+        )
+
+    def _return(self, owner: NodeId, key: LockKey) -> None:
+        """What we decided about, the owner decides about from now on."""
+        self._delegations.drop(key)
+        seq = self._namespace.vector().get(self._me, Seq(0))
+        held, asking = self._mine.get(key, ()), self._asking_of(owner)
+        self._peers.send(owner, LockReturn(key, tuple(held), tuple(asking), seq))
+
+    def _returned(self, node: NodeId, message: LockReturn) -> None:
+        self._releases.released(message.key, node, message.seq)
+        self._table.returned(node, message.key, message.ranges, message.asking)
+        self._retry()
 
     def _note(self, key: LockKey, want: Range) -> None:
         ranges = changed(self._mine.get(key, ()), want)

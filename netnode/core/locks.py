@@ -7,12 +7,18 @@ grants nothing until every other member has asserted what it holds, or LEASE_S
 later (grace). Such an assertion counts only from who knows the same members: others
 assert the same locks to another owner, or grant them.
 
-Source: leases, Gray and Cheriton (1989); grace period as in NFSv4, RFC 7530, 9.6.
+A lock may be delegated to the node that alone asks for it: all of it counts as held
+there, whatever it is that the node holds, until it is returned. Who asks meanwhile
+waits for that; `recalls` says what should be returned.
+
+Source: leases, Gray and Cheriton (1989); grace period as in NFSv4, RFC 7530, 9.6;
+delegations as there, 10.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from fusefs.model.ids import NodeId
@@ -31,6 +37,12 @@ LEASE_S = 15.0
 RENEW_S = 5.0
 MAX_WAITING = 10_000
 """Requests a table lets wait; beyond it they are refused."""
+DELEGATE_AFTER = 3
+"""Grants in a row to one node. SQLite takes as many locks in each transaction."""
+MAX_DELEGATED = 1000
+"""To one node."""
+MAX_STREAKS = 10_000
+"""Locks of which is remembered who was granted them last."""
 
 
 class Verdict(NamedTuple):
@@ -42,6 +54,8 @@ class Verdict(NamedTuple):
     conflict: Range | None = None
     key: LockKey | None = None
     """Which lock was granted."""
+    delegated: bool = False
+    """And all of it, from now on."""
 
 
 class _Waiter(NamedTuple):
@@ -50,16 +64,35 @@ class _Waiter(NamedTuple):
     key: LockKey
     want: Range
     wait: bool
+    test: bool = False
+    """It takes nothing."""
+
+
+class _Grant(NamedTuple):
+    key: LockKey
+    want: Range
+    delegated: bool
 
 
 class LockTable:
-    """See the module. Requests are numbered by their node."""
+    """See the module. Requests are numbered by their node. `may_delegate`: whether it
+    makes sense to a node, and it knows of that."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(
+        self,
+        now: float,
+        may_delegate: Callable[[NodeId], bool] = lambda node: False,
+    ) -> None:
+        self._may_delegate = may_delegate
         self._held: dict[LockKey, dict[NodeId, list[Range]]] = {}
         self._waiting: list[_Waiter] = []
-        self._granted: dict[NodeId, dict[int, tuple[LockKey, Range]]] = {}
+        self._granted: dict[NodeId, dict[int, _Grant]] = {}
         """Since the last assertion: the node may not have heard of it."""
+        self._delegated: dict[LockKey, NodeId] = {}
+        self._recalled: set[LockKey] = set()
+        """Of those delegated."""
+        self._streaks: OrderedDict[LockKey, tuple[NodeId, int]] = OrderedDict()
+        """To whom a lock was granted last, and how often in a row."""
         self._leases: dict[NodeId, float] = {}
         self._asserted: set[NodeId] = set()
         self._began = now
@@ -91,14 +124,26 @@ class LockTable:
         """The verdicts this leads to; none while the request waits."""
         waiter = _Waiter(node, request, key, want, wait)
         if not grace and not self._stands_behind(waiter):
-            found = conflict(self._holdings(key), node, want)
-            if found is None:
-                self._grant(waiter)
-                return [Verdict(node, request, True, None, key)]
-            if not wait:
-                return [Verdict(node, request, False, found.range)]
+            verdict = self._verdict(waiter)
+            if verdict is not None:
+                return [verdict]
+        return self._queue(waiter)
+
+    def _verdict(self, waiter: _Waiter) -> Verdict | None:
+        """None: it has to wait."""
+        node, request, key, want, wait, test = waiter
+        if self._delegated.get(key, node) != node:
+            return None
+        found = conflict(self._holdings(key), node, want)
+        if found is not None:
+            return None if wait else Verdict(node, request, False, found.range)
+        if test:
+            return Verdict(node, request, True)
+        return Verdict(node, request, True, None, key, self._grant(waiter))
+
+    def _queue(self, waiter: _Waiter) -> list[Verdict]:
         if len(self._waiting) >= MAX_WAITING:
-            return [Verdict(node, request, False)]
+            return [Verdict(waiter.node, waiter.request, False)]
         self._waiting.append(waiter)
         return []
 
@@ -108,6 +153,8 @@ class LockTable:
     def _keeps_back(self, first: _Waiter, later: _Waiter) -> bool:
         """A writer that waits is not overtaken for ever by readers. But who it waits
         for may go on: else both would wait for ever."""
+        if first.test or later.test:
+            return False
         node, want = later.node, later.want
         if first.key != later.key or not conflict(
             [Holding(first.node, first.want)], node, want
@@ -117,10 +164,13 @@ class LockTable:
         held = [Holding(node, r) for r in ranges if r.owner == want.owner]
         return not conflict(held, first.node, first.want)
 
-    def test(self, node: NodeId, key: LockKey, want: Range) -> Range | None:
-        """What stands in the way of a lock, without taking it."""
-        found = conflict(self._holdings(key), node, want)
-        return found.range if found else None
+    def test(
+        self, node: NodeId, request: int, key: LockKey, want: Range
+    ) -> list[Verdict]:
+        """What stands in the way of a lock, without taking it; as `ask`."""
+        waiter = _Waiter(node, request, key, want, wait=False, test=True)
+        verdict = self._verdict(waiter)
+        return self._queue(waiter) if verdict is None else [verdict]
 
     def cancel(self, node: NodeId, request: int, grace: bool) -> list[Verdict]:
         self._waiting = [
@@ -142,19 +192,54 @@ class LockTable:
         verdicts: list[Verdict] = []
         left: list[_Waiter] = []
         for waiter in self._waiting:
-            node, request, key, want, wait = waiter
-            blocked = any(self._keeps_back(w, waiter) for w in left)
-            found = conflict(self._holdings(key), node, want)
-            if found is None and not blocked:
-                self._grant(waiter)
-                verdicts.append(Verdict(node, request, True, None, key))
-            elif wait:
+            blocked = waiter.wait and any(self._keeps_back(w, waiter) for w in left)
+            verdict = None if blocked else self._verdict(waiter)
+            if verdict is None:
                 left.append(waiter)
             else:
-                stands = found.range if found else None
-                verdicts.append(Verdict(node, request, False, stands))
+                verdicts.append(verdict)
         self._waiting = left
         return verdicts
+
+    # -- delegations -------------------------------------------------------------
+
+    def recalls(self) -> list[tuple[NodeId, LockKey]]:
+        """Who should be told to return what others wait for, until it asserts anew."""
+        if not self._delegated:
+            return []
+        out: list[tuple[NodeId, LockKey]] = []
+        for waiter in self._waiting:
+            key = waiter.key
+            holder = self._delegated.get(key, waiter.node)
+            if holder != waiter.node and key not in self._recalled:
+                self._recalled.add(key)
+                out.append((holder, key))
+        return out
+
+    def keeps(self, node: NodeId, keys: Iterable[LockKey]) -> list[LockKey]:
+        """The node asserts that it decides about these. Of which others hold something
+        by now."""
+        return [key for key in keys if not self._delegate(node, key)]
+
+    def returned(
+        self,
+        node: NodeId,
+        key: LockKey,
+        ranges: Sequence[Range],
+        asking: Collection[int] = (),
+    ) -> None:
+        """It decides no more about the lock, and holds these and what was granted to
+        requests it has no answer to. Call `retry` after."""
+        if self._delegated.get(key) != node:
+            return
+        self._undelegate(key)
+        self._streaks.pop(key, None)
+        self._held.pop(key, None)
+        if ranges:
+            self._held[key] = {node: list(ranges)}
+        for request, grant in self._granted.get(node, {}).items():
+            if request in asking and grant.key == key:
+                self._set(node, key, grant.want)
 
     # -- nodes -------------------------------------------------------------------
 
@@ -168,8 +253,8 @@ class LockTable:
         agrees: bool = True,
     ) -> list[HeldLock]:
         """All that the node holds here, and which requests it had no answer to. What
-        others hold by now is lost to it and returned. Call `retry` after. Unless it
-        `agrees` about who owns what, it may hold more."""
+        others hold by now is lost to it and returned. Call `keeps` and `retry` after.
+        Unless it `agrees` about who owns what, it may hold more."""
         self._leases[node] = now + LEASE_S
         if agrees:
             self._asserted.add(node)
@@ -185,9 +270,11 @@ class LockTable:
                     kept.append(range_)
             if kept:
                 self._held.setdefault(key, {})[node] = kept
-        for request, (key, want) in list(self._granted.get(node, {}).items()):
+        for request, grant in list(self._granted.get(node, {}).items()):
             if request in asking:  # granted while the assertion was on its way
-                self._set(node, key, want)
+                self._set(node, grant.key, grant.want)
+                if grant.delegated:
+                    self._delegate(node, grant.key)
             else:
                 del self._granted[node][request]
         return lost
@@ -197,10 +284,12 @@ class LockTable:
         one of them and by which number, to be told so."""
         for key in [key for key in self._held if not owns(key)]:
             del self._held[key]
+        for key in [key for key in self._delegated if not owns(key)]:
+            self._undelegate(key)
         moved = [w for w in self._waiting if not owns(w.key)]
         self._waiting = [w for w in self._waiting if owns(w.key)]
         for granted in self._granted.values():
-            for request in [r for r, (key, _) in granted.items() if not owns(key)]:
+            for request in [r for r, g in granted.items() if not owns(g.key)]:
                 del granted[request]
         return [(w.node, w.request) for w in moved]
 
@@ -239,10 +328,45 @@ class LockTable:
             for range_ in ranges
         ]
 
-    def _grant(self, waiter: _Waiter) -> None:
-        self._set(waiter.node, waiter.key, waiter.want)
-        granted = self._granted.setdefault(waiter.node, {})
-        granted[waiter.request] = waiter.key, waiter.want
+    def _grant(self, waiter: _Waiter) -> bool:
+        """Whether the lock is delegated with that."""
+        node, request, key, want = waiter[:4]
+        self._set(node, key, want)
+        delegated = self._streak(key, node) >= DELEGATE_AFTER and self._lend(key, node)
+        granted = self._granted.setdefault(node, {})
+        granted[request] = _Grant(key, want, delegated)
+        return delegated
+
+    def _streak(self, key: LockKey, node: NodeId) -> int:
+        last, count = self._streaks.get(key, (node, 0))
+        count = count + 1 if last == node else 1
+        self._streaks[key] = node, count
+        self._streaks.move_to_end(key)
+        if len(self._streaks) > MAX_STREAKS:
+            self._streaks.popitem(last=False)
+        return count
+
+    def _lend(self, key: LockKey, node: NodeId) -> bool:
+        """Delegate it, if that makes sense."""
+        return (
+            self._may_delegate(node)
+            and not any(w.key == key and w.node != node for w in self._waiting)
+            and sum(n == node for n in self._delegated.values()) < MAX_DELEGATED
+            and self._delegate(node, key)
+        )
+
+    def _delegate(self, node: NodeId, key: LockKey) -> bool:
+        """False: another node holds some of it, or all."""
+        if self._delegated.get(key, node) != node or self._held.get(key, {}).keys() - {
+            node
+        }:
+            return False
+        self._delegated[key] = node
+        return True
+
+    def _undelegate(self, key: LockKey) -> None:
+        del self._delegated[key]
+        self._recalled.discard(key)
 
     def _set(self, node: NodeId, key: LockKey, want: Range) -> None:
         nodes = self._held.get(key)
@@ -259,6 +383,8 @@ class LockTable:
                 del self._held[key]
 
     def _drop(self, node: NodeId) -> None:
+        for key in [k for k, n in self._delegated.items() if n == node]:
+            self._undelegate(key)
         for key in [k for k, nodes in self._held.items() if node in nodes]:
             del self._held[key][node]
             if not self._held[key]:

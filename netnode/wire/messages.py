@@ -17,9 +17,11 @@ from fusefs.model.tx import Body, State, Tx
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 from fusefs.store.types import MAX_OBJECT_BYTES
 
-VERSION = 2
+VERSION = 3
 PATCHES = 2
 """From this version on a Live may bring chunks as patches."""
+DELEGATIONS = 3
+"""From this version on locks may be delegated."""
 OLDEST = 1
 """The oldest version this code still speaks."""
 
@@ -47,6 +49,8 @@ Vector = Annotated[dict[Node, SeqNumber], msgspec.Meta(max_length=MAX_NODES)]
 Nodes = Annotated[tuple[Node, ...], msgspec.Meta(max_length=MAX_NODES)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Addresses = Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)]
+Requests = Annotated[tuple[Number, ...], msgspec.Meta(max_length=20_000)]
+LockKeys = Annotated[tuple[LockKey, ...], msgspec.Meta(max_length=10_000)]
 Keys = Annotated[
     tuple[Annotated[bytes, msgspec.Meta(max_length=300)], ...],
     msgspec.Meta(max_length=10_000),
@@ -265,13 +269,15 @@ class LockAsk(Message, frozen=True, tag=32):
 class LockAnswer(Message, frozen=True, tag=33):
     """Granted (or, to a test, free), or what stands in the way. `mistaken`: the
     receiver of the request does not own these locks. `after`: what earlier holders
-    wrote, to be shown before the lock counts as held."""
+    wrote, to be shown before the lock counts as held. `delegated`: its receiver decides
+    about this key from then on."""
 
     number: Number
     granted: bool
     conflict: Range | None = None
     mistaken: bool = False
     after: Vector = {}
+    delegated: bool = False
 
 
 class LockCancel(Message, frozen=True, tag=34):
@@ -292,10 +298,14 @@ class LockAssert(Message, frozen=True, tag=36):
     """Everything the sender holds of the receiver's tables; renews its lease."""
 
     locks: Annotated[tuple[HeldLock, ...], msgspec.Meta(max_length=20_000)]
-    asking: Annotated[tuple[Number, ...], msgspec.Meta(max_length=20_000)] = ()
+    asking: Requests = ()
     """Requests not answered yet: what was granted to them stays."""
     view: Number = 0
     """Of the members the sender knows (core.placement.view_of); 0: of an older node."""
+    number: Number = 0
+    """To be answered with LockLease, when it counted; 0: not."""
+    delegated: LockKeys = ()
+    """What it decides about."""
 
 
 class LockTest(Message, frozen=True, tag=37):
@@ -317,6 +327,30 @@ class Reserve(Message, frozen=True, tag=38):
 class Reserved(Message, frozen=True, tag=39):
     number: Number
     granted: bool
+
+
+class LockLease(Message, frozen=True, tag=40):
+    """That LockAssert counted, but what is `lost`, others hold by now."""
+
+    number: Number
+    lost: LockKeys = ()
+
+
+class LockRecall(Message, frozen=True, tag=41):
+    """Another node wants a lock of this key, which the receiver decides about."""
+
+    key: LockKey
+
+
+class LockReturn(Message, frozen=True, tag=42):
+    """The owner decides about the key again; the sender holds these, what was granted
+    to requests it is still `asking`, and no others. `seq`: its last transaction before
+    it."""
+
+    key: LockKey
+    ranges: Annotated[tuple[Range, ...], msgspec.Meta(max_length=20_000)]
+    asking: Requests
+    seq: SeqNumber
 
 
 Control = (
@@ -343,6 +377,9 @@ Control = (
     | LockTest
     | Reserve
     | Reserved
+    | LockLease
+    | LockRecall
+    | LockReturn
 )
 Bulk = (
     Hello

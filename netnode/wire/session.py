@@ -38,7 +38,10 @@ from netnode.wire.messages import (
     LockAnswer,
     LockAsk,
     LockAssert,
+    LockLease,
+    LockRecall,
     LockRelease,
+    LockReturn,
     LockTest,
     Patch,
     Reserve,
@@ -187,6 +190,15 @@ def _check(message: AnyMessage, latest: Callable[[], int]) -> None:
         case LockAssert():
             for lock in message.locks:
                 validate.check_lock(lock.key, lock.range)
+            validate.check_lock_keys(message.delegated)
+        case LockLease():
+            validate.check_lock_keys(message.lost)
+        case LockRecall():
+            validate.check_lock_keys((message.key,))
+        case LockReturn():
+            for range_ in message.ranges:
+                validate.check_lock(message.key, range_, drops=False)
+            validate.check_lock_keys((message.key,))
         case LockAnswer() if message.conflict is not None:
             validate.check_range(message.conflict)
         case Reserve():

@@ -89,11 +89,17 @@ def check_ranges(ranges: Iterable[tuple[int, int]], size: int, body_bytes: int) 
 def check_lock(key: LockKey, range_: Range, *, drops: bool | None = None) -> None:
     """Raises ProtocolError when it is no lock a kernel can ask for. `drops`: whether
     it has to be of the kind that drops a lock."""
-    if not 0 < key.ino <= MAX63:
-        raise ProtocolError("a lock of no inode")
+    check_lock_keys((key,))
     check_range(range_)
     if drops is not None and drops != (range_.kind == UNLOCK):
         raise ProtocolError("a lock is taken by dropping it, or the other way round")
+
+
+def check_lock_keys(keys: Iterable[LockKey]) -> None:
+    """Raises ProtocolError at what no inode has."""
+    for key in keys:
+        if not 0 < key.ino <= MAX63:
+            raise ProtocolError("a lock of no inode")
 
 
 def check_range(range_: Range) -> None:

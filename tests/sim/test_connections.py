@@ -156,4 +156,5 @@ async def test_what_came_on_a_connection_counts_no_more_than_it(
     live, owner.replicator.live = owner.replicator.live, apply_slowly  # type: ignore
     await owner._serving._handle_many(peer, old)
     owner.replicator.live = live  # type: ignore[method-assign]
-    assert owner.locking._table.test(a.id, key, Range(1, WRITE))
+    [verdict] = owner.locking._table.test(a.id, 0, key, Range(1, WRITE))
+    assert not verdict.granted

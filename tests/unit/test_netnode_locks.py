@@ -20,6 +20,13 @@ def granted(*who: tuple[NodeId, int]) -> list[Verdict]:
     return [Verdict(node, number, True, None, KEY) for node, number in who]
 
 
+def stands(table: LockTable, node: NodeId, key: LockKey = KEY) -> Range | None:
+    """What stands in the way of a write lock."""
+    [verdict] = table.test(node, 0, key, W)
+    assert verdict.granted == (verdict.conflict is None)
+    return verdict.conflict
+
+
 def test_waiters_are_served_in_order_and_readers_do_not_overtake() -> None:
     table = LockTable(0)
     assert table.ask(A, 1, KEY, R, False, False) == granted((A, 1))
@@ -78,7 +85,7 @@ def test_who_knows_other_members_asserts_what_it_holds_and_nothing_else() -> Non
     table, other = LockTable(0), LockKey(Ino(6), False)
     table.asserted(A, [HeldLock(KEY, W)], 0)
     table.asserted(A, [HeldLock(other, W)], 0, agrees=False)
-    assert table.test(B, KEY, W) == table.test(B, other, W) == W
+    assert stands(table, B) == stands(table, B, other) == W
     assert table.asserted(B, [HeldLock(KEY, W)], 0, agrees=False) == [HeldLock(KEY, W)]
     table.begin_grace(1)
     table.asserted(A, [], 1, agrees=False)
@@ -173,8 +180,8 @@ def test_what_was_granted_while_an_assertion_was_on_its_way_stays() -> None:
     table = LockTable(0)
     assert table.ask(A, 1, KEY, W, False, False) == granted((A, 1))
     table.asserted(A, [], 1, [1])
-    assert table.test(B, KEY, W) is not None
+    assert stands(table, B) is not None
     table.asserted(A, [HeldLock(KEY, W)], 2)
-    assert table.test(B, KEY, W) is not None
+    assert stands(table, B) is not None
     table.asserted(A, [], 3)
-    assert table.test(B, KEY, W) is None
+    assert stands(table, B) is None

@@ -1,0 +1,249 @@
+"""Locks that stay with the node that uses them, where their owner is far."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+import trio
+
+from fusefs.model.ids import Ino, NodeId
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, LockKey, Range
+from netnode.core.delegations import IDLE_S
+from netnode.core.locks import DELEGATE_AFTER, LEASE_S, LockTable
+from netnode.core.placement import ranked
+from netnode.locking import _lock_place
+from tests.sim.cluster import LockResult, SimCluster, SimNode
+from tests.sim.running import simulate, simulated
+
+ONE_WAY_S = 0.04
+ALL, SHARED, DROP = Range(1, WRITE), Range(1, READ), Range(1, UNLOCK)
+
+
+async def apart(cluster: SimCluster, count: int) -> list[SimNode]:
+    """So many nodes, all far from one another, and known to be."""
+    for one in "abc"[:count]:
+        for other in "abc"[:count]:
+            cluster.fabric.far(one, other, ONE_WAY_S)
+    nodes = await cluster.start(count)
+    await trio.sleep(10)
+    return nodes
+
+
+def owned_by(owner: SimNode) -> Ino:
+    assert owner.node is not None
+    locking = owner.node.locking
+    return next(
+        ino
+        for ino in map(Ino, range(100, 300))
+        if locking._is_mine(LockKey(ino, False))
+    )
+
+
+async def locked(node: SimNode, ino: Ino, want: Range = ALL) -> LockResult:
+    """Answered, whatever it is."""
+    result = node.ask_lock(ino, want, wait=False)
+    with trio.fail_after(30):
+        while result.error is None:
+            await trio.sleep(0.005)
+    return result
+
+
+async def use(node: SimNode, ino: Ino, times: int = DELEGATE_AFTER) -> None:
+    for _ in range(times):
+        assert (await locked(node, ino)).error == 0
+        node.ask_lock(ino, DROP)
+    await trio.sleep(6 * ONE_WAY_S)
+
+
+def decides(node: SimNode, ino: Ino) -> bool:
+    """Whether it takes a free lock without asking, and is answered at once."""
+    result = node.ask_lock(ino, Range(2, WRITE), wait=False)
+    node.ask_lock(ino, Range(2, UNLOCK))
+    return result.error == 0
+
+
+@simulated
+async def test_who_alone_uses_a_lock_takes_it_without_a_round_trip(
+    cluster: SimCluster,
+) -> None:
+    a, b = await apart(cluster, 2)
+    ino = owned_by(a)
+    assert not decides(b, ino)
+    await use(b, ino)
+    assert decides(b, ino)
+    for _ in range(10):  # its lease is renewed
+        await trio.sleep(LEASE_S / 4)
+        assert decides(b, ino)
+    await trio.sleep(IDLE_S + 5)
+    assert not decides(b, ino)
+
+
+@simulated
+async def test_the_owner_and_others_get_it_when_they_ask(cluster: SimCluster) -> None:
+    a, b, c = await apart(cluster, 3)
+    for other in (a, c):
+        ino = owned_by(a)
+        await use(b, ino)
+        assert (await locked(b, ino, SHARED)).error == 0
+        assert (await locked(other, ino)).error == errno.EAGAIN
+        assert (await locked(other, ino, SHARED)).error == 0
+        other.ask_lock(ino, DROP)
+        waiting = other.ask_lock(ino, ALL)
+        await trio.sleep(1)
+        assert waiting.error is None
+        b.ask_lock(ino, DROP)
+        await trio.sleep(1)
+        assert waiting.error == 0
+        assert (await locked(b, ino, SHARED)).error == errno.EAGAIN
+        other.ask_lock(ino, DROP)
+
+
+@simulated
+async def test_near_nodes_ask(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    await trio.sleep(10)
+    ino = owned_by(a)
+    await use(b, ino, 3 * DELEGATE_AFTER)
+    assert not decides(b, ino)
+
+
+@simulated
+async def test_lock_of_a_holder_that_vanished_is_free_after_its_lease(
+    cluster: SimCluster,
+) -> None:
+    a, b, _ = await apart(cluster, 3)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert decides(b, ino)
+    await b.crash()
+    waiting = a.ask_lock(ino, ALL)
+    await trio.sleep(LEASE_S - 6)
+    assert waiting.error is None
+    await trio.sleep(7)
+    assert waiting.error == 0
+
+
+@simulated
+async def test_holder_without_its_owner_decides_nothing(cluster: SimCluster) -> None:
+    """It could, for a while; but the next owner may be near already."""
+    a, b, c = await apart(cluster, 3)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert (await locked(b, ino)).error == 0
+    await a.crash()
+    await trio.sleep(10)
+    assert not decides(b, ino)
+    await a.start()
+    await cluster.until_connected()
+    await trio.sleep(LEASE_S)
+    for other in (a, c):
+        assert (await locked(other, ino)).error == errno.EAGAIN
+    b.ask_lock(ino, DROP)
+    await trio.sleep(1)
+    assert (await locked(c, ino)).error == 0
+
+
+@simulated
+async def test_holder_that_hears_nothing_stops_before_its_lease_ends(
+    cluster: SimCluster,
+) -> None:
+    a, b = await apart(cluster, 2)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert decides(b, ino)
+    table = a.node.locking._table if a.node is not None else None
+    assert isinstance(table, LockTable)
+    cluster.fabric.block("b", "a")
+    waiting = a.ask_lock(ino, ALL)
+    while waiting.error is None:
+        decided = decides(b, ino)
+        await trio.sleep(0.1)
+    assert not decided
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_new_member_that_owns_the_lock_decides_about_it(tmp_path, told) -> None:  # type: ignore[no-untyped-def]
+    """Also where the holder does not hear of the member."""
+
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await apart(cluster, 3)
+        d = cluster.add()
+        ino = next(
+            ino
+            for ino in map(Ino, range(100, 500))
+            if decider(ino, a, b, c) == a.id and decider(ino, a, b, c, d) == d.id
+        )
+        await use(b, ino)
+        assert decides(b, ino)
+        if not told:
+            assert b.node is not None
+            b.node.locking.members_changed = lambda: None  # type: ignore[method-assign]
+        await d.start()
+        await cluster.until_connected()
+        granted = c.ask_lock(ino, ALL)
+        while granted.error != 0:
+            if granted.error is not None:  # the worker asks again
+                granted = c.ask_lock(ino, ALL)
+            decided = decides(b, ino)
+            await trio.sleep(0.01)
+        assert not decided and not decides(b, ino)
+
+    simulate(body, tmp_path)
+
+
+def decider(ino: Ino, *nodes: SimNode) -> NodeId:
+    return ranked(_lock_place(ino), tuple(node.id for node in nodes))[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_never_two_holders(tmp_path, seed: int) -> None:  # type: ignore[no-untyped-def]
+    """Nodes that use one lock for a while, alone and together, while connections break,
+    members join, and a node is killed and comes back."""
+
+    async def body(cluster: SimCluster) -> None:
+        rng = random.Random(seed)
+        nodes = await apart(cluster, 3)
+        ino = owned_by(rng.choice(nodes))
+        holders: dict[str, int] = {}
+        at_once, rounds = 0, 0
+
+        async def contend(node: SimNode) -> None:
+            nonlocal rounds, at_once
+            for _ in range(12):
+                await trio.sleep(rng.random() * 3)
+                want = rng.choice((ALL, ALL, SHARED))
+                for _ in range(rng.randrange(1, 12)):
+                    result = node.ask_lock(ino, want, wait=rng.random() < 0.7)
+                    given_up = trio.current_time() + rng.choice((0.1, 60))
+                    while result.error is None:
+                        await trio.sleep(0.001)
+                        if result.error is None and trio.current_time() > given_up:
+                            assert node.node is not None
+                            node.node.locking.cancel(result.number)
+                            break
+                    if result.error != 0:
+                        await trio.sleep(rng.random())
+                        continue
+                    others = [k for n, k in holders.items() if n != node.name]
+                    assert not others or WRITE not in (want.kind, *others)
+                    holders[node.name] = want.kind
+                    rounds += 1
+                    at_once += node.node is not None and bool(
+                        len(node.node.locking._delegations)
+                    )
+                    await trio.sleep(rng.random() * 0.02)
+                    del holders[node.name]
+                    node.ask_lock(ino, DROP)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(contend, node)
+            for _ in range(6):
+                await trio.sleep(rng.random() * 4)
+                cluster.fabric.sever(*rng.sample("abc", 2))
+            await cluster.add().start()
+        assert rounds > 60 and at_once > 10
+
+    simulate(body, tmp_path, seed)
