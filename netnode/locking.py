@@ -453,6 +453,8 @@ class Locking:
 
     def _return(self, owner: NodeId, key: LockKey) -> None:
         """What we decided about, the owner decides about from now on."""
+        if not self._told:  # lent to the process before: our first assertion says more
+            return
         self._delegations.drop(key)
         seq = self._namespace.vector().get(self._me, Seq(0))
         held, asking = self._mine.get(key, ()), self._asking_of(owner)

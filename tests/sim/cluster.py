@@ -88,6 +88,8 @@ class SimNode:
         self.vfs: Vfs | None = None
         self.with_vfs = False
         self.mass_delete = 0.0
+        self.mounted = False
+        """Its worker will say what it holds: a test does."""
         self.on_publish: Callable[[Tx], None] = lambda tx: None
         self.on_synced: Callable[[], None] = lambda: None
         self.node: Node | None = None
@@ -123,6 +125,7 @@ class SimNode:
             seeds,
             lambda port: (f"{self.name}:{port}",),
             mass_delete=self.mass_delete,
+            mounted=self.mounted,
         )
         rng = random.Random(cluster.rng.getrandbits(64))
         environment = Environment(self.wall_ms, rng, inline, _raise)

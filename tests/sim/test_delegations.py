@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from fusefs.model.ids import Ino, NodeId
-from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, LockKey, Range
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
 from netnode.core.delegations import IDLE_S
 from netnode.core.locks import DELEGATE_AFTER, LEASE_S, LockTable
 from netnode.core.placement import ranked
@@ -143,6 +143,27 @@ async def test_holder_without_its_owner_decides_nothing(cluster: SimCluster) -> 
     b.ask_lock(ino, DROP)
     await trio.sleep(1)
     assert (await locked(c, ino)).error == 0
+
+
+@simulated
+async def test_recall_that_a_restarted_holder_gets_before_its_worker_told_takes_nothing(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await apart(cluster, 3)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert (await locked(b, ino)).error == 0
+    await b.crash()
+    b.mounted = True  # the worker lived on
+    await b.start()
+    await cluster.until_connected()
+    waiting = c.ask_lock(ino, ALL, wait=False)
+    await trio.sleep(1)
+    assert waiting.error is None
+    assert b.node is not None
+    b.node.locking.worker_holds([HeldLock(LockKey(ino, False), ALL)])
+    await trio.sleep(1)
+    assert waiting.error == errno.EAGAIN
 
 
 @simulated
