@@ -232,14 +232,18 @@ class LockTable:
         requests it has no answer to. Call `retry` after."""
         if self._delegated.get(key) != node:
             return
+        granted = self._granted.get(node, {}).items()
+        unheard = [g for r, g in granted if r in asking and g.key == key]
+        if any(grant.delegated for grant in unheard):
+            self._recalled.discard(key)  # it answers one of before, and will decide
+            return
         self._undelegate(key)
         self._streaks.pop(key, None)
         self._held.pop(key, None)
         if ranges:
             self._held[key] = {node: list(ranges)}
-        for request, grant in self._granted.get(node, {}).items():
-            if request in asking and grant.key == key:
-                self._set(node, key, grant.want)
+        for grant in unheard:
+            self._set(node, key, grant.want)
 
     # -- nodes -------------------------------------------------------------------
 

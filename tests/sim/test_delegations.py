@@ -167,6 +167,39 @@ async def test_recall_that_a_restarted_holder_gets_before_its_worker_told_takes_
 
 
 @simulated
+async def test_answer_to_a_recall_of_before_does_not_end_the_next_delegation(
+    cluster: SimCluster,
+) -> None:
+    """It was returned unasked while the recall was on its way, which is answered, too;
+    by then several programs there had asked at once, and it was lent again."""
+    a, b = await apart(cluster, 2)
+    assert a.node is not None and b.node is not None
+    ino = owned_by(a)
+    other = next(
+        i
+        for i in map(Ino, range(ino + 1, 500))
+        if a.node.locking._is_mine(LockKey(i, False))
+    )
+    for each in (ino, other):
+        await use(b, each)
+    first = a.ask_lock(ino, ALL)
+    await trio.sleep(ONE_WAY_S / 4)
+    b.node.locking._return(a.id, LockKey(ino, False))
+    shared = [b.ask_lock(ino, Range(n, READ)) for n in range(3, 3 + DELEGATE_AFTER)]
+    while first.error is None:
+        await trio.sleep(0.001)
+    a.ask_lock(ino, DROP)
+    await trio.sleep(1.5 * ONE_WAY_S)
+    reader = a.ask_lock(ino, SHARED)
+    await trio.sleep(ONE_WAY_S)
+    assert [result.error for result in shared] == [0] * DELEGATE_AFTER
+    assert not (decides(b, ino) and reader.error == 0)
+    assert (await locked(a, ino, SHARED)).error == 0
+    await trio.sleep(1)
+    assert reader.error == 0
+
+
+@simulated
 async def test_holder_that_hears_nothing_stops_before_its_lease_ends(
     cluster: SimCluster,
 ) -> None:

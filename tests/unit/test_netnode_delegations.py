@@ -128,12 +128,29 @@ def test_a_grant_that_crosses_the_return_is_held() -> None:
     table = delegated()
     table.asserted(A, [], 1)
     table.keeps(A, [KEY])
-    [verdict] = table.ask(A, 70, KEY, W, True, False)
-    assert verdict.granted
     assert table.ask(B, 1, KEY, R, True, False) == []
+    [verdict] = table.ask(A, 70, KEY, W, False, False)
+    assert verdict.granted and not verdict.delegated
     table.returned(A, KEY, [], asking=[70])
     assert table.retry(False) == []
     assert table.release(A, KEY, U, False) == [Verdict(B, 1, True, None, KEY)]
+
+
+def test_a_return_of_before_the_grant_of_all_of_it_says_nothing() -> None:
+    """Else its node would decide about what the owner thinks it got back."""
+    table = delegated()
+    table.asserted(A, [], 1)
+    table.keeps(A, [KEY])
+    assert table.ask(B, 1, KEY, R, True, False) == []
+    assert table.recalls() == [(A, KEY)]
+    table.cancel(B, 1, False)
+    [verdict] = table.ask(A, 70, KEY, R, True, False)
+    assert verdict.delegated
+    table.returned(A, KEY, [], asking=[70])
+    assert table.ask(B, 2, KEY, R, True, False) == []
+    assert table.recalls() == [(A, KEY)]
+    table.returned(A, KEY, [R])
+    assert table.retry(False) == [Verdict(B, 2, True, None, KEY)]
 
 
 def test_new_owner_of_a_lock_decides_about_it() -> None:
