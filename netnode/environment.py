@@ -32,9 +32,15 @@ def log_bug(where: str) -> None:
     log.exception("a bug in %s", where)
 
 
+def since_boot_s() -> float:
+    """Source: clock_gettime(2), CLOCK_BOOTTIME."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Environment:
     """`wall_ms`: milliseconds since the epoch; `rng`: seeded in the simulator;
-    `bug`: called while an exception that nobody expected is handled."""
+    `bug`: called while an exception that nobody expected is handled; `passed`:
+    monotonic seconds, as `now`, but those of a suspended machine count, too."""
 
     def __init__(
         self,
@@ -42,14 +48,16 @@ class Environment:
         rng: random.Random | None = None,
         offload: Offload = in_thread,
         bug: Callable[[str], None] = log_bug,
+        passed: Callable[[], float] = since_boot_s,
     ) -> None:
         self.wall_ms = wall_ms
         self.rng = rng or random.SystemRandom()
         self.offload = offload
         self.bug = bug
+        self.passed = passed
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Monotonic seconds. They stand still while the machine is suspended."""
         return trio.current_time()
 
     async def for_ever(self, task: Callable[[], Awaitable[None]]) -> None:

@@ -136,7 +136,7 @@ class Locking:
         self, number: int, key: LockKey, want: Range, wait: bool, done: LockDone
     ) -> None:
         owner = self._owner(key)
-        if self._delegations.decide(key, self._environment.now()):
+        if self._delegations.decide(key, self._environment.passed()):
             self._note(key, want)
             done(0, None)
             return
@@ -158,7 +158,7 @@ class Locking:
     def test(self, key: LockKey, want: Range, done: LockDone) -> None:
         """`done(0, None)` when nothing stands in the way."""
         owner = self._owner(key)
-        if self._delegations.decide(key, self._environment.now()):
+        if self._delegations.decide(key, self._environment.passed()):
             done(0, None)
             return
         if owner != self._me and owner not in self._peers:
@@ -266,7 +266,7 @@ class Locking:
         for node in self._table.expire(now):
             if node != self._me:
                 log.warning("%x lost its locks: no renewal for %d s", node, LEASE_S)
-        for owner, key in self._delegations.idle(now):
+        for owner, key in self._delegations.idle(self._environment.passed()):
             self._return(owner, key)
         self._reserving.expire(now)
         self.progressed()
@@ -288,7 +288,7 @@ class Locking:
             if delegated:
                 self._numbers += 1
                 number = self._numbers
-                self._delegations.asserted(peer.id, number, self._environment.now())
+                self._delegations.asserted(peer.id, number, self._environment.passed())
             peer.send(
                 LockAssert(tuple(held), tuple(asking), self._view, number, delegated)
             )
@@ -358,7 +358,8 @@ class Locking:
         self._note(asked.key, asked.want)
         self._showing.add(number)
         if answer.delegated:
-            self._delegations.granted(asked.key, asked.owner, number, now)
+            passed = self._environment.passed()
+            self._delegations.granted(asked.key, asked.owner, number, passed)
 
         def done() -> None:
             self._delegations.shown(asked.key, number)

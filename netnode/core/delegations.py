@@ -6,7 +6,8 @@ when another node asks.
 
 The owner takes what is delegated for held as long as the node's lease lasts. The holder
 counts the same lease from when it sent the last assertion that the owner confirmed: it
-was received later than that, so the holder stops deciding first.
+was received later than that, so the holder stops deciding first. Its `now` has to count
+the time for which its machine was suspended: nobody told it then that others decide.
 
 Source: delegations as in NFSv4, RFC 7530, 10.2; leases, Gray and Cheriton (1989).
 """

@@ -88,6 +88,8 @@ class SimNode:
         self.vfs: Vfs | None = None
         self.with_vfs = False
         self.mass_delete = 0.0
+        self.slept_s = 0.0
+        """For so long its machine was suspended, and its other clock stood still."""
         self.mounted = False
         """Its worker will say what it holds: a test does."""
         self.on_publish: Callable[[Tx], None] = lambda tx: None
@@ -128,7 +130,13 @@ class SimNode:
             mounted=self.mounted,
         )
         rng = random.Random(cluster.rng.getrandbits(64))
-        environment = Environment(self.wall_ms, rng, inline, _raise)
+        environment = Environment(
+            self.wall_ms,
+            rng,
+            inline,
+            _raise,
+            lambda: trio.current_time() + self.slept_s,
+        )
         network = cluster.fabric.host(self.name, self.id)
         self.node = Node(settings, self.namespace, self.store, network, environment)
         if self.with_vfs:

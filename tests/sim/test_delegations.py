@@ -11,7 +11,7 @@ import trio
 from fusefs.model.ids import Ino, NodeId
 from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
 from netnode.core.delegations import IDLE_S
-from netnode.core.locks import DELEGATE_AFTER, LEASE_S, LockTable
+from netnode.core.locks import DELEGATE_AFTER, LEASE_S, RENEW_S, LockTable
 from netnode.core.placement import ranked
 from netnode.locking import _lock_place
 from tests.sim.cluster import LockResult, SimCluster, SimNode
@@ -215,6 +215,21 @@ async def test_holder_that_hears_nothing_stops_before_its_lease_ends(
         decided = decides(b, ino)
         await trio.sleep(0.1)
     assert not decided
+
+
+@simulated
+async def test_holder_whose_machine_was_suspended_asks_first(
+    cluster: SimCluster,
+) -> None:
+    """When it wakes, its connection looks as it did."""
+    a, b = await apart(cluster, 2)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert decides(b, ino)
+    b.slept_s = LEASE_S
+    assert not decides(b, ino)
+    await trio.sleep(RENEW_S + 1)
+    assert decides(b, ino)
 
 
 @pytest.mark.parametrize("told", [True, False])
