@@ -247,6 +247,12 @@ class Locking:
         self._reserving.gone(peer.id)
         self._retry()
 
+    def stop(self) -> None:
+        """This node ends: nobody should have to wait for the end of its lease. What the
+        worker holds stays, which may outlive it."""
+        for owner, key in self._delegations.all():
+            self._return(owner, key)
+
     async def keep_leases(self) -> None:
         """The task that renews ours and ends those of others."""
         while True:

@@ -254,6 +254,7 @@ class Node:
                 nursery.start_soon(self.environment.for_ever, task)
             task_status.started(self.port)
             await self._stopped.wait()
+            self.locking.stop()
             async with trio.open_nursery() as farewell:
                 for peer in self.peers:
                     farewell.start_soon(peer.connection.say_bye, "it stops")

@@ -87,6 +87,10 @@ class Delegations:
         """What this owner delegated, and counts as ours."""
         return tuple(k for k, held in self._held.items() if held.owner == owner)
 
+    def all(self) -> list[tuple[NodeId, LockKey]]:
+        """With its owner each."""
+        return [(held.owner, key) for key, held in self._held.items()]
+
     def idle(self, now: float) -> list[tuple[NodeId, LockKey]]:
         """Owner and key of what should be returned: not used for long."""
         return [

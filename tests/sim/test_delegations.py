@@ -44,7 +44,7 @@ def owned_by(owner: SimNode) -> Ino:
 async def locked(node: SimNode, ino: Ino, want: Range = ALL) -> LockResult:
     """Answered, whatever it is."""
     result = node.ask_lock(ino, want, wait=False)
-    with trio.fail_after(30):
+    with trio.fail_after(LEASE_S / 3):
         while result.error is None:
             await trio.sleep(0.005)
     return result
@@ -123,6 +123,22 @@ async def test_lock_of_a_holder_that_vanished_is_free_after_its_lease(
     assert waiting.error is None
     await trio.sleep(7)
     assert waiting.error == 0
+
+
+@simulated
+async def test_holder_that_stops_leaves_nothing_to_wait_for_but_what_is_held(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await apart(cluster, 3)
+    inos = [ino for ino in map(Ino, range(100, 300)) if decider(ino, a, b, c) == a.id]
+    for ino in inos[:2]:
+        await use(b, ino)
+    assert (await locked(b, inos[1])).error == 0
+    await b.stop()
+    for other in (c, a):
+        assert (await locked(other, inos[0])).error == 0
+        other.ask_lock(inos[0], DROP)
+        assert (await locked(other, inos[1])).error == errno.EAGAIN
 
 
 @simulated
