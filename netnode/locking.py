@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
@@ -295,8 +295,11 @@ class Locking:
                 self._numbers += 1
                 number = self._numbers
                 self._delegations.asserted(peer.id, number, self._environment.passed())
+            seq = self._written()
             peer.send(
-                LockAssert(tuple(held), tuple(asking), self._view, number, delegated)
+                LockAssert(
+                    tuple(held), tuple(asking), self._view, number, delegated, seq
+                )
             )
 
     # -- messages ----------------------------------------------------------------------
@@ -381,15 +384,28 @@ class Locking:
 
     def _asserted_by(self, peer: Peer, message: LockAssert) -> None:
         agrees = message.view in (0, self._view)
+        before = self._table.held_by(peer.id)
         self._asserted(peer.id, message.locks, message.asking, agrees=agrees)
         if agrees and message.number:
             keys = [key for key in message.delegated if self._is_mine(key)]
             lost = self._table.keeps(peer.id, keys)
             peer.send(LockLease(message.number, tuple(lost)))
+        if message.seq:
+            self._let_go(peer.id, before, message.seq)
         self._retry()
         if agrees and peer.id in self._unsure:  # ours may have come too early for it
             self._unsure.discard(peer.id)
             self._assert_to(peer)
+
+    def _let_go(
+        self, node: NodeId, before: Mapping[LockKey, list[Range] | None], seq: Seq
+    ) -> None:
+        """Who is granted what it held before, or decided about, has to show what it
+        wrote: no release said so, or its connection broke."""
+        after = self._table.held_by(node)
+        for key, ranges in before.items():
+            if after.get(key, []) != ranges:
+                self._releases.released(key, node, seq)
 
     def _asserted(
         self,
@@ -438,8 +454,7 @@ class Locking:
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)
-        # The worker has committed as much; it may not have been told here yet.
-        seq = self._namespace.vector().get(self._me, Seq(0))
+        seq = self._written()
         if owner == self._me:
             self._released(self._me, key, what, seq)
         else:
@@ -463,14 +478,19 @@ class Locking:
         if not self._told:  # lent to the process before: our first assertion says more
             return
         self._delegations.drop(key)
-        seq = self._namespace.vector().get(self._me, Seq(0))
         held, asking = self._mine.get(key, ()), self._asking_of(owner)
-        self._peers.send(owner, LockReturn(key, tuple(held), tuple(asking), seq))
+        self._peers.send(
+            owner, LockReturn(key, tuple(held), tuple(asking), self._written())
+        )
 
     def _returned(self, node: NodeId, message: LockReturn) -> None:
         self._releases.released(message.key, node, message.seq)
         self._table.returned(node, message.key, message.ranges, message.asking)
         self._retry()
+
+    def _written(self) -> Seq:
+        """The worker has committed as much; it may not have been told here yet."""
+        return self._namespace.vector().get(self._me, Seq(0))
 
     def _note(self, key: LockKey, want: Range) -> None:
         ranges = changed(self._mine.get(key, ()), want)

@@ -283,6 +283,13 @@ class LockTable:
                 del self._granted[node][request]
         return lost
 
+    def held_by(self, node: NodeId) -> dict[LockKey, list[Range] | None]:
+        """What of each lock is the node's; None: it decides about it."""
+        out: dict[LockKey, list[Range] | None] = {
+            key: nodes[node] for key, nodes in self._held.items() if node in nodes
+        }
+        return out | {k: None for k, n in self._delegated.items() if n == node}
+
     def disown(self, owns: Callable[[LockKey], bool]) -> list[tuple[NodeId, int]]:
         """Members changed: the others are for new owners to decide about. Who waits for
         one of them and by which number, to be told so."""

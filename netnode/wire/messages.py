@@ -306,6 +306,8 @@ class LockAssert(Message, frozen=True, tag=36):
     """To be answered with LockLease, when it counted; 0: not."""
     delegated: LockKeys = ()
     """What it decides about."""
+    seq: SeqNumber = Seq(0)
+    """Its last transaction before it; 0: of an older node."""
 
 
 class LockTest(Message, frozen=True, tag=37):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from tests.sim.cluster import LockResult, SimCluster, SimNode
 from tests.sim.running import simulate, simulated
 
 ONE_WAY_S = 0.04
+INOS = [Ino(n) for n in range(100, 500)]
 ALL, SHARED, DROP = Range(1, WRITE), Range(1, READ), Range(1, UNLOCK)
 
 
@@ -34,11 +36,7 @@ async def apart(cluster: SimCluster, count: int) -> list[SimNode]:
 def owned_by(owner: SimNode) -> Ino:
     assert owner.node is not None
     locking = owner.node.locking
-    return next(
-        ino
-        for ino in map(Ino, range(100, 300))
-        if locking._is_mine(LockKey(ino, False))
-    )
+    return next(ino for ino in INOS if locking._is_mine(LockKey(ino, False)))
 
 
 async def locked(node: SimNode, ino: Ino, want: Range = ALL) -> LockResult:
@@ -130,7 +128,7 @@ async def test_holder_that_stops_leaves_nothing_to_wait_for_but_what_is_held(
     cluster: SimCluster,
 ) -> None:
     a, b, c = await apart(cluster, 3)
-    inos = [ino for ino in map(Ino, range(100, 300)) if decider(ino, a, b, c) == a.id]
+    inos = [ino for ino in INOS if decider(ino, a, b, c) == a.id]
     for ino in inos[:2]:
         await use(b, ino)
     assert (await locked(b, inos[1])).error == 0
@@ -191,11 +189,8 @@ async def test_answer_to_a_recall_of_before_does_not_end_the_next_delegation(
     a, b = await apart(cluster, 2)
     assert a.node is not None and b.node is not None
     ino = owned_by(a)
-    other = next(
-        i
-        for i in map(Ino, range(ino + 1, 500))
-        if a.node.locking._is_mine(LockKey(i, False))
-    )
+    mine = a.node.locking._is_mine
+    other = next(i for i in INOS if i != ino and mine(LockKey(i, False)))
     for each in (ino, other):
         await use(b, each)
     first = a.ask_lock(ino, ALL)
@@ -213,6 +208,48 @@ async def test_answer_to_a_recall_of_before_does_not_end_the_next_delegation(
     assert (await locked(a, ino, SHARED)).error == 0
     await trio.sleep(1)
     assert reader.error == 0
+
+
+async def reconnect(cluster: SimCluster, b: SimNode) -> None:
+    cluster.fabric.sever("a", "b")
+
+
+async def restart(cluster: SimCluster, b: SimNode) -> None:
+    await b.crash()
+    await b.start()
+
+
+async def meet(cluster: SimCluster, b: SimNode) -> None:
+    """A member joins, who owns other locks."""
+    await cluster.nodes[-1].start()
+
+
+@pytest.mark.parametrize("event", [reconnect, restart, meet])
+def test_next_holder_sees_what_was_written_also_when_nobody_returned_it(
+    tmp_path,  # type: ignore[no-untyped-def]
+    event: Callable[[SimCluster, SimNode], Awaitable[None]],
+) -> None:
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await apart(cluster, 3)
+        cluster.fabric.far("b", "c", 1.0)
+        d = cluster.add()
+        ino = next(
+            i for i in INOS if decider(i, a, b, c) == decider(i, a, b, c, d) == a.id
+        )
+        await use(b, ino)
+        assert (await locked(b, ino)).error == 0
+        seq = b.create(b"under the lock")
+        b.ask_lock(ino, DROP)
+        await event(cluster, b)
+        await trio.sleep(10 * ONE_WAY_S)
+        result = c.ask_lock(ino, ALL)
+        while result.error != 0:
+            if result.error is not None:  # the worker asks again
+                result = c.ask_lock(ino, ALL)
+            await trio.sleep(0.01)
+        assert c.namespace.vector()[b.id] >= seq
+
+    simulate(body, tmp_path)
 
 
 @simulated
@@ -257,7 +294,7 @@ def test_new_member_that_owns_the_lock_decides_about_it(tmp_path, told) -> None:
         d = cluster.add()
         ino = next(
             ino
-            for ino in map(Ino, range(100, 500))
+            for ino in INOS
             if decider(ino, a, b, c) == a.id and decider(ino, a, b, c, d) == d.id
         )
         await use(b, ino)
