@@ -50,6 +50,10 @@ PULL_LIMIT_S = 300.0
 PULL_BATCH = 64
 SETTLE_BATCH = 512
 TICK_S = 0.25
+SCAN_S = 3600.0
+"""What could not be remembered is looked for again after so long at the latest."""
+LOOK_S = 600.0
+"""What was removed and collected here is owed to nobody; from one look to the next."""
 TURN_S = 30.0
 """Between the keepers of a chunk that repair its copies after a change of members."""
 
@@ -94,6 +98,9 @@ class Replicas:
         """Look through everything this node is responsible for."""
         self._turns: list[float] = []
         """When; see `_rebalance_in_turns`."""
+        self._kept: deque[ChunkId] = deque()
+        """Found for these turns, and not owed yet."""
+        self._scanned = self._looked = environment.now()
         plane.answers_to(self._answered)
 
     # -- inputs ----------------------------------------------------------------
@@ -142,19 +149,30 @@ class Replicas:
         """Files that were told as `applied` or `lost` and not looked at yet."""
         return len(self._remote)
 
+    def peer_came(self, peer: NodeId) -> None:
+        self._pushes.peer_came(peer)
+        if self._pushes.left_out:
+            self._scan = self._rebalance = True
+
     def peer_gone(self, peer: NodeId) -> None:
         self._pushes.peer_gone(peer)
+        self._interrupted(peer)
+
+    def _interrupted(self, peer: NodeId) -> None:
+        """What was open on a connection for data is lost with it."""
+        self._pushes.interrupted(peer)
         self._offers.pop(peer, None)
         self._to_put.pop(peer, None)
 
     def members_changed(self) -> None:
         """Other nodes keep what was written here now, and what is kept here may
         have lost a keeper."""
+        self._pushes.keep_only(self._membership.members())
         self._scan = self._rebalance = True
 
     def backlog(self) -> int:
         """Chunks not confirmed by everyone who should keep them."""
-        return len(self._pushes) + len(self._written)
+        return len(self._pushes) + self._pushes.left_out + len(self._written)
 
     # -- looking at what was published -----------------------------------------------
 
@@ -162,15 +180,23 @@ class Replicas:
         """Turns published files into chunks owed, and into chunks to fetch."""
         while True:
             await trio.sleep(TICK_S)
-            if self._scan and self._membership.others():
-                self._scan = False
+            await self._settle()  # so that a scan finds only what is owed
+            if self._scan_is_due() and self._membership.others():
                 await self._owe_unconfirmed()
+            await self._forget_collected()
             await self._rebalance_in_turns()
             await self._look_at_written()
             await self._look_at_remote()
-            await self._settle()
+
+    def _scan_is_due(self) -> bool:
+        pushes = self._pushes
+        late = self._environment.now() - self._scanned >= SCAN_S
+        again = pushes.overflowed or (late and pushes.left_out > 0)
+        return self._scan or (again and pushes.has_room)
 
     async def _owe_unconfirmed(self) -> None:
+        self._scan, self._scanned = False, self._environment.now()
+        self._pushes.scan_begins()
         unconfirmed = await self._environment.offload(
             lambda: [cid for cid, _ in self._store.pushed()]
         )
@@ -178,6 +204,15 @@ class Replicas:
         for at in range(0, len(unconfirmed), SETTLE_BATCH):
             self._owe(unconfirmed[at : at + SETTLE_BATCH], now + DELAY_S)
             await trio.lowlevel.checkpoint()
+
+    async def _forget_collected(self) -> None:
+        """Of what members that are away should get, too."""
+        if self._environment.now() - self._looked < LOOK_S:
+            return
+        self._looked = self._environment.now()
+        owed = self._pushes.owed()
+        for cid in await self._environment.offload(lambda: self._store.missing(owed)):
+            self._pushes.forget(cid)
 
     async def _rebalance_in_turns(self) -> None:
         """After a change of members: every keeper sees to it that the others have
@@ -190,27 +225,34 @@ class Replicas:
         if self._turns and self._turns[0] <= now:
             turn = self.replicas + 1 - len(self._turns)
             del self._turns[0]
-            await self._owe_kept(turn)
+            await self._find_kept(turn)
+        await self._owe_kept()
 
-    async def _owe_kept(self, turn: int) -> None:
+    async def _find_kept(self, turn: int) -> None:
         """Chunks in whose order this node is at `turn`; the last turn is for those
         that others keep now."""
         kept = await self._environment.offload(
             lambda: [o.cid for o in self._store.stored() if o.flags & RESPONSIBLE]
         )
         members, me = self._membership.members(), self._membership.me
-        due = self._environment.now() + DELAY_S
         for at, cid in enumerate(kept):
             keepers = holders(cid, members, self.replicas)
             mine = keepers.index(me) if me in keepers else self.replicas
             if mine == turn:
-                self._pushes.owe(cid, [n for n in keepers if n != me], due)
-            if self._pushes.overflowed:
-                self._pushes.overflowed = False
-                self._rebalance = True
-                return
+                self._kept.append(cid)
             if at % SETTLE_BATCH == 0:
                 await trio.lowlevel.checkpoint()
+
+    async def _owe_kept(self) -> None:
+        """Of those that were found as many as are remembered at a time."""
+        members, me = self._membership.members(), self._membership.me
+        due = self._environment.now() + DELAY_S
+        while self._kept and self._pushes.has_room:
+            for _ in range(min(SETTLE_BATCH, len(self._kept))):
+                cid = self._kept.popleft()
+                keepers = holders(cid, members, self.replicas)
+                self._pushes.owe(cid, [n for n in keepers if n != me], due)
+            await trio.lowlevel.checkpoint()
 
     async def _look_at_written(self) -> None:
         now = self._environment.now()
@@ -272,9 +314,6 @@ class Replicas:
             others = [node for node in keepers if node != me]
             if self._pushes.owe(cid, others, due):
                 self._settled.append(cid)
-        if self._pushes.overflowed:
-            self._pushes.overflowed = False
-            self._scan = True
 
     # -- fetching what we keep and missed ----------------------------------------------
 
@@ -372,7 +411,7 @@ class Replicas:
                 await trio.sleep(BUSY_PAUSE_S)
             connection = self._plane.bulk(peer)
             if connection is not last:
-                self.peer_gone(peer)  # what was open on another one is lost
+                self._interrupted(peer)
                 last = connection
             if connection is None:
                 await trio.sleep(TICK_S)
@@ -390,7 +429,7 @@ class Replicas:
                     if not await self._plane.send_chunk(connection, put, None, basis):
                         self._pushes.forget(cid)
                 except BrokenStream:
-                    self.peer_gone(peer)
+                    self._interrupted(peer)
                 continue
             batch = self._pushes.offer(peer, self._environment.now())
             if batch:

@@ -469,6 +469,7 @@ class Node:
         self.last_seen.pop(peer.id, None)
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
+        self.keeper.peer_came(peer.id)
         self.refused = ""
         self.replicator.joined(peer, ours.vector)
         self.locking.joined(peer)

@@ -3,16 +3,23 @@
 Every chunk written here is owed to the other nodes that placement names. An owed
 chunk is offered (Have), sent when it is lacked (Put), and settled when every one
 of them has confirmed; then the writer's store may count on those copies.
+
+What is owed to a member that is away for long may be more than is remembered. The
+store knows all of it (PUSHED), so it need not be: it makes room for what members lack
+that are here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 from fusefs.model.ids import ChunkId, NodeId
 
 MAX_OWED = 200_000
-"""Chunks remembered (some 30 MB); what is beyond is found again by the repair scan."""
+"""Chunks remembered (some 30 MB); what is beyond is found again by a scan."""
+LOOKED_AT = 64
+"""Chunks of a queue among which one is looked for that makes room."""
 OFFER = 256
 """Chunk ids in one Have."""
 
@@ -26,16 +33,20 @@ class Pushes:
         self._later: dict[NodeId, dict[ChunkId, float]] = {}
         """Refused, and due again at some time: the others do not wait behind them."""
         self._offered: dict[NodeId, set[ChunkId]] = {}
+        self._here: set[NodeId] = set()
+        """Peers that are connected."""
+        self.left_out = 0
+        """Chunks that are owed and not remembered, since the last scan."""
         self.overflowed = False
-        """Something was not remembered: a scan has to find it."""
+        """Some of them to peers that are here: a scan has to find them soon."""
 
     def owe(self, cid: ChunkId, peers: Collection[NodeId], due: float) -> bool:
         """A chunk was written here. True when it is owed to nobody: settled."""
         if not peers:
             return True
         if cid not in self._owed:
-            if len(self._owed) >= MAX_OWED:
-                self.overflowed = True
+            if len(self._owed) >= MAX_OWED and not self._makes_room(peers):
+                self.left_out += 1
                 return False
             self._owed[cid] = set()
         for peer in peers:
@@ -43,6 +54,34 @@ class Pushes:
                 self._owed[cid].add(peer)
                 self._due.setdefault(peer, {})[cid] = due
         return False
+
+    def _makes_room(self, peers: Collection[NodeId]) -> bool:
+        """For a chunk that one of these lacks who is here: another that only waits is
+        not remembered any more."""
+        if self._here.isdisjoint(peers):
+            return False
+        queues = [q for peer, q in self._due.items() if peer not in self._here]
+        for queue in (*queues, *self._later.values()):
+            for cid in islice(queue, LOOKED_AT):
+                if all(self._waits(peer, cid) for peer in self._owed[cid]):
+                    self.forget(cid)
+                    self.left_out += 1
+                    return True
+        self.overflowed = True
+        return False
+
+    def _waits(self, peer: NodeId, cid: ChunkId) -> bool:
+        return peer not in self._here or cid in self._later.get(peer, ())
+
+    @property
+    def has_room(self) -> bool:
+        """For what peers lack that are here."""
+        return sum(self.owed_to(peer) for peer in self._here) <= MAX_OWED // 2
+
+    def scan_begins(self) -> None:
+        """What was left out is owed again, one by one."""
+        self.left_out = 0
+        self.overflowed = False
 
     def offer(self, peer: NodeId, now: float) -> tuple[ChunkId, ...]:
         """What to ask the peer about now; empty while an offer is open."""
@@ -107,9 +146,33 @@ class Pushes:
         for peer in self._owed.pop(cid, ()):
             self._done(peer, cid)
 
+    def peer_came(self, peer: NodeId) -> None:
+        """It is connected."""
+        self._here.add(peer)
+
     def peer_gone(self, peer: NodeId) -> None:
-        """Open offers are made again when it is back."""
+        """It is not connected any more."""
+        self._here.discard(peer)
+        self.interrupted(peer)
+
+    def interrupted(self, peer: NodeId) -> None:
+        """Open offers are made again."""
         self._offered.pop(peer, None)
+
+    def keep_only(self, members: Collection[NodeId]) -> None:
+        """Nothing is owed to others any more. Who keeps instead what was owed to them
+        alone, a scan finds out."""
+        for peer in {*self._due, *self._later}.difference(members):
+            gone = {**self._due.pop(peer, {}), **self._later.pop(peer, {})}
+            for cid in gone:
+                self._owed[cid].discard(peer)
+                if not self._owed[cid]:
+                    del self._owed[cid]
+            self.interrupted(peer)
+
+    def owed(self) -> list[ChunkId]:
+        """All that is remembered."""
+        return list(self._owed)
 
     def owed_to(self, peer: NodeId) -> int:
         return len(self._due.get(peer, ())) + len(self._later.get(peer, ()))

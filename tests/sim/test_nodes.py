@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.store.files import path_of
 from fusefs.store.types import PUSHED, RESPONSIBLE
+from netnode.core import pushes
 from netnode.transport import BrokenStream
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulate, simulated
@@ -510,6 +512,82 @@ async def test_copies_are_made_again_when_a_member_is_forgotten(
     a.publish(a.namespace.put_member(gone.id, Member(gone.name, (), b"", True)))
     await trio.sleep(150)
     assert min(copies()) >= 3
+
+
+def write_small(node: SimNode, count: int, first: int = 0) -> list[ChunkId]:
+    """Files of one chunk each, which does not travel with its transaction."""
+    ids = []
+    for number in range(first, first + count):
+        ids.append(node.store.put(b"%d" % number * 100))
+        with node.namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, b"s%d" % number, S_REG)
+            t.create(ROOT_INO, b"s%d" % number, ino, 0o100644, 0, 0)
+            t.set_content(ino, size=9, root=ids[-1], chunk_log2=20, mtime_ns=t.now_ns)
+        node.publish(t.tx)
+    return ids
+
+
+def test_who_is_away_for_long_keeps_no_copies_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it lacks is more than is remembered."""
+    monkeypatch.setattr(pushes, "MAX_OWED", 8)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await cluster.start(3)
+        await c.stop()
+        scans, ids = [0], []
+        pushed = a.store.pushed
+
+        def counted() -> Iterator[tuple[ChunkId, int]]:
+            scans[0] += 1
+            return pushed()
+
+        monkeypatch.setattr(a.store, "pushed", counted)
+        for number in range(10):
+            ids += write_small(a, 4, 4 * number)
+            await trio.sleep(3)
+        assert b.store.missing(ids) == []
+        assert a.node is not None and a.node.keeper.backlog() == 40
+        before = scans[0]
+        await trio.sleep(60)
+        assert scans[0] == before, "nothing new can be found"
+        await c.start()
+        await cluster.until_equal()
+        await trio.sleep(30)
+        assert c.store.missing(ids) == []
+        assert a.node.keeper.backlog() == 0
+        assert list(pushed()) == []
+
+    simulate(body, tmp_path)
+
+
+@simulated
+async def test_nothing_waits_for_a_member_that_was_forgotten(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    await c.stop()
+    ids = write_small(a, 5)
+    await trio.sleep(10)
+    assert a.node is not None and a.node.keeper.backlog() == 5
+    a.publish(a.namespace.put_member(c.id, Member(c.name, (), b"", True)))
+    await trio.sleep(10)
+    assert a.node.keeper.backlog() == 0
+    assert list(a.store.pushed()) == []
+    assert b.store.missing(ids) == []
+
+
+@simulated
+async def test_what_was_removed_lacks_no_copies(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    await b.stop()
+    ids = write_small(a, 5)
+    await trio.sleep(10)
+    for cid in ids[:4]:
+        a.store.delete(cid)
+    await trio.sleep(700)
+    assert a.node is not None and a.node.keeper.backlog() == 1
 
 
 @simulated

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fusefs.model.ids import NodeId, Seq, chunk_id
 from fusefs.model.records import Member
 from netnode.comparing import _that_fit
+from netnode.core import pushes as pushes_module
 from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
 from netnode.core.horizon import Told, durable, horizon
@@ -206,6 +207,40 @@ def test_offer_to_a_peer_that_left_is_made_again() -> None:
     pushes.refused(2, cid, 30)
     assert pushes.offer(2, 1) == ()
     assert pushes.offer(2, 31) == (cid,)
+
+
+def test_who_is_away_takes_no_room_from_those_who_are_here(monkeypatch) -> None:
+    """The store knows what it lacks; a scan finds it again when it is back."""
+    monkeypatch.setattr(pushes_module, "MAX_OWED", 10)
+    pushes, here, away = Pushes(), NodeId(2), NodeId(3)
+    pushes.peer_came(here)
+    for cid in CIDS[:10]:
+        pushes.owe(cid, (here, away), 0.0)
+    assert not pushes.owe(CIDS[10], (here, away), 0.0)
+    assert pushes.overflowed and not pushes.has_room  # `here` lacks all of them
+    for cid in pushes.offer(here, 0.0):
+        pushes.confirmed(here, cid)
+    assert pushes.has_room
+    pushes.scan_begins()
+    for cid in CIDS[10:30]:
+        pushes.owe(cid, (here, away), 0.0)
+        assert pushes.offer(here, 0.0) == (cid,)
+        pushes.confirmed(here, cid)
+    assert len(pushes) + pushes.left_out == 30
+    assert not pushes.overflowed  # a scan would find no more than what is known
+    assert not pushes.owe(CIDS[30], (away,), 0.0)
+    assert CIDS[30] not in pushes and not pushes.overflowed
+
+
+def test_nothing_is_owed_to_who_is_no_member_any_more() -> None:
+    pushes, both, alone = Pushes(), CIDS[0], CIDS[1]
+    pushes.owe(both, (2, 3), 0.0)
+    pushes.owe(alone, (3,), 0.0)
+    pushes.refused(3, alone, 30.0)
+    pushes.offer(3, 0.0)
+    pushes.keep_only((1, 2))
+    assert (len(pushes), pushes.owed_to(3)) == (1, 0)
+    assert pushes.confirmed(2, both)
 
 
 # -- repair --------------------------------------------------------------------------
