@@ -264,11 +264,17 @@ class Coherence:
         if self._thread is None:
             with self._start_lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="vfs-invalidate", daemon=True
-                    )
-                    self._thread.start()
+                    self._start()
         self._later.put(work)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="vfs-invalidate", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as problem:  # the next one tries again
+            log.warning("the kernel is told later: %s", problem)
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while (work := self._later.get()) is not None:

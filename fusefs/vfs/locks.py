@@ -33,6 +33,8 @@ from fusefs.vfs.types import FileLock
 OFFSET_MAX = (1 << 63) - 1
 _POLL_S = 0.05
 """How soon a waiting lock notices an interrupt: below what a user notices."""
+_POLLERS = 20
+"""With more of them that wait it takes longer, so that they cost no more together."""
 MAX_HELD = 10_000
 """Locks of one node; beyond it ENOLCK, as of a kernel whose lock table is full. All are
 told in one message, to the node and to an owner (20,000, 1 MiB), and looked through at
@@ -98,6 +100,8 @@ class Locks:
         self._through: dict[int, Through] = self._journal.through
         """Handles that were locked through."""
         self._claims: dict[Key, list[_Claim]] = {}
+        self._sleepers = 0
+        """Requests in `_wait`."""
         self._waiting: dict[int, set[int]] = {}
         """Record locks: owner -> owners it waits for, to find deadlocks."""
 
@@ -307,9 +311,12 @@ class Locks:
             if self._deadlock(owner, others):
                 raise FsError("waiting would never end", errno=_EDEADLK)
             self._waiting[owner] = others
+        self._sleepers += 1
+        poll_s = _POLL_S * max(1.0, self._sleepers / _POLLERS)
         try:
-            self._changed.wait(_POLL_S if cancelled is not None else None)
+            self._changed.wait(poll_s if cancelled is not None else None)
         finally:
+            self._sleepers -= 1
             self._waiting.pop(owner, None)
         if cancelled is not None and cancelled():
             raise Interrupted("interrupted while waiting for a lock")

@@ -166,6 +166,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path)
     parser.add_argument("--files", type=int, default=10)
     parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--most-threads", type=int, default=160)
+    parser.add_argument("--most-parked", type=int, default=4000)
     parser.add_argument("--local-locks", action="store_true")
     parser.add_argument("--first-handle", type=int, default=os.getpid() << 16)
     parser.add_argument("--done", default="")
@@ -194,7 +196,12 @@ def main() -> None:
         on_ready=ready,
         on_server=begun,
         set_invalidator=fs.set_invalidator,
-        settings=Settings(readers=options.readers, locks=not options.local_locks),
+        settings=Settings(
+            readers=options.readers,
+            most_threads=options.most_threads,
+            most_parked=options.most_parked,
+            locks=not options.local_locks,
+        ),
         state=options.state,
     )
 

@@ -384,6 +384,50 @@ def test_locks_exclude_block_and_are_interrupted(make: Make, how: str) -> None:
     assert "setlk" in mount.do("seen")["cancelled"]  # type: ignore[index]
 
 
+def waiting_for(mount: KernelMount, path: Path, count: int) -> list[subprocess.Popen]:
+    """So many programs that the worker has seen wait for a lock of the file."""
+    before = mount.requests().get("setlkw", 0)
+    waiters = [subprocess.Popen(["flock", str(path), "true"]) for _ in range(count)]
+    deadline = time.monotonic() + 10
+    while mount.requests().get("setlkw", 0) < before + count:
+        assert time.monotonic() < deadline, "nobody reads their requests"
+        time.sleep(0.01)
+    return waiters
+
+
+def test_who_holds_a_lock_is_served_however_many_wait_for_it(make: Make) -> None:
+    mount = make("--most-threads", "3")
+    path = mount.path / "d" / "f0001"
+    command = [sys.executable, "-c", _LOCKER, str(path), "flock"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert says_locked(holder)
+    waiters = waiting_for(mount, path, 8)
+    subprocess.run(["stat", "-f", str(mount.path)], timeout=5, check=True)
+    holder.kill()
+    assert [w.wait(10) for w in waiters] == [0] * 8
+    holder.wait(5)
+
+
+def test_locks_that_too_many_wait_for_are_refused(make: Make) -> None:
+    mount = make("--most-parked", "4")
+    path = mount.path / "d" / "f0001"
+    command = [sys.executable, "-c", _LOCKER, str(path), "flock"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert says_locked(holder)
+    waiters = waiting_for(mount, path, 8)
+    deadline = time.monotonic() + 10
+    while sum(w.poll() is None for w in waiters) > 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    subprocess.run(["stat", "-f", str(mount.path)], timeout=5, check=True)
+    with (mount.path / "d" / "f0002").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_UN)
+    holder.kill()
+    assert sum(w.wait(10) == 0 for w in waiters) == 4
+    holder.wait(5)
+
+
 # -- mounting ------------------------------------------------------------------------
 
 

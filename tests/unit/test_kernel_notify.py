@@ -12,6 +12,7 @@ import pytest
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection, Settings
 from fusefs.bindings.kernel.notify import Notifier
+from fusefs.bindings.kernel.server import Server
 from fusefs.bindings.kernel.session import Session
 from fusefs.model.ids import Ino
 from tests.lib.memory_vfs import MemoryVfs
@@ -220,6 +221,34 @@ def test_name_not_found_and_nothing_on_its_way_is_told_once() -> None:
     notifier.answer = lambda message: errno.ENOENT
     notifier.entry(Ino(5), b"x")
     assert len(notifier.said) == 1
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_what_found_no_thread_is_told_when_there_is_one(monkeypatch) -> None:
+    notifier = make(wait_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(30):
+            notifier.entry(Ino(5), b"name")
+    assert notifier.said == []
+    notifier.tick()
+    wait_until(lambda: len(notifier.said) == 30)
+
+
+def test_a_serving_thread_that_is_not_to_be_had_is_not_counted(monkeypatch) -> None:
+    """Else nobody would read any more once all others wait."""
+    server = Server(MemoryVfs(), -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        assert not server._make_room()
+        assert server.connection.channels == ()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: None)
+        assert server._make_room()
+    assert len(server.connection.channels) == 1
 
 
 def test_everything_uses_the_epoch_and_every_known_inode() -> None:

@@ -66,13 +66,13 @@ class Channel:
         self,
         connection: Connection,
         handlers: Sequence[Handler],
-        make_room: Callable[[], None],
+        make_room: Callable[[], bool],
         *,
         resident: bool = False,
     ) -> None:
         """`make_room`: called once before a request waits for somebody else; sees
-        to it that another thread reads. `resident`: keep the buffer's pages (see
-        _RESIDENT); only the usual readers, the others come and go."""
+        to it that another thread reads, if there is one to be had. `resident`: keep the
+        buffer's pages (see _RESIDENT); only the usual readers, the others come and go."""
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers
@@ -93,7 +93,7 @@ class Channel:
         """Requests served per opcode. Read by every thread."""
         self.cancelled = self._is_cancelled
         self._make_room = make_room
-        self._made_room = 0
+        self._made_room = self._parked = 0
 
     # -- for handlers ----------------------------------------------------------------
 
@@ -127,6 +127,20 @@ class Channel:
         if self._made_room != self.unique:
             self._made_room = self.unique
             self._make_room()
+
+    def about_to_park(self) -> bool:
+        """The same of a request that may wait for ever. False: nobody else would read,
+        so it must not."""
+        self._parked = self._made_room = self.unique
+        if self._make_room():
+            return True
+        self._parked = 0
+        return False
+
+    @property
+    def parked(self) -> bool:
+        """Its request may wait for ever. Read by every thread."""
+        return self.unique != 0 and self._parked == self.unique
 
     @property
     def waiting(self) -> bool:

@@ -85,9 +85,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     readers: int = 2
     """Threads that read requests while none of them waits."""
     most_threads: int = 160
-    """Requests that may wait at once (fetches, locks, barriers): more than the
-    kernel has in the background (session.MAX_BACKGROUND), so that reads of bytes
-    that do not come leave room for others."""
+    """Requests that may wait at once (fetches, barriers): more than the kernel has in
+    the background (session.MAX_BACKGROUND), so that reads of bytes that do not come
+    leave room for others."""
+    most_parked: int = 4_000
+    """Besides, those that wait for a lock. They end only when its holder is served, who
+    must never find all threads waiting for him: further ones are ENOLCK."""
     changes_wait: bool = False
     """Changes of names and attributes wait for peers too (sync=all)."""
     notify_wait_s: float = 0.020

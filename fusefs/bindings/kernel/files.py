@@ -7,6 +7,7 @@ may wait for peers; `about_to_wait` then lets another thread read requests.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import Final
 
@@ -14,7 +15,7 @@ from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
-from fusefs.errors import NoSuchDevice
+from fusefs.errors import NoLocks, NoSuchDevice
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import FileLock
 
@@ -165,8 +166,10 @@ def _setlk(ch: Channel, unique: int, nodeid: Ino, wait: bool) -> bytes:
     handle, owner, start, end, kind, pid, flags, _ = p.LK_IN.unpack_from(
         ch.buffer, REQUEST
     )
-    if wait:
+    if kind == fcntl.F_UNLCK:  # flock(2) unlocks by a request that may wait, too
         ch.about_to_wait()
+    elif wait and not ch.about_to_park():
+        raise NoLocks("too many requests wait for locks")
     wanted = FileLock(kind, start, end, pid)
     flock = bool(flags & p.LK_FLOCK)
     if not flock:

@@ -222,6 +222,8 @@ class Notifier:
         milliseconds by the server's watch."""
         if self._later:
             self._put(self._try_later, None)
+        elif self._jobs.qsize():  # there was no thread to be had
+            self._see_to_it()
 
     def _try_later(self) -> None:
         table = self._connection.lookups.table
@@ -331,11 +333,20 @@ class Notifier:
 
     def _put(self, work: Work, done: threading.Event | None) -> None:
         self._jobs.put((work, done))
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """That there is a thread for what is to be done; else at the next tick."""
         with self._lock:
             if self._idle >= self._jobs.qsize() or self._threads >= _MOST_THREADS:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="notify", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="notify", daemon=True).start()
+        except RuntimeError as problem:
+            log.warning("the kernel is told later: %s", problem)
+            with self._lock:
+                self._threads -= 1
 
     def _work(self) -> None:
         while True:

@@ -40,7 +40,7 @@ _TICK_S: Final = 0.025
 _IDLE_TICK_S: Final = 0.1
 """The same while nothing is asked: ten wake-ups a second cost nothing."""
 _SPARE_TICKS: Final = 40
-"""Ticks of too many idle threads before one is sent home."""
+"""Ticks of too many idle threads before some are sent home: one, and an eighth."""
 _STOP_S: Final = 30.0
 """Longest wait for requests in flight when told to stop."""
 
@@ -79,6 +79,8 @@ class Server:
         self._threads: dict[Channel, threading.Thread] = {}
         self._served = [0] * p.OPCODES
         """Requests of channels that ended."""
+        self._refused = ""
+        """Why the last thread could not be started; said once."""
         self._stopping = threading.Event()
         self._ended = threading.Event()
 
@@ -135,7 +137,8 @@ class Server:
             spare = spare + 1 if idle > self.connection.settings.readers else 0
             if spare > _SPARE_TICKS:
                 spare = 0
-                channels[-1].leave(unanswered=False)
+                for channel in channels[-1 - (idle >> 3) :]:
+                    channel.leave(unanswered=False)
             before = busy
             self.connection.tick()
             self.notifier.tick()
@@ -169,28 +172,49 @@ class Server:
 
     # -- threads ---------------------------------------------------------------------
 
-    def _add_channel(self, resident: bool = False) -> None:
+    def _add_channel(self, resident: bool = False) -> bool:
+        """Whether there is one more thread that reads."""
+        settings = self.connection.settings
         with self._lock:
             if self._stopping.is_set():
-                return
-            if len(self._threads) >= self.connection.settings.most_threads:
-                return
-            channel = Channel(
-                self.connection, self._handlers, self._make_room, resident=resident
-            )
-            thread = threading.Thread(
-                target=self._serve, args=(channel,), name="fuse", daemon=True
-            )
-            self._threads[channel] = thread
-            self.connection.channels = tuple(self._threads)
-            thread.start()
+                return False
+            parked = sum(ch.parked for ch in self._threads)
+            if len(self._threads) - parked >= settings.most_threads:
+                return False
+            if parked > settings.most_parked:
+                return False
+            try:
+                self._start_channel(resident)
+                self._refused = ""
+            except (RuntimeError, OSError, MemoryError) as problem:
+                if self._refused != (refused := str(problem)):
+                    log.warning("no more threads to be had: %s", refused)
+                self._refused = refused
+            return not self._refused
 
-    def _make_room(self) -> None:
+    def _start_channel(self, resident: bool) -> None:
+        """The lock is held. Raises RuntimeError, OSError, MemoryError."""
+        channel = Channel(
+            self.connection, self._handlers, self._make_room, resident=resident
+        )
+        thread = threading.Thread(
+            target=self._serve, args=(channel,), name="fuse", daemon=True
+        )
+        self._threads[channel] = thread
+        try:
+            thread.start()
+        except BaseException:
+            del self._threads[channel]
+            raise
+        self.connection.channels = tuple(self._threads)
+
+    def _make_room(self) -> bool:
         """Called by a channel about to wait: somebody must read, now or as soon as a
         request that does not wait is answered. (More threads than that would only
         hand the interpreter around: each request wakes another one.)"""
-        if all(ch.waiting for ch in self.connection.channels):
-            self._add_channel()
+        if not all(ch.waiting for ch in self.connection.channels):
+            return True
+        return self._add_channel()
 
     def _serve(self, channel: Channel) -> None:
         try:
