@@ -8,6 +8,7 @@ import trio
 
 from fusefs.model.ids import NodeId, Seq
 from fusefs.model.tx import Tx
+from fusefs.model.vector import dominates
 from fusefs.namespace.namespace import Namespace
 from netnode.core import horizon as horizons
 from netnode.core.membership import Membership
@@ -25,7 +26,7 @@ async def keep_horizon(
 ) -> None:
     """For ever; does nothing as long as another has a lower id."""
     me = namespace.node_id
-    last: dict[NodeId, Seq] = {}
+    last = namespace.horizon()
     before: dict[NodeId, horizons.Told] = {}
     written = environment.now()
     while True:
@@ -42,8 +43,27 @@ async def keep_horizon(
         found = horizons.horizon(members, horizons.durable(before, told))
         before = told
         since_s = environment.now() - written
-        if found and horizons.worth_writing(last, found.upto, since_s):
-            tx = namespace.put_horizon(found.upto, found.after)
-            last, written = found.upto, environment.now()
-            if tx is not None:
-                publish(tx)
+        if not found or not horizons.worth_writing(last, found.upto, since_s):
+            continue
+        while all(node == me or node in peers for node in members):
+            last = await _step(namespace, environment, found, publish)
+            written = environment.now()
+            if dominates(last, found.upto) or not dominates(namespace.horizon(), last):
+                break
+            await trio.sleep(horizons.STEP_PAUSE_S)
+
+
+async def _step(
+    namespace: Namespace,
+    environment: Environment,
+    found: horizons.Horizon,
+    publish: Callable[[Tx], None],
+) -> dict[NodeId, Seq]:
+    """A horizon that is not too much to forget at once; gives it."""
+    upto = await environment.offload(
+        lambda: namespace.horizon_towards(found.upto, horizons.STEP_REGISTERS)
+    )
+    tx = namespace.put_horizon(upto, found.after)
+    if tx is not None:
+        publish(tx)
+    return upto

@@ -43,6 +43,10 @@ CACHED_ROWS = 32_768
 MOST_AHEAD = 128
 """Names read for one that is looked up: ~0.5 ms."""
 
+_WRITTEN = (
+    "SELECT seq FROM register WHERE node = ? AND seq > ? AND seq <= ?"
+    " ORDER BY seq LIMIT ?"
+)
 Row = tuple[object, ...]
 _ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
 
@@ -343,6 +347,21 @@ class Reads:
     def horizon(self) -> dict[NodeId, Seq]:
         """The deletes this node has forgotten (tombstones.py)."""
         return read_horizon(self._read("SELECT value FROM meta WHERE key = 'horizon'"))
+
+    def horizon_towards(self, upto: Vector, registers: int) -> dict[NodeId, Seq]:
+        """The next horizon on the way to this one: beyond it lie about so many
+        registers that were written since the present one."""
+        step, done, left = {}, self.horizon(), registers
+        for node in sorted(upto):
+            at = done.get(node, Seq(0))
+            rows = self._read(_WRITTEN, (node, at, upto[node], left + 1))
+            if len(rows) <= left:
+                step[node] = upto[node]
+                left -= len(rows)
+            elif left or at:
+                step[node] = Seq(rows[left - 1][0]) if left else at  # type: ignore[arg-type]
+                left = 0
+        return step
 
     def delta(
         self, since: Vector, limit_bytes: int = 256 * 1024

@@ -20,6 +20,11 @@ LONGEST_S = 120.0
 """... and the time after which fewer do: who removes files because his disk is full
 waits for it."""
 
+STEP_REGISTERS = 1000
+"""Forgotten in one transaction, on each node: about 50 ms in which nobody else writes.
+After a member was away for long there may be millions."""
+STEP_PAUSE_S = 0.25
+
 
 class Horizon(NamedTuple):
     upto: dict[NodeId, Seq]

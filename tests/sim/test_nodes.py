@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,9 +14,10 @@ import trio
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
+from fusefs.namespace import replicate, tombstones, writing
 from fusefs.store.files import path_of
 from fusefs.store.types import PUSHED, RESPONSIBLE
-from netnode.core import pushes
+from netnode.core import horizon, pushes
 from netnode.transport import BrokenStream
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulate, simulated
@@ -481,6 +483,41 @@ async def test_deletes_are_remembered_while_a_member_is_away(
     await cluster.until_connected()
     await cluster.until_equal()
     assert c.names() == []
+
+
+def test_many_deletes_are_forgotten_in_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member was away for long: nobody writes while one step is taken."""
+    monkeypatch.setattr(horizon, "STEP_REGISTERS", 100)
+    dropped: list[int] = []
+
+    def counted(*arguments: Any) -> int:
+        dropped.append(tombstones.collect(*arguments))
+        return dropped[-1]
+
+    for module in (writing, replicate):
+        monkeypatch.setattr(module, "collect", counted)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await cluster.start(3)
+        await c.stop()
+        for number in range(300):
+            a.create(b"f%d" % number)
+            a.unlink(b"f%d" % number)
+            b.create(b"g%d" % number)
+            b.unlink(b"g%d" % number)
+        await trio.sleep(200)
+        assert not any(dropped)
+        await c.start()
+        await cluster.until_connected()
+        await trio.sleep(200)
+        await cluster.until_equal()
+        for node in (a, b, c):
+            assert node.namespace.registers_count() < 50
+        assert 0 < max(dropped) <= 110
+
+    simulate(body, tmp_path)
 
 
 @simulated
