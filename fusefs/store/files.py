@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,26 +58,30 @@ class Files:
     def write(self, data: Buffer) -> str:
         """Store the bytes under a temporary name, to be published or discarded."""
         tmp = self._prefix + str(next(self._serial))
+        try:
+            with _full_disk():
+                self._write(tmp, data)
+        except OSError:
+            self.discard(tmp)
+            raise
+        return tmp
+
+    def _write(self, tmp: str, data: Buffer) -> None:
         fd = os.open(tmp, _CREATE, 0o400, dir_fd=self.fd)
         try:
             _write_all(fd, data)
-        except OSError as error:
-            self.discard(tmp)
-            if error.errno in _FULL:
-                raise NoSpace("the store's disk is full") from error
-            raise
         finally:
             os.close(fd)
-        return tmp
 
     def publish(self, tmp: str, cid: ChunkId) -> None:
         """Give a temporary file its object's name, replacing what has it."""
         path = path_of(cid)
-        try:
-            os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except FileNotFoundError:
-            self._make_directory(path[:2])
-            os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        with _full_disk():
+            try:
+                os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            except FileNotFoundError:
+                self._make_directory(path[:2])
+                os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def _make_directory(self, name: str) -> None:
         try:
@@ -199,6 +204,17 @@ class Files:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """No block, no inode, or a quota that is used up: NoSpace."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace("the store's disk is full") from error
+        raise
 
 
 def _make_fan_out(directory: Path) -> None:

@@ -120,13 +120,17 @@ class Objects:
         if self._keep_present(cid, len(data), flags):
             return
         tmp = self.files.write(data)
-        with self.lock:
-            self._finish_for_killed()
-            self.lock.note(cid)
-            self.files.publish(tmp, cid)
-            self.index.put_large(cid, len(data), flags, int(self._clock()))
-            self.lock.note(HOLE)
-            self._durability.wrote_large(cid)
+        try:
+            with self.lock:
+                self._finish_for_killed()
+                self.lock.note(cid)
+                self.files.publish(tmp, cid)
+                self.index.put_large(cid, len(data), flags, int(self._clock()))
+                self.lock.note(HOLE)
+                self._durability.wrote_large(cid)
+        except BaseException:  # a full disk must not be filled by what failed
+            self.files.discard(tmp)
+            raise
         self.suspects.clear(cid)
         self._descriptors.drop(cid)
 

@@ -346,3 +346,35 @@ def test_object_of_earlier_times_is_hashed_once(tmp_path, monkeypatch):
         again._descriptors.clear()
         assert again.get(cid) == data
         assert hashed == [1]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "rename"])
+def test_disk_without_inodes_or_over_its_quota_is_no_space(
+    store, monkeypatch, call, code
+):
+    real = getattr(os, call)
+
+    def refuse(path, *args, **keywords):
+        if str(path).startswith("tmp/"):
+            raise OSError(code, "refused")
+        return real(path, *args, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(NoSpace):
+            store.put(bytes_of(40 * KIB))
+    assert half_written(store) == []
+
+
+def test_what_finds_no_room_in_the_index_leaves_no_file(store, monkeypatch):
+    def full(*_):
+        raise NoSpace("the store's disk is full (small.db)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.index, "put_large", full)
+        for seed in range(2):  # the second one has to end what the first one began
+            with pytest.raises(NoSpace):
+                store.put(bytes_of(40 * KIB, seed))
+    assert half_written(store) == []
+    store.put(bytes_of(40 * KIB))
