@@ -65,10 +65,12 @@ class Background:
                 log.exception("background work failed; trying again")
 
     def renew_leases(self) -> None:
-        """Keep GC away from what only open files name."""
+        """Keep GC away from what only open files name. Not from all they show: of a
+        large one that would be a row of small.db for each MiB, every few minutes."""
         wanted: set[ChunkId] = set()
         for file in self._files.opened():
-            wanted.update(_objects(file.view))
+            if file.ino in self._files.orphans:
+                wanted.update(_objects(file.view))
             draft = file.draft
             if draft is not None:
                 wanted.update(

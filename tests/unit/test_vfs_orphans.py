@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import NoAttribute, NotFound, Stale
-from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import local_vfs
@@ -220,3 +220,21 @@ def test_adopted_handle_goes_on_where_it_was(tmp_path: Path) -> None:
         for handle in (writing, reading, fresh):
             local.close(handle)
         assert vfs.statistics().handles == 0
+
+
+def test_leases_are_for_what_only_open_files_name(tmp_path: Path, monkeypatch) -> None:
+    """What a register names, garbage collection finds there; of a large file that is
+    open it would be a row of the store's index for each chunk, every few minutes."""
+    with local_vfs(tmp_path / "s") as local:
+        renewed: list[ChunkId] = []
+        monkeypatch.setattr(local.store, "touch", renewed.extend)
+        local.put("/named", b"n" * 100)
+        local.put("/removed", b"r" * 100)
+        handles = [local.open(name, os.O_RDONLY) for name in ("/named", "/removed")]
+        local.vfs.renew_leases()
+        assert renewed == []
+        local.vfs.unlink(ROOT_INO, b"removed")
+        local.vfs.renew_leases()
+        assert renewed == [chunk_id(b"r" * 100)]
+        for handle in handles:
+            local.close(handle)
