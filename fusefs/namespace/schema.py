@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusefs.errors import Corrupt
 from fusefs.namespace import totals
-from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES
+from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES, LONGEST_BYTES
 
 APPLICATION_ID = 0x64667331
 VERSION = 1
@@ -68,6 +68,7 @@ def connect(
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA cache_size = -16384")  # KiB: the upper tree levels stay in
     db.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
+    db.execute(f"PRAGMA journal_size_limit = {LONGEST_BYTES}")
     # Mapped, every commit of another connection takes the whole mapping down (a third
     # of the time of a create), and every page read counts as resident memory.
     db.execute("PRAGMA mmap_size = 0")

@@ -18,6 +18,9 @@ CHECKPOINT_BYTES = 8 << 20
 overwritten in place, which costs a third less than growing it."""
 AUTOCHECKPOINT_PAGES = 16384
 """64 MiB: a writer does it itself only when the background sync is stuck."""
+LONGEST_BYTES = 64 << 20
+"""What a WAL that grew longer, behind a reader that took its time, is cut to when it
+starts again."""
 RESTART_WAIT_S = 0.05
 """Writers wait while the WAL restarts; with a reader in the way, do it next time."""
 _PAGE_BYTES = 4096

@@ -19,6 +19,7 @@ from fusefs.errors import Corrupt, FsError, NoSpace
 from fusefs.store.checkpoint import (
     AUTOCHECKPOINT_PAGES,
     CHECKPOINT_BYTES,
+    LONGEST_BYTES,
     Checkpoint,
 )
 from fusefs.store.locking import WriteLock
@@ -92,6 +93,7 @@ class Database:
             "journal_mode = WAL",
             "synchronous = NORMAL",
             f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+            f"journal_size_limit = {LONGEST_BYTES}",
             # Mapped, a read is 3 us faster and every page read counts as resident
             # memory for each connection; and a disk error would kill the process.
             "mmap_size = 0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import ChunkMissing
-from fusefs.model.ids import ChunkId, chunk_id
+from fusefs.model.ids import ChunkId, NodeId, chunk_id
+from fusefs.namespace import Namespace, schema
 from fusefs.store import Store, checkpoint, files
+from fusefs.store import database as database_module
 from fusefs.store import objects as objects_module
 from fusefs.store.files import path_of
 from fusefs.store.suspects import window_start
@@ -338,3 +341,33 @@ def test_power_cut_rows_and_files_agree_after_the_suspects_were_looked_at(tmp_pa
         assert store.check_suspects() == []
         assert list(store.check(contents=True)) == []
         assert store.get(left) == bytes_of(100_000, 2)
+
+
+@pytest.mark.parametrize("name", ["small.db", "meta.db"])
+def test_a_wal_that_grew_behind_a_reader_is_cut(
+    tmp_path: Path, monkeypatch, name: str
+) -> None:
+    """One that is long is read at each start after a crash, and fills the disk."""
+    for module in (database_module, schema):
+        monkeypatch.setattr(module, "LONGEST_BYTES", 1 << 20)
+    wal = tmp_path / f"{name}-wal"
+    namespace = Namespace.create(tmp_path, NodeId(1))
+    with checked_store(tmp_path) as store:
+
+        def write(number: int) -> None:
+            store.put(b"%d" % number * 3000)
+            with namespace.transaction() as t:
+                t.put_setting(b"x", bytes(4096) + b"%d" % number)
+
+        reader = sqlite3.connect(tmp_path / name)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        for number in range(200):
+            write(number)
+        assert wal.stat().st_size > 2 << 20
+        reader.close()
+        store.database.checkpoint(0)
+        namespace._checkpoint.run(0)
+        write(200)
+        assert wal.stat().st_size <= 1 << 20
+        namespace.close()
