@@ -116,8 +116,8 @@ async def sync_disk(
     while True:
         await trio.sleep(SYNC_S)
         state = progress()
-        if state != done:
-            await environment.offload(store.sync_all)
-            if namespace is not None:
-                await environment.offload(namespace.sync)
-            done = state
+        # Also lets go of what the worker collected, and notes what was served.
+        await environment.offload(store.sync_all)
+        if state != done and namespace is not None:
+            await environment.offload(namespace.sync)
+        done = state

@@ -16,6 +16,7 @@ from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.namespace import replicate, tombstones, writing
 from fusefs.store.files import path_of
+from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.core import horizon, pushes
 from netnode.transport import BrokenStream
@@ -625,6 +626,24 @@ async def test_what_was_removed_lacks_no_copies(cluster: SimCluster) -> None:
         a.store.delete(cid)
     await trio.sleep(700)
     assert a.node is not None and a.node.keeper.backlog() == 1
+
+
+@simulated
+async def test_a_node_that_only_serves_keeps_nothing_that_was_removed(
+    cluster: SimCluster,
+) -> None:
+    """The worker collects garbage; what the node had open takes room until it lets
+    go."""
+    (a,) = await cluster.start(1)
+    cid = a.store.put(b"served" * 10_000)
+    await trio.sleep(30)
+    a.store.get(cid)
+    worker = Store.open(a.directory, min_free_bytes=0)
+    worker.delete(cid)
+    worker.close()
+    assert a.store.statistics().open_files == 1
+    await trio.sleep(10)
+    assert a.store.statistics().open_files == 0
 
 
 @simulated
