@@ -49,11 +49,13 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     where = table.canonical(arguments.directory)
     node = nodes.at_mountpoint(where)
+    elsewhere = ""
     if unmounting.is_mounted(where) or node is not None:
         stays = _stays_behind(node)
         mount = table.find(where)
         if mount is not None:
             _unmount(where, mount, lazy=arguments.lazy, force=arguments.force)
+            elsewhere = "" if arguments.force else _elsewhere(mount.connection)
         elif node is not None:  # it mounts in a moment, or ends already
             nodes.end(node)
     elif (node := nodes.without_mount(where)) is not None:
@@ -61,6 +63,9 @@ def main(argv: list[str]) -> int:
         nodes.end(node)
     else:
         raise _failure(f"{where} is not a dfs mount")
+    if elsewhere and not arguments.lazy:
+        print(f"dfs umount: {where} is unmounted; {elsewhere}", file=sys.stderr)
+        return 0
     if stays:
         print(f"dfs umount: {stays}", file=sys.stderr)
     if node is None or arguments.lazy:
@@ -96,6 +101,16 @@ def _stays_behind(node: Running | None) -> str:
     )
 
 
+def _elsewhere(connection: str) -> str:
+    """Why the node goes on, as the other half of a sentence; empty when it ends."""
+    if left := table.of_connection(connection):
+        places = ", ".join(os.fsdecode(mount.where) for mount in left)
+        return f"the node goes on, for it is mounted on {places}, too"
+    if unmounting.is_connected(connection):
+        return "the node goes on, for another mount namespace (a container?) has it"
+    return ""
+
+
 def _kill_worker(node: Running) -> None:
     """What it had not stored is in its journal, for the next mount."""
     now = state.read(Path(node.store))
@@ -111,6 +126,9 @@ def _unmount(where: str, mount: table.Mount, *, lazy: bool, force: bool) -> None
         )
     if force:
         unmounting.abort(mount.connection)
+        for other in table.of_connection(mount.connection):
+            if other.where != mount.where:
+                unmounting.detach(os.fsdecode(other.where))
     try:
         unmounting.unmount(where, lazy=lazy or force)
     except OSError as error:

@@ -23,6 +23,8 @@ class Mount(NamedTuple):
     source: str
     user: int
     """Who made it, as the kernel saw; -1 where it does not say (it does for FUSE)."""
+    root: bytes = b"/"
+    """What of the file system is mounted: a bind mount may have a part of it."""
 
     @property
     def is_ours(self) -> bool:
@@ -47,6 +49,7 @@ def parse(text: bytes) -> list[Mount]:
                 fields[dash + 1].decode(),
                 _unescape(fields[dash + 2]).decode(errors="replace"),
                 _user(fields[dash + 3]),
+                _unescape(fields[3]),
             )
         )
     return mounts
@@ -68,11 +71,12 @@ def find(directory: str) -> Mount | None:
     return here[-1] if here else None
 
 
-def of_connection(connection: str) -> Mount | None:
-    """Our mount with this connection, wherever it is now: renaming a directory above
-    a mountpoint moves the mount."""
-    mounts = reversed(parse(MOUNTINFO.read_bytes()))
-    return next((m for m in mounts if m.is_ours and m.connection == connection), None)
+def of_connection(connection: str) -> list[Mount]:
+    """Our mounts with this connection, wherever they are now: renaming a directory
+    above a mountpoint moves the mount. The first is the node's own if that is still
+    there; the others are bind mounts of it."""
+    mounts = parse(MOUNTINFO.read_bytes())
+    return [m for m in mounts if m.is_ours and m.connection == connection]
 
 
 def around(path: str) -> Mount | None:

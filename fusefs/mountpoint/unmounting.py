@@ -74,6 +74,12 @@ def abort(connection: str) -> bool:
     return True
 
 
+def is_connected(connection: str) -> bool:
+    """Whether the kernel has this connection, as far as it shows: after unmounting,
+    another mount of it does, here or in a mount namespace (a container's)."""
+    return bool(connection) and (CONNECTIONS / connection).is_dir()
+
+
 def waiting(connection: str) -> int | None:
     """Requests the kernel waits for on this connection; None when unknown."""
     try:

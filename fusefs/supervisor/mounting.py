@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,13 @@ class MountedDevice:
         fresh = mount(self._config)
         os.dup2(fresh, self.descriptor, inheritable=False)
         os.close(fresh)
+
+    def is_connected(self) -> bool:
+        """Whether it is mounted anywhere: the kernel ends a connection with the last
+        mount of it."""
+        poller = select.poll()
+        poller.register(self.descriptor, 0)
+        return not poller.poll(0)
 
     def close(self) -> None:
         """Lets go; the kernel ends the connection when no worker has it either."""

@@ -230,14 +230,24 @@ class Supervisor:
         self._loop.after(wait_s, lambda: self._start(child))
 
     def _mount_is_there(self) -> bool:
+        """Here, or in another mount namespace (a container's)."""
         if self._connection:
-            return table.of_connection(self._connection) is not None
+            mounts = table.of_connection(self._connection)
+            return bool(mounts) or self._is_connected()
         return unmounting.is_mounted(self._config.mountpoint)
+
+    def _is_connected(self) -> bool:
+        return self._device is not None and self._device.is_connected()
 
     def _where(self) -> str:
         """The mountpoint as it is called now."""
-        mount = table.of_connection(self._connection) if self._connection else None
-        return os.fsdecode(mount.where) if mount else self._config.mountpoint
+        return next(iter(self._places()), self._config.mountpoint)
+
+    def _places(self) -> list[str]:
+        """The same, and those of bind mounts."""
+        if not self._connection:
+            return [self._config.mountpoint]
+        return [os.fsdecode(m.where) for m in table.of_connection(self._connection)]
 
     # -- stopping -----------------------------------------------------------------
 
@@ -261,17 +271,23 @@ class Supervisor:
         self._stop()
 
     def _unmount(self) -> None:
+        """Wherever it is mounted, in other mount namespaces, too."""
         if not self._worker or not self._mount_is_there():
             return
-        where = self._where()
-        try:
-            unmounting.unmount(where)
-        except OSError as error:
-            names = ", ".join(f"{name}({pid})" for pid, name in unmounting.users(where))
-            log.warning("%s: %s; detaching it from %s", where, error.strerror, names)
-            unmounting.detach(where)
-            if self._worker:
-                self._worker.kill(signal.SIGTERM)
+        busy = False
+        for where in reversed(self._places()):
+            try:
+                unmounting.unmount(where)
+            except OSError as error:
+                busy = True
+                users = unmounting.users(where)
+                names = ", ".join(f"{name}({pid})" for pid, name in users)
+                log.warning(
+                    "%s: %s; detaching it from %s", where, error.strerror, names
+                )
+                unmounting.detach(where)
+        if busy or self._is_connected():
+            self._worker.kill(signal.SIGTERM)
             self._loop.after(BUSY_S, self._abort_if_running)
 
     def _abort_if_running(self) -> None:

@@ -267,12 +267,14 @@ def test_logs_of_a_running_node_do_not_grow_without_end(
 def test_mount_table_octal_escapes_and_optional_fields() -> None:
     text = (
         b"36 35 0:52 / /mnt/with\\040space rw shared:1 - fuse.dfs dfs@a rw,user_id=7\n"
+        b"36 35 0:52 /a\\040part /srv rw - fuse.dfs dfs@a rw,user_id=7\n"
         b"37 35 0:53 / /proc rw - proc proc rw\n"
         b"38 35 0:54 / /mnt/some\rbody's rw - tmpfs none rw\n"
     )
-    ours, other, odd = table.parse(text)
+    ours, part, other, odd = table.parse(text)
     assert odd.where == b"/mnt/some\rbody's"
-    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a", 7)
+    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a", 7, b"/")
+    assert (part.where, part.root) == (b"/srv", b"/a part")
     assert (ours.is_ours, ours.connection) == (True, "52")
     assert not other.is_ours and other.user == -1
 

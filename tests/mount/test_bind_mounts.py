@@ -1,0 +1,105 @@
+"""A mount that is in other places, too: bind mounts of it or of a part, and mount
+namespaces (containers)."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fusefs.mountpoint import nodes, table
+from tests.lib.cluster import Cluster, Node, dfs
+
+pytestmark = pytest.mark.mount
+
+SOON_S = 20
+"""Far less than what is waited for a node that does not end."""
+
+
+@pytest.fixture
+def node(fresh: Cluster) -> Node:
+    made = fresh.add().mount()
+    (made.mnt / "part" / "below").mkdir(parents=True)
+    (made.mnt / "part" / "below" / "file").write_text("content")
+    return made
+
+
+@pytest.fixture
+def bound(node: Node, tmp_path: Path) -> Iterator[Path]:
+    """A directory of the mount somewhere else."""
+    place = tmp_path / "bound"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", node.mnt / "part", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], capture_output=True)
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """A process with mounts of its own, as they were when it began."""
+    command = ["unshare", "-m", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_bind_mount_is_unmounted_and_its_node_goes_on(node: Node, bound: Path) -> None:
+    began_s = time.monotonic()
+    done = dfs("umount", str(bound))
+    assert time.monotonic() - began_s < SOON_S
+    assert f"the node goes on, for it is mounted on {node.mnt}, too" in done.stderr
+    assert list(bound.iterdir()) == []
+    assert (node.mnt / "part" / "below" / "file").read_text() == "content"
+
+
+def test_unmounted_node_goes_on_for_a_bind_mount_until_that_is_gone(
+    node: Node, bound: Path
+) -> None:
+    now = node.processes()
+    assert now is not None
+    assert f"is mounted on {bound}, too" in dfs("umount", str(node.mnt)).stderr
+    (bound / "more").write_text("more")
+    assert dfs("umount", str(bound)).stderr == ""
+    assert nodes.wait_gone(now.pid, 0)
+    node.mount()
+    assert (node.mnt / "part" / "more").read_text() == "more"
+
+
+def test_sigterm_unmounts_bind_mounts_too(node: Node, bound: Path) -> None:
+    with (bound / "open").open("w") as out:
+        out.write("unsynced")
+        out.flush()
+        began_s = time.monotonic()
+        node.stop()
+        assert time.monotonic() - began_s < SOON_S
+        assert table.find(str(node.mnt)) is None and table.find(str(bound)) is None
+        out.close = lambda: None  # type: ignore[method-assign]
+    node.mount()
+    assert (node.mnt / "part" / "open").read_text() == "unsynced"
+
+
+def test_force_ends_a_node_with_its_bind_mounts(node: Node, bound: Path) -> None:
+    began_s = time.monotonic()
+    dfs("umount", "--force", str(node.mnt))
+    assert time.monotonic() - began_s < SOON_S
+    assert node.processes() is None and table.find(str(bound)) is None
+
+
+def test_node_goes_on_for_another_mount_namespace_until_it_is_told_to_stop(
+    node: Node,
+) -> None:
+    with namespace():
+        assert "another mount namespace" in dfs("umount", str(node.mnt)).stderr
+        assert node.ask("status")["name"] == node.name
+        began_s = time.monotonic()
+        node.stop()
+        assert time.monotonic() - began_s < SOON_S
