@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fusefs.cli import asking, settings
+from fusefs.mountpoint import table
 from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
 from fusefs.plain import plain
+from fusefs.supervisor import state
 
 DESCRIPTION = """\
 Without more, lists the files that changed on two nodes at once: the later version has
@@ -50,13 +52,24 @@ def main(argv: list[str]) -> int:
 
 
 def _below_mountpoint(store: Path, path: str) -> str:
-    """The path inside the tree, for one given with the mountpoint or without."""
+    """The path inside the tree, for one given with the mountpoint or without: by
+    whatever link or bind mount it leads there."""
+    directory, name = os.path.split(os.path.abspath(path))
+    place = os.path.join(os.path.realpath(directory), name)
+    mount, now = table.around(place), state.read(store)
+    if mount is not None and now is not None and _is_of(mount, now):
+        inside = os.path.relpath(place, os.fsdecode(mount.where))
+        return os.path.join(os.fsdecode(mount.root), inside)
     status = asking.node(store, "status")
     mountpoint = status.get("mountpoint") if isinstance(status, dict) else None
     absolute = os.path.abspath(path)
     if mountpoint and (absolute + "/").startswith(str(mountpoint).rstrip("/") + "/"):
         return os.path.relpath(absolute, mountpoint)
     return path
+
+
+def _is_of(mount: table.Mount, node: state.State) -> bool:
+    return mount.is_ours and mount.connection == node.connection
 
 
 def _print(conflicts: list[Any], verb: str) -> None:

@@ -103,3 +103,14 @@ def test_node_goes_on_for_another_mount_namespace_until_it_is_told_to_stop(
         began_s = time.monotonic()
         node.stop()
         assert time.monotonic() - began_s < SOON_S
+
+
+def test_conflict_is_settled_by_the_path_of_a_link_or_a_bind_mount(
+    node: Node, bound: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(node.mnt / "part")
+    here = [f"--store={node.store}", "--keep=both"]
+    for place in (tmp_path / "link", bound):
+        path = str(place / "below" / "file")
+        done = dfs("conflicts", "resolve", path, *here, check=False)
+        assert done.stderr.endswith("there is no conflict at part/below/file\n")
