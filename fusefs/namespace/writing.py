@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 
 from fusefs.model.context import after_power_cut
-from fusefs.model.hlc import Hlc, physical_ms, tick
+from fusefs.model.hlc import Hlc, tick
 from fusefs.model.ids import FIRST_FREE_INO, Dot, Ino, NodeId, Seq, derive_ino
 from fusefs.model.records import (
     S_DIR,
@@ -76,7 +76,9 @@ class Writing:
             self.seq = after_power_cut(self._prev, skip)
             last = Hlc(last + STAMPS_PER_POWER_CUT)
         self._hlc: Hlc = tick(last, clock_ns // 1_000_000)
-        self.now_ns: int = max(clock_ns, physical_ms(self._hlc) * 1_000_000)
+        self.now_ns: int = clock_ns
+        """Of times: what happens here is dated by the clock of this machine, though a
+        peer's may be ahead (the stamp goes on counting from that one then)."""
 
     # -- reads ------------------------------------------------------------------
 
