@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         mount = table.find(where)
         if mount is not None:
             _unmount(where, mount, lazy=arguments.lazy, force=arguments.force)
-            elsewhere = "" if arguments.force else _elsewhere(mount.connection)
+            elsewhere = "" if arguments.force else _elsewhere(mount)
         elif node is not None:  # it mounts in a moment, or ends already
             nodes.end(node)
     elif (node := nodes.without_mount(where)) is not None:
@@ -101,12 +101,13 @@ def _stays_behind(node: Running | None) -> str:
     )
 
 
-def _elsewhere(connection: str) -> str:
+def _elsewhere(gone: table.Mount) -> str:
     """Why the node goes on, as the other half of a sentence; empty when it ends."""
-    if left := table.of_connection(connection):
+    mounts = table.of_connection(gone.connection)
+    if left := [m for m in mounts if m.source == gone.source]:
         places = ", ".join(os.fsdecode(mount.where) for mount in left)
         return f"the node goes on, for it is mounted on {places}, too"
-    if unmounting.is_connected(connection):
+    if not mounts and unmounting.is_connected(gone.connection):
         return "the node goes on, for another mount namespace (a container?) has it"
     return ""
 
@@ -132,7 +133,7 @@ def _unmount(where: str, mount: table.Mount, *, lazy: bool, force: bool) -> None
     try:
         unmounting.unmount(where, lazy=lazy or force)
     except OSError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno == errno.EINVAL or not unmounting.is_mounted(where):
             return
         raise _failure(_reason(where, error)) from None
 

@@ -216,6 +216,7 @@ class Supervisor:
             self._fail(why, child.code)
         elif child is self._worker and not self._mount_is_there():
             log.info("the mount is gone")
+            self._clear_away()
             self._stop()
         elif child is self._worker and child.quick_deaths > MOST_QUICK_DEATHS:
             self._fail(f"the worker dies again and again: {child.why()}")
@@ -231,23 +232,33 @@ class Supervisor:
 
     def _mount_is_there(self) -> bool:
         """Here, or in another mount namespace (a container's)."""
+        if self._device is not None:
+            return self._device.is_connected()
         if self._connection:
-            mounts = table.of_connection(self._connection)
-            return bool(mounts) or self._is_connected()
+            return bool(self._mounts())
         return unmounting.is_mounted(self._config.mountpoint)
 
-    def _is_connected(self) -> bool:
-        return self._device is not None and self._device.is_connected()
+    def _mounts(self) -> list[table.Mount]:
+        """Ours as they are now, bind mounts included. The number of a connection that
+        has ended is soon that of another one."""
+        mounts = table.of_connection(self._connection) if self._connection else []
+        if self._device is not None:
+            return mounts if self._device.is_connected() else []
+        return [m for m in mounts if m.source == self._config.fsname]
 
     def _where(self) -> str:
         """The mountpoint as it is called now."""
-        return next(iter(self._places()), self._config.mountpoint)
+        mounts = self._mounts()
+        return os.fsdecode(mounts[0].where) if mounts else self._config.mountpoint
 
-    def _places(self) -> list[str]:
-        """The same, and those of bind mounts."""
-        if not self._connection:
-            return [self._config.mountpoint]
-        return [os.fsdecode(m.where) for m in table.of_connection(self._connection)]
+    def _clear_away(self) -> None:
+        """An aborted connection leaves a mount that nobody serves any more."""
+        where = self._config.mountpoint
+        mount = table.find(where)
+        if mount is None or not mount.is_ours or mount.connection != self._connection:
+            return
+        if unmounting.is_dead(where):
+            unmounting.detach(where)
 
     # -- stopping -----------------------------------------------------------------
 
@@ -274,8 +285,11 @@ class Supervisor:
         """Wherever it is mounted, in other mount namespaces, too."""
         if not self._worker or not self._mount_is_there():
             return
+        places = [os.fsdecode(mount.where) for mount in self._mounts()]
+        if not self._connection:
+            places = [self._config.mountpoint]
         busy = False
-        for where in reversed(self._places()):
+        for where in reversed(places):
             try:
                 unmounting.unmount(where)
             except OSError as error:
@@ -286,13 +300,14 @@ class Supervisor:
                     "%s: %s; detaching it from %s", where, error.strerror, names
                 )
                 unmounting.detach(where)
-        if busy or self._is_connected():
+        if busy or self._mount_is_there():
             self._worker.kill(signal.SIGTERM)
             self._loop.after(BUSY_S, self._abort_if_running)
 
     def _abort_if_running(self) -> None:
         """Readers that wait for requests of a detached mount end with it."""
-        if self._worker and self._worker.running:
+        connected = self._device is None or self._device.is_connected()
+        if self._worker and self._worker.running and connected:
             unmounting.abort(self._connection)
 
     def _stop(self) -> None:
@@ -356,10 +371,11 @@ class Supervisor:
         """Ends the stuck connection with an error for its users, and mounts anew."""
         if self._stopping or self._worker is None:
             return
+        where = self._where()
         unmounting.abort(self._connection)
         self._worker.kill(signal.SIGKILL)
         if self._device is not None:
-            unmounting.detach(self._where())
+            unmounting.detach(where)
             self._connection = ""
             self._device.renew()
         self._loop.after(PROBE_EVERY_S, self._find_connection)

@@ -1,5 +1,5 @@
 """A mount that is in other places, too: bind mounts of it or of a part, and mount
-namespaces (containers)."""
+namespaces (containers). What is ours, and what only looks like it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.mountpoint import nodes, table
+from fusefs.config import Config
+from fusefs.mountpoint import nodes, table, unmounting
+from fusefs.supervisor.loop import Loop
+from fusefs.supervisor.mounting import MountedDevice
+from fusefs.supervisor.supervisor import Supervisor
 from tests.lib.cluster import Cluster, Node, dfs
 
 pytestmark = pytest.mark.mount
@@ -114,3 +118,29 @@ def test_conflict_is_settled_by_the_path_of_a_link_or_a_bind_mount(
         path = str(place / "below" / "file")
         done = dfs("conflicts", "resolve", path, *here, check=False)
         assert done.stderr.endswith("there is no conflict at part/below/file\n")
+
+
+def test_number_of_a_connection_that_ended_is_that_of_another_node(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives the lowest that is free: a node that is still ending when the
+    next one is mounted took that one's mount for its own, and unmounted it."""
+    where = tmp_path / "other"
+    where.mkdir()
+    other = Config(store=str(tmp_path), mountpoint=str(where), fsname="dfs@A")
+    device = MountedDevice(other)
+    ending = Supervisor(other, device, -1, Loop())
+    ended: list[bool] = []
+    monkeypatch.setattr(ending, "_stop", lambda: ended.append(True))
+    ending._announced = True
+    assert device.is_connected() and ending._worker is not None
+    unmounting.detach(other.mountpoint)
+    assert not device.is_connected()
+    now = node.processes()
+    assert now is not None
+    ending._connection = now.connection
+    ending._go_on_without(ending._worker, 0)
+    assert ended == [True]
+    ending._unmount()
+    assert (node.mnt / "part" / "below" / "file").read_text() == "content"
+    device.close()
