@@ -104,6 +104,7 @@ class Commands:
             "saved_bytes": chunks.patching.saved_bytes,
             "damaged_chunks": node.upkeep.damaged,
             "locks": len(node.locking),
+            "delegated_locks": node.locking.delegated,
             "applied": replicator.applied_count,
             "early": replicator.early_count,
             "sent_messages": replicator.sent_messages,

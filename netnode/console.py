@@ -198,6 +198,8 @@ METRICS = (
     ("chunk_bytes", "gauge"),
     ("to_replicate", "gauge"),
     ("fetching", "gauge"),
+    ("locks", "gauge"),
+    ("delegated_locks", "gauge"),
     ("received_bytes", "counter"),
     ("served_bytes", "counter"),
     ("served_chunks", "counter"),

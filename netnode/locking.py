@@ -513,6 +513,11 @@ class Locking:
     def __len__(self) -> int:
         return sum(len(ranges) for ranges in self._mine.values())
 
+    @property
+    def delegated(self) -> int:
+        """Inodes whose locks are decided about here, for an owner that is far."""
+        return len(self._delegations)
+
 
 def _lock_place(ino: Ino) -> bytes:
     return b"lock" + ino.to_bytes(8, "big")
