@@ -284,7 +284,7 @@ class Locking:
             self._assert_to(peer)
         if self._told:
             held, asking = self._held_of(self._me), self._asking_of(self._me)
-            self._asserted(self._me, held, asking, agrees=True)
+            self._asserted(self._me, held, asking, self._written(), agrees=True)
             self._retry()
 
     def _assert_to(self, peer: Peer) -> None:
@@ -385,7 +385,9 @@ class Locking:
     def _asserted_by(self, peer: Peer, message: LockAssert) -> None:
         agrees = message.view in (0, self._view)
         before = self._table.held_by(peer.id)
-        self._asserted(peer.id, message.locks, message.asking, agrees=agrees)
+        self._asserted(
+            peer.id, message.locks, message.asking, message.seq, agrees=agrees
+        )
         if agrees and message.number:
             keys = [key for key in message.delegated if self._is_mine(key)]
             lost = self._table.keeps(peer.id, keys)
@@ -412,11 +414,14 @@ class Locking:
         node: NodeId,
         locks: Sequence[HeldLock],
         asking: Sequence[int],
+        seq: Seq,
         *,
         agrees: bool,
     ) -> None:
         """Call `_retry` after."""
         now = self._environment.now()
+        if agrees and not self._table.heard_of(node):
+            self._releases.asserted(node, seq, now)
         mine = [lock for lock in locks if self._is_mine(lock.key)]
         lost = self._table.asserted(node, mine, now, asking, agrees=agrees)
         if lost:
@@ -438,8 +443,9 @@ class Locking:
         self._tell(self._table.retry(self._grace()))
 
     def _tell(self, verdicts: Iterable[Verdict]) -> None:
+        now = self._environment.now()
         for node, request, granted, stands, key, delegated in verdicts:
-            after = self._releases.before(key, node) if granted and key else {}
+            after = self._releases.before(key, node, now) if granted and key else {}
             self._answer(
                 node, LockAnswer(request, granted, stands, False, after, delegated)
             )

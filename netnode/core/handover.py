@@ -20,6 +20,9 @@ from fusefs.nodelink.ranges import LockKey
 
 MAX_LOCKS = 10_000
 """Remembered by an owner; what is forgotten, the barrier has to have handed over."""
+ASSERTED_S = 30.0
+"""So long an owner that has just become one has everybody show what was written before,
+whatever the lock: others knew who held it. By then it has long travelled."""
 LIMIT_S = 5.0
 """A holder waits no longer for what the last one wrote: its node may be lost."""
 
@@ -31,6 +34,13 @@ class Releases:
 
     def __init__(self) -> None:
         self._last: OrderedDict[LockKey, dict[NodeId, Seq]] = OrderedDict()
+        self._asserted: dict[NodeId, tuple[Seq, float]] = {}
+        """Up to where it had written when we heard of it first, and until when that
+        counts."""
+
+    def asserted(self, node: NodeId, seq: Seq, now: float) -> None:
+        """What it let go of before, it had written up to `seq`; we do not know what."""
+        self._asserted[node] = seq, now + ASSERTED_S
 
     def released(self, key: LockKey, node: NodeId, seq: Seq) -> None:
         """`node` let go of (a part of) a lock, having written up to `seq`."""
@@ -41,9 +51,13 @@ class Releases:
         if len(self._last) > MAX_LOCKS:
             self._last.popitem(last=False)
 
-    def before(self, key: LockKey, node: NodeId) -> dict[NodeId, Seq]:
+    def before(self, key: LockKey, node: NodeId, now: float) -> dict[NodeId, Seq]:
         """What `node` has to show before it holds the lock."""
-        return {n: s for n, s in self._last.get(key, {}).items() if n != node}
+        out = {n: s for n, s in self._last.get(key, {}).items() if n != node}
+        for other, (seq, until) in self._asserted.items():
+            if other != node and until > now and out.get(other, 0) < seq:
+                out[other] = seq
+        return out
 
     def __len__(self) -> int:
         return len(self._last)

@@ -110,6 +110,10 @@ class LockTable:
             return False
         return any(node not in self._asserted for node in members)
 
+    def heard_of(self, node: NodeId) -> bool:
+        """It has asserted what it holds."""
+        return node in self._asserted
+
     # -- requests ----------------------------------------------------------------
 
     def ask(

@@ -224,17 +224,30 @@ async def meet(cluster: SimCluster, b: SimNode) -> None:
     await cluster.nodes[-1].start()
 
 
-@pytest.mark.parametrize("event", [reconnect, restart, meet])
+async def restart_owner(cluster: SimCluster, b: SimNode) -> None:
+    await restart(cluster, cluster.nodes[0])
+
+
+@pytest.mark.parametrize(
+    "event, owner",
+    [(reconnect, "a"), (restart, "a"), (meet, "a"), (meet, "d"), (restart_owner, "a")],
+)
 def test_next_holder_sees_what_was_written_also_when_nobody_returned_it(
     tmp_path,  # type: ignore[no-untyped-def]
     event: Callable[[SimCluster, SimNode], Awaitable[None]],
+    owner: str,
 ) -> None:
+    """`owner`: who it is after the event."""
+
     async def body(cluster: SimCluster) -> None:
         a, b, c = await apart(cluster, 3)
         cluster.fabric.far("b", "c", 1.0)
         d = cluster.add()
+        after = {"a": a, "d": d}[owner].id
         ino = next(
-            i for i in INOS if decider(i, a, b, c) == decider(i, a, b, c, d) == a.id
+            i
+            for i in INOS
+            if decider(i, a, b, c) == a.id and decider(i, a, b, c, d) == after
         )
         await use(b, ino)
         assert (await locked(b, ino)).error == 0
