@@ -113,6 +113,7 @@ class NodeLink:
         self.lock = self._locks.lock
         self.test_lock = self._locks.test
         self.give_back = self._locks.give_back
+        self.has_members = self._locks.has_members
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._published = self._fetches = self._fetch_failures = 0
@@ -202,10 +203,6 @@ class NodeLink:
     def near(self) -> bool:
         """Whether any near peer is connected."""
         return self._near > 0
-
-    def has_peers(self) -> bool:
-        """Whether any peer is connected, near or far."""
-        return self._connected_peers > 0
 
     def connected(self) -> bool:
         return self._attached

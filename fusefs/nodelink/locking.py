@@ -79,6 +79,10 @@ class LinkLocks:
             alone, self._members = not self._members, count
         return alone and count > 0
 
+    def has_members(self) -> bool:
+        """Whether there are other members, as far as we know, connected or not."""
+        return self._members != 0
+
     def told(self) -> None:
         """The node has been sent `held`."""
         self._told.set()

@@ -208,8 +208,9 @@ class Locks:
             return [ino for ino, is_flock in self._held if not is_flock]
 
     def exclude_others(self, ino: Ino) -> bool:
-        """Somebody here has a lock that processes of another node may wait for."""
-        return self._peers.has_peers() and (
+        """Somebody here has a lock that processes of another node may wait for, or
+        ask for when they are connected again."""
+        return self._peers.has_members() and (
             (ino, False) in self._held or (ino, True) in self._held
         )
 

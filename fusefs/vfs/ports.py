@@ -64,8 +64,8 @@ class Peers(Protocol):
     def near(self) -> bool:
         """Whether any near peer is connected. Costs nothing."""
 
-    def has_peers(self) -> bool:
-        """Whether any peer is connected, near or far. Costs nothing."""
+    def has_members(self) -> bool:
+        """Whether there are other nodes, connected or not. Costs nothing."""
 
     def reserve(self, parent: Ino, name: bytes) -> bool:
         """May this name be created, as far as near nodes know? Never fails."""
@@ -115,7 +115,7 @@ class Alone:
     def near(self) -> bool:
         return False
 
-    def has_peers(self) -> bool:
+    def has_members(self) -> bool:
         return False
 
     def reserve(self, parent: Ino, name: bytes) -> bool:

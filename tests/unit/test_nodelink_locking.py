@@ -122,6 +122,17 @@ def test_question_to_an_owner_that_is_away_is_no_answer(tmp_path: Path) -> None:
         calls.close()
 
 
+def test_other_members_count_whether_the_node_is_there_or_not(tmp_path: Path) -> None:
+    """They may ask for a lock as soon as they are connected: what is written under it
+    is published before it is dropped."""
+    locks, calls = links(tmp_path / "nobody.sock")
+    locks.forgotten()
+    assert locks.has_members()
+    locks.note_members(0)
+    assert not locks.has_members()
+    calls.close()
+
+
 def test_after_the_end_of_the_link_nobody_waits_for_a_node(tmp_path: Path) -> None:
     locks, calls = links(tmp_path / "nobody.sock")
     calls.close()

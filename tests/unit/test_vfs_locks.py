@@ -241,7 +241,7 @@ class Cluster(Alone):
     def near(self) -> bool:
         return self.connected
 
-    def has_peers(self) -> bool:
+    def has_members(self) -> bool:
         return self.connected
 
     def reserve(self, parent: Ino, name: bytes) -> bool:
@@ -384,7 +384,7 @@ def test_an_unlock_shows_what_was_written_through_another_descriptor(
     """To the next holder, who may be elsewhere."""
 
     class Near(RecordingPeers):
-        def has_peers(self) -> bool:
+        def has_members(self) -> bool:
             return True
 
     peers = Near()
