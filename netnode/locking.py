@@ -476,7 +476,7 @@ class Locking:
         return (
             peer is not None
             and peer.connection.version >= DELEGATIONS
-            and not peer.nearness.near(self._environment.now())
+            and peer.nearness.far
         )
 
     def _return(self, owner: NodeId, key: LockKey) -> None:

@@ -44,9 +44,17 @@ class Nearness:
     @property
     def unsure(self) -> bool:
         """It seems to be far, and more measurements may say otherwise."""
+        return self._seems_far and len(self._samples) < SURE_SAMPLES
+
+    @property
+    def far(self) -> bool:
+        """Asking it takes long, whatever it is busy with; False while `unsure`."""
+        return self._seems_far and len(self._samples) >= SURE_SAMPLES
+
+    @property
+    def _seems_far(self) -> bool:
         rtt = self.rtt_s
-        measured = len(self._samples)
-        return rtt is not None and rtt > self._near_s and measured < SURE_SAMPLES
+        return rtt is not None and rtt > self._near_s
 
     def near(self, now: float) -> bool:
         """Whether a barrier waits for this peer."""

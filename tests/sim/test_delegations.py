@@ -105,6 +105,12 @@ async def test_near_nodes_ask(cluster: SimCluster) -> None:
     ino = owned_by(a)
     await use(b, ino, 3 * DELEGATE_AFTER)
     assert not decides(b, ino)
+    assert a.node is not None
+    peer = a.node.peers.get(b.id)
+    assert peer is not None
+    peer.nearness.owes(trio.current_time() - 10)  # it is busy, but still near
+    await use(b, ino, 3 * DELEGATE_AFTER)
+    assert not decides(b, ino)
 
 
 @simulated
