@@ -45,6 +45,7 @@ class Found(NamedTuple):
 
     path: tuple[bytes, ...]
     inode: Inode
+    xattrs: dict[bytes, bytes]
 
 
 # -- on disk, before the node starts ---------------------------------------------------
@@ -95,7 +96,12 @@ def only_there(old: Namespace, known: Vector) -> Iterator[Found]:
                     stack.append((where, row.ino))
                 elif row.ino not in seen and _unknown(old, row, known):
                     seen.add(row.ino)
-                    yield Found(where, row)
+                    yield Found(where, row, _xattrs(old, row.ino))
+
+
+def _xattrs(old: Namespace, ino: Ino) -> dict[bytes, bytes]:
+    values = {name: old.xattr(ino, name) for name in old.xattrs(ino)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _unknown(old: Namespace, row: Inode, known: Vector) -> bool:
@@ -114,7 +120,7 @@ def bring(t: Transaction, top: bytes, found: Sequence[Found]) -> None:
         t.link(ROOT_INO, LOST_FOUND, LOST_FOUND_INO, S_DIR)
     entry = t.entry(ROOT_INO, LOST_FOUND)
     assert entry is not None
-    for path, row in found:
+    for path, row, xattrs in found:
         parent = entry.ino
         for part in (top, *path[:-1]):
             parent = _directory(t, parent, part)
@@ -133,6 +139,10 @@ def bring(t: Transaction, top: bytes, found: Sequence[Found]) -> None:
                 chunk_log2=row.chunk_log2,
                 mtime_ns=row.mtime_ns,
             )
+        elif row.mtime_ns != row.btime_ns:
+            t.set_times(ino, mtime_ns=row.mtime_ns)
+        for key, value in xattrs.items():
+            t.set_xattr(ino, key, value)
 
 
 def _directory(t: Transaction, parent: Ino, name: bytes) -> Ino:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusefs.model.ids import NodeId, chunk_id
+from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import Member
 from fusefs.namespace.namespace import Namespace
 from netnode import rejoining
@@ -48,6 +48,15 @@ def paths(node: SimNode) -> dict[str, bytes]:
     return out
 
 
+def ino_at(node: SimNode, path: str) -> Ino:
+    ino = ROOT_INO
+    for name in path.encode().split(b"/"):
+        entry = node.namespace.entry(ino, name)
+        assert entry is not None
+        ino = entry.ino
+    return ino
+
+
 @simulated
 async def test_forgotten_node_is_refused_and_joins_anew(cluster: SimCluster) -> None:
     a, b, c = await cluster.start(3)
@@ -58,8 +67,11 @@ async def test_forgotten_node_is_refused_and_joins_anew(cluster: SimCluster) -> 
     await trio.sleep(10)
     # What only it knows: a file, an edit, and a version of what is deleted elsewhere.
     c.create(b"new", data=b"only c has this")
-    entry = c.namespace.entry(1, b"edited")
-    assert entry is not None
+    new, entry = c.namespace.entry(1, b"new"), c.namespace.entry(1, b"edited")
+    assert new is not None and entry is not None
+    with c.namespace.transaction() as t:
+        t.set_xattr(new.ino, b"user.colour", b"blue")
+    c.publish(t.tx)
     cid = c.store.put(b"an edit")
     with c.namespace.transaction() as t:
         t.set_content(entry.ino, size=7, root=cid, chunk_log2=20, mtime_ns=t.now_ns)
@@ -90,6 +102,8 @@ async def test_forgotten_node_is_refused_and_joins_anew(cluster: SimCluster) -> 
             f"{top}/new": chunk_id(b"only c has this"),
             f"{top}/edited": chunk_id(b"an edit"),
         }
+        brought = ino_at(each, f"{top}/new")
+        assert each.namespace.xattr(brought, b"user.colour") == b"blue"
     assert await b.fetch([chunk_id(b"an edit")]) == 0
     assert not list((c.directory / rejoining.ASIDE).iterdir())
 
