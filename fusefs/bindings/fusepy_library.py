@@ -227,4 +227,10 @@ _SETTLES_ITSELF = frozenset({"rename", "init", "destroy"})
 def serve(operations: Operations, mountpoint: bytes, words: dict[str, Any]) -> None:
     """Mounts and blocks until unmounted. Raises RuntimeError when it cannot."""
     fuse.fuse_operations = _Operations
-    Library(operations, mountpoint.decode("latin-1"), encoding="latin-1", **words)
+    where = mountpoint.decode("latin-1")
+    try:
+        Library(operations, where, encoding="latin-1", **words)
+    except RuntimeError as error:  # with a number
+        raise RuntimeError(
+            f"libfuse gave up ({error}); why it says in worker.log, or with -f"
+        ) from None

@@ -539,6 +539,14 @@ def test_fusepy_takes_the_words_that_libfuse_does_not_know(tmp_path: Path) -> No
         assert mount is not None and mount.source == "dfs@x,y"
 
 
+def test_fusepy_says_where_the_reason_is_when_libfuse_refuses(tmp_path: Path) -> None:
+    with cluster(tmp_path, "fusepy") as made:
+        words = [str(made.add().mnt), f"--store={tmp_path / 's'}", "--binding=fusepy"]
+        said = refused(*words, "--port=0", "-o", "allow_other,allow_root")
+        assert "libfuse gave up (1); why it says in worker.log" in said
+        assert "mutually exclusive" in (tmp_path / "s/run/worker.log").read_text()
+
+
 def test_a_misspelt_command_mounts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [*DFS, "unmount", str(tmp_path)],
