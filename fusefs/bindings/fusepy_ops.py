@@ -34,13 +34,14 @@ NOBODY = Caller()
 
 
 class Forget:
-    """The invalidator: libfuse 2 cannot be told, so only our own memory is dropped."""
+    """The invalidator: libfuse 2 cannot be told, so only our own memory is dropped, and
+    names that went are noted."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
     def entry(self, parent: Ino, name: bytes) -> None:
-        self._paths.forget()
+        self._paths.gone(parent, name)
 
     def knows(self, ino: Ino) -> bool:
         return False
@@ -49,7 +50,7 @@ class Forget:
         pass
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
-        self._paths.forget()
+        self._paths.gone(parent, name)
 
     def attributes(self, ino: Ino) -> None:
         pass

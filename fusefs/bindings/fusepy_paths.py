@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from typing import NamedTuple, Protocol
 
 from fusefs.errors import NotFound, Stale
@@ -34,6 +35,12 @@ MAX_PAGES = 16_384
 MAX_RETIRED = 4096
 """Hidden names remembered after they are gone; needed for milliseconds."""
 
+MAX_GONE = 4096
+"""Names that peers took, remembered for a moment; then all are dropped."""
+
+GONE_S = 2.0
+"""Longer than the kernel keeps a name (fusepy_ops.ENTRY_TIMEOUT_S)."""
+
 SETTLE_S = 0.002
 """How long an unlink of an open file waits for the rename it may belong to: libfuse
 makes both calls one after the other, a few microseconds apart."""
@@ -54,6 +61,15 @@ class Paths:
         self._names = names
         self._orphans = orphans
         self._directories: dict[bytes, Ino] = {}
+        self._gone: dict[tuple[Ino, bytes], float] = {}
+        """Names that peers took, and until when the kernel may have them."""
+
+    def gone(self, parent: Ino, name: bytes) -> None:
+        """A peer removed the name, moved it away, or put something else there."""
+        self.forget()
+        if len(self._gone) >= MAX_GONE:
+            self._gone = {}
+        self._gone[parent, name] = time.monotonic() + GONE_S
 
     def forget(self) -> None:
         """A directory was renamed or removed, here or elsewhere."""
@@ -72,7 +88,14 @@ class Paths:
             return self._names.lookup(parent, name)
         except NotFound:
             self._orphans.check_retired(parent, name)
+            self._check_gone(parent, name)
             raise
+
+    def _check_gone(self, parent: Ino, name: bytes) -> None:
+        """Raises Stale, once: the kernel, which may have the name still, looks again,
+        and open(2) with O_CREAT makes the file. ENOENT it would hand on."""
+        if self._gone.pop((parent, name), 0.0) > time.monotonic():
+            raise Stale("removed elsewhere")
 
     def ino(self, path: bytes) -> Ino:
         return ROOT if path == b"/" else self.attr(path).ino

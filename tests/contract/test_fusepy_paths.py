@@ -150,3 +150,17 @@ def test_pages_are_kept_only_while_nothing_changed() -> None:
     ):
         assert not pages.current("/f", changed)
         assert not pages.current("/f", attr)
+
+
+def test_name_that_a_peer_took_makes_the_kernel_look_again_once(
+    names: Names, paths: Paths
+) -> None:
+    del names.tree[1, b"file"]
+    paths.gone(ROOT, b"file")
+    with pytest.raises(Stale):
+        paths.attr(b"/file")
+    with pytest.raises(NotFound):
+        paths.attr(b"/file")
+    names.tree[1, b"file"] = 6
+    paths.gone(ROOT, b"file")
+    assert paths.ino(b"/file") == 6

@@ -262,6 +262,29 @@ def test_fusepy_binding_carries_a_tree_between_two_nodes(tmp_path: Path) -> None
         wait_until(lambda: _reads(a.mnt / "dir" / "file"), "it is mounted again")
 
 
+def test_fusepy_makes_a_file_whose_name_a_peer_removed_this_moment(
+    tmp_path: Path,
+) -> None:
+    with cluster(tmp_path, "fusepy") as made:
+        a, b = made.start(2)
+        path = b.mnt / "name"
+        for _ in range(3):
+            (a.mnt / "name").write_text("x")
+            wait_until(path.exists, "the name is on B, and in its kernel for a second")
+            (a.mnt / "name").unlink()
+            wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
+            assert errno_of(path.read_text) == errno.ENOENT
+            path.touch()
+            path.unlink()
+            (a.mnt / "name").write_text("x")
+            wait_until(path.exists, "the next one is on B")
+            (a.mnt / "name").unlink()
+            wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR))
+            path.unlink()
+            wait_until(lambda: os.listdir(a.mnt) == [], "it is gone on A")
+
+
 def _reads(path: Path) -> bool:
     try:
         return len(path.read_bytes()) == 300_000
