@@ -108,7 +108,10 @@ def _elsewhere(gone: table.Mount) -> str:
         places = ", ".join(os.fsdecode(mount.where) for mount in left)
         return f"the node goes on, for it is mounted on {places}, too"
     if not mounts and unmounting.is_connected(gone.connection):
-        return "the node goes on, for another mount namespace (a container?) has it"
+        return (
+            "the node goes on, for another mount namespace (a container?) has it; the "
+            "same command once more ends it"
+        )
     return ""
 
 

@@ -105,8 +105,9 @@ def test_node_goes_on_for_another_mount_namespace_until_it_is_told_to_stop(
         assert "another mount namespace" in dfs("umount", str(node.mnt)).stderr
         assert node.ask("status")["name"] == node.name
         began_s = time.monotonic()
-        node.stop()
+        assert dfs("umount", str(node.mnt)).stderr == ""
         assert time.monotonic() - began_s < SOON_S
+        assert node.processes() is None
 
 
 def test_conflict_is_settled_by_the_path_of_a_link_or_a_bind_mount(
