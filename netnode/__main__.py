@@ -255,7 +255,11 @@ def _cannot_listen(config: Config, error: OSError) -> str:
 def _write_facts(config: Config, node: Node, port: int) -> None:
     """STORE/run/node.json: where the node is, for scripts."""
     facts = {"pid": os.getpid(), "port": port, "node_id": f"{node.me:016x}"}
-    identities.write_private(config.run_dir / "node.json", msgspec.json.encode(facts))
+    try:
+        path = config.run_dir / "node.json"
+        identities.write_private(path, msgspec.json.encode(facts))
+    except OSError as error:  # a full disk must not keep the node from its peers
+        log.warning("node.json could not be written: %s", error)
 
 
 if __name__ == "__main__":

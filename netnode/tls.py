@@ -8,7 +8,10 @@ dates, so a wrong clock does not lock a node out (clock skew is judged in Hello)
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
@@ -95,16 +98,30 @@ class Contexts:
     def __init__(self, identity: Identity, directory: Path) -> None:
         _, ca = cluster_ca(identity.secret)
         pem = serialization.Encoding.PEM
-        chain = directory / "node.pem"
         key_pem = identity.key.private_bytes(
             pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_private(chain, key_pem + issue(identity).public_bytes(pem))
         ca_pem = ca.public_bytes(pem).decode()
-        self.server = _context(ssl.PROTOCOL_TLS_SERVER, chain, ca_pem)
-        self.client = _context(ssl.PROTOCOL_TLS_CLIENT, chain, ca_pem)
+        chain_pem = key_pem + issue(identity).public_bytes(pem)
+        with _file_of(chain_pem, directory / "node.pem") as chain:
+            self.server = _context(ssl.PROTOCOL_TLS_SERVER, chain, ca_pem)
+            self.client = _context(ssl.PROTOCOL_TLS_CLIENT, chain, ca_pem)
         # A resumed session would save nothing: peers stay connected for days.
         self.server.num_tickets = 0
+
+
+@contextmanager
+def _file_of(data: bytes, path: Path) -> Iterator[Path]:
+    """A file with this in it: that one, or memory where the disk is full."""
+    try:
+        write_private(path, data)
+    except OSError:
+        with open(os.memfd_create(path.name), "wb") as memory:
+            memory.write(data)
+            memory.flush()
+            yield Path(f"/proc/self/fd/{memory.fileno()}")
+    else:
+        yield path
 
 
 def _context(protocol: int, chain: Path, ca_pem: str) -> ssl.SSLContext:

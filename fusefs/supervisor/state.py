@@ -29,11 +29,18 @@ def path(store: Path) -> Path:
 
 
 def write(state: State) -> None:
-    """Replaces the file in one step."""
-    where = path(Path(state.store))
+    """Replaces the file in one step; where there is no room for another one, what is
+    in it. Raises OSError."""
+    where, data = path(Path(state.store)), msgspec.json.encode(state)
     fresh = where.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(state))
-    fresh.replace(where)
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(where)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        with where.open("r+b") as out:
+            out.write(data)
+            out.truncate()
 
 
 def read(store: Path) -> State | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import time
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from fusefs.mountpoint.exits import (
     MOUNT_FAILURE,
     MOUNT_INTERRUPTED,
 )
+from fusefs.store.sidefiles import SideFiles
 from fusefs.supervisor import preparing, state
 from fusefs.supervisor.child import Child, delay_s
 from fusefs.supervisor.loop import Loop
@@ -73,6 +75,7 @@ class Supervisor:
         self._exit_code = 0
         self._connection = ""
         self._watchdog: Watchdog | None = None
+        self._side_files = SideFiles(Path(config.store))
         self._node = self._make_child("node", "netnode", ())
         self._worker: Child | None = None
         if config.mountpoint:
@@ -103,6 +106,7 @@ class Supervisor:
         if not self._config.foreground:
             loop.after(ROTATE_EVERY_S, self._rotate_logs)
         loop.run()
+        self._side_files.let_go()
         self._forget_state()
         return self._exit_code
 
@@ -153,12 +157,20 @@ class Supervisor:
         if self._announced or not all(c.is_ready for c in self._children()):
             return
         self._announced = True
+        self._keep_side_files()
         self._find_connection()
         facts = {k: v for c in self._children() for k, v in c.facts.items()}
         readiness.ready(**facts)
         readiness.notify_systemd("READY=1")
         if self._config.watchdog_s and self._worker:
             self._loop.after(PROBE_EVERY_S, self._look_after_mount)
+
+    def _keep_side_files(self) -> None:
+        """So that both can be started again on a disk that is full by then."""
+        try:
+            self._side_files.keep()
+        except sqlite3.Error as problem:
+            log.warning("the databases could not be opened: %s", problem)
 
     def _find_connection(self) -> None:
         mount = table.find(self._config.mountpoint) if self._worker else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -75,3 +76,17 @@ def test_same_secret_gives_the_same_authority() -> None:
     _, other = tls.cluster_ca(b"t" * 32)
     assert one.public_bytes(pem) == two.public_bytes(pem)
     assert one.public_bytes(pem) != other.public_bytes(pem)
+
+
+def test_certificate_needs_no_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = identity.create(tmp_path, "one", None)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(tls, "write_private", full)
+    contexts = tls.Contexts(made, tmp_path / "identity")
+    assert contexts.server.get_ca_certs()
+    assert not (tmp_path / "identity" / "node.pem").exists()

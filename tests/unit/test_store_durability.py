@@ -14,7 +14,7 @@ import pytest
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId, NodeId, chunk_id
 from fusefs.namespace import Namespace, schema
-from fusefs.store import Store, checkpoint, files
+from fusefs.store import Store, checkpoint, files, sidefiles
 from fusefs.store import database as database_module
 from fusefs.store import objects as objects_module
 from fusefs.store.files import path_of
@@ -371,3 +371,26 @@ def test_a_wal_that_grew_behind_a_reader_is_cut(
         write(200)
         assert wal.stat().st_size <= 1 << 20
         namespace.close()
+
+
+def test_side_files_stay_while_they_are_kept(tmp_path: Path) -> None:
+    """On a full disk there is no room to make them again."""
+
+    def use() -> None:
+        Namespace.open(tmp_path).close()
+        with checked_store(tmp_path) as store:
+            store.put(b"data")
+
+    names = [
+        f"{name}-{kind}" for name in sidefiles.DATABASES for kind in ("wal", "shm")
+    ]
+    Namespace.create(tmp_path, NodeId(1)).close()
+    use()
+    assert not any((tmp_path / name).exists() for name in names)
+    kept = sidefiles.SideFiles(tmp_path)
+    kept.keep()
+    for _ in range(2):
+        use()
+        assert all((tmp_path / name).exists() for name in names)
+    kept.let_go()
+    assert not any((tmp_path / name).exists() for name in names)

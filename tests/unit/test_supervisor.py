@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -277,6 +278,21 @@ def test_mount_table_octal_escapes_and_optional_fields() -> None:
     assert (part.where, part.root) == (b"/srv", b"/a part")
     assert (ours.is_ours, ours.connection) == (True, "52")
     assert not other.is_ours and other.user == -1
+
+
+def test_state_is_told_where_there_is_no_room_for_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "run").mkdir()
+    first = state.State(pid=1, store=str(tmp_path), mountpoint="/mnt", started_s=0)
+    state.write(first)
+    second = state.State(pid=2, store=str(tmp_path), mountpoint="/m", started_s=0)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    state.write(second)
+    assert state.read(tmp_path) == second
 
 
 def test_state_round_trip_and_succession(tmp_path: Path) -> None:

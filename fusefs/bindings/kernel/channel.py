@@ -71,9 +71,8 @@ class Channel:
         resident: bool = False,
     ) -> None:
         """`make_room`: called once before a request waits for somebody else; sees
-        to it that another thread reads, if there is one to be had. `resident`: keep
-        the buffer's pages (see _RESIDENT); only the usual readers, the others come
-        and go."""
+        to it that another thread reads, if there is one to be had. `resident`: keep the
+        buffer's pages (see _RESIDENT); only the usual readers: others come and go."""
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers

@@ -284,7 +284,7 @@ def run(
 
     def ready() -> None:
         agreed = server.connection.session
-        if state is not None and agreed is not None:
+        if state is not None and agreed is not None and not server.connection.adopted:
             # In one step: a worker killed meanwhile must not leave half of it.
             fresh = state.with_suffix(".new")
             fresh.write_bytes(agreed.state())
