@@ -35,6 +35,9 @@ SCARCE_SHARE = 0.1
 """With less of the disk free than this, or than twice what is never used, old versions
 and removed files go after `SCARCE_GRACE_S`."""
 SCARCE_EVERY_S, SCARCE_GRACE_S = 60.0, 120.0
+KEPT_FREE_BYTES, KEPT_FREE_SCARCE_BYTES = 256 << 20, 1 << 20
+"""Of the table of small objects, for new ones: as much is kept as it holds, or this if
+that is more. What many small files took goes back to a disk that is scarce."""
 REST = 50
 """Times as long as a look took it is not repeated: counting what a large store holds
 takes a second, and nobody waits for it."""
@@ -98,6 +101,7 @@ class Housekeeping:
         tasks: list[tuple[float, Callable[[], None]]] = [
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
+            (EVICT_EVERY_S, self._shrink),
             (LOOK_EVERY_S, self._look_and_rest),
         ]
         began_s = time.monotonic()
@@ -126,6 +130,13 @@ class Housekeeping:
         if freed := self._store.evict():
             log.info("evicted bytes=%d", freed)
 
+    def _shrink(self) -> None:
+        space, kept = self._store.space, KEPT_FREE_SCARCE_BYTES
+        if not self._is_scarce(space.free_bytes(), space.total_bytes()):
+            kept = max(KEPT_FREE_BYTES, self._store.database.size_bytes())
+        if given := self._store.shrink(kept, self._pause):
+            log.info("gave back bytes=%d of small.db", given)
+
     def _look_and_rest(self) -> None:
         began_s = time.monotonic()
         if began_s < self._rested_s:
@@ -149,8 +160,11 @@ class Housekeeping:
             self._collect(gc.GRACE_S)
 
     def _scarce(self, found: StoreStatistics) -> bool:
+        return self._is_scarce(found.free_bytes, found.total_bytes)
+
+    def _is_scarce(self, free_bytes: int, total_bytes: int) -> bool:
         kept = 2 * self._store.space.min_free_bytes
-        return found.free_bytes < max(found.total_bytes * SCARCE_SHARE, kept)
+        return free_bytes < max(total_bytes * SCARCE_SHARE, kept)
 
     def _may_have_garbage(self) -> bool:
         """Whether no collection began since all that the last change may have freed is

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ APPLICATION_ID = 0x64667332  # "dfs2"
 BUSY_TIMEOUT_S = 30.0
 """Only recovery after a crash of the other process ever blocks this long."""
 READERS_KEPT = 4
+PAGE_BYTES = 4096
+"""SQLite's default, with which every small.db is made."""
+SHRINKS = "auto_vacuum = INCREMENTAL"
+"""Pages that are free can be given back to the disk: where what moves into their place
+was is known. Costs a page in 820."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS small(
   n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
@@ -69,6 +74,10 @@ class Database:
         sync_directory(path.parent)
 
     def _prepare(self) -> sqlite3.Connection:
+        if not self._path.exists() or not self._path.stat().st_size:
+            with closing(sqlite3.connect(self._path, isolation_level=None)) as new:
+                new.execute(f"PRAGMA {SHRINKS}")  # before anything is in it
+                new.execute("PRAGMA journal_mode = WAL")
         writer = self._connect()
         (version,) = writer.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
@@ -179,6 +188,19 @@ class Database:
         """Move a long WAL into the table so that it starts again at its beginning."""
         try:
             self._checkpoint.run(at_least_bytes)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    def free_pages(self) -> int:
+        """Of the file, for rows to come."""
+        row = self.one("PRAGMA freelist_count")
+        return int(row[0]) if row else 0
+
+    def shrink(self, pages: int) -> None:
+        """Give so many free pages back to the disk, with the next checkpoint. Nothing
+        happens to a file made by an earlier program. The caller holds the WriteLock."""
+        try:
+            self._writer.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         except sqlite3.Error as error:
             raise translated(error) from error
 

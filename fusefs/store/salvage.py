@@ -24,7 +24,9 @@ from pathlib import Path
 from fusefs.errors import NoSpace
 from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, chunk_id
 from fusefs.store.database import (
+    PAGE_BYTES,
     SCHEMA_VERSION,
+    SHRINKS,
     create_tables,
     sync_directory,
     translated,
@@ -32,8 +34,6 @@ from fusefs.store.database import (
 from fusefs.store.files import path_of
 from fusefs.store.types import ALL_FLAGS, SMALL_LIMIT_BYTES
 
-PAGE_BYTES = 4096
-"""SQLite's default, with which every small.db is made."""
 DAMAGED = "small.db.damaged"
 _TABLES = (
     "SELECT n, id, size, stored_s, flags, data FROM small LIMIT 1",
@@ -109,6 +109,7 @@ def rebuild(directory: Path) -> tuple[int, int]:
 
 def _write(path: Path, pages: _Pages, objects: Path) -> tuple[int, int]:
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"PRAGMA {SHRINKS}")
         create_tables(database)
         database.execute("BEGIN")
         for row in pages.rows():

@@ -18,13 +18,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fusefs.errors import Corrupt
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import cache, check, scrub
-from fusefs.store.database import Database
+from fusefs.store.database import PAGE_BYTES, Database
 from fusefs.store.files import Files
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
@@ -43,6 +43,10 @@ from fusefs.store.types import (
 
 EVICT_EVERY_BYTES = 64 << 20
 """After so many fetched bytes the quota is looked at: how far it is overrun."""
+SHRINK_PAGES = 256
+"""Moved under one hold of the lock: a few milliseconds."""
+CHECKPOINT_PAGES = 2048
+"""Given back between two checkpoints: what moves is in the WAL as well until then."""
 _BATCH = 256
 """Objects changed under one hold of the lock: a few milliseconds at most."""
 
@@ -212,6 +216,25 @@ class Store(Objects):
         """Remove cache, least recently used first, until it is within its quota and
         the disk has its free space again; gives the bytes freed."""
         return cache.evict(self)
+
+    def shrink(self, keep_bytes: int, pause: Callable[[], None] = lambda: None) -> int:
+        """Give the disk back what removed small objects took, but for so much, which
+        is for new ones; bytes given back. `pause`: called now and then, without a lock
+        held; may raise to stop."""
+        keep, given = keep_bytes // PAGE_BYTES, 0
+        while (free := self.database.free_pages()) > keep:
+            with self.lock:
+                self.database.shrink(min(free - keep, SHRINK_PAGES))
+            left = self.database.free_pages()
+            if left >= free:
+                break
+            before, given = given, given + free - left
+            if given // CHECKPOINT_PAGES > before // CHECKPOINT_PAGES:
+                self.database.checkpoint()
+            pause()
+        if given:
+            self.database.checkpoint(0)
+        return given * PAGE_BYTES
 
     def put_verified(self, cid: ChunkId, data: Buffer, flags: int = 0) -> None:
         """Store bytes that came from a peer, as cache unless flags say otherwise.

@@ -110,6 +110,25 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     house.stop()
 
 
+@pytest.mark.parametrize("share", [0.0, 2.0])
+def test_what_small_files_took_goes_back_to_a_scarce_disk(
+    kept, monkeypatch, share: float
+) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "SCARCE_SHARE", share)
+    monkeypatch.setattr(store.space, "min_free_bytes", 0)
+    house = housekeeping.Housekeeping(store, namespace)
+    for number in range(300):
+        store.put(b"%d" % number * 5000)
+    store.database.checkpoint(0)
+    for cid, _ in list(store.objects()):
+        store.delete(cid)
+    house._shrink()
+    house.stop()
+    size = (namespace.path.parent / "small.db").stat().st_size
+    assert (size < 2 << 20) is bool(share)
+
+
 def test_garbage_goes_although_a_manifest_is_kept_by_others_only(
     kept, monkeypatch
 ) -> None:

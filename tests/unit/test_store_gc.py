@@ -220,3 +220,21 @@ def test_object_whose_file_is_gone_is_no_candidate(store, clock):
     clock.now_s += GRACE_S + 1
     assert collect(store, [], now_s=clock.now_s).swept == 0
     assert [p.kind for p in store.check(repair=True)] == ["row-without-file"]
+
+
+def test_what_small_objects_took_goes_back_to_the_disk(store, tmp_path):
+    path = tmp_path / "small.db"
+    kept = [store.put(bytes_of(20_000, n)) for n in range(1000, 1020)]
+    cids = [store.put(bytes_of(20_000, n)) for n in range(400)]
+    kept += [store.put(bytes_of(20_000, n)) for n in range(2000, 2020)]
+    for cid in cids:
+        store.delete(cid)
+    store.database.checkpoint(0)
+    assert path.stat().st_size > 400 * 20_000
+    pauses: list[int] = []
+    given = store.shrink(1 << 20, lambda: pauses.append(1))
+    assert given > 300 * 20_000
+    assert path.stat().st_size < 3 << 20
+    assert len(pauses) > 5
+    assert store.shrink(1 << 20) == 0
+    assert store.missing(kept) == []
