@@ -311,9 +311,10 @@ class Locking:
                 self._asked_by(peer, message)
             case LockAnswer():
                 told = self._answered(message)
-                if message.granted and (message.delegated or not told):
-                    # Confirmed, it may be used; or it was cancelled meanwhile: the
-                    # owner must not think we hold it.
+                leased = self._delegations.leased(peer.id, self._environment.passed())
+                if message.granted and (not told or (message.delegated and not leased)):
+                    # It was cancelled meanwhile: the owner must not think we hold it.
+                    # Or it is delegated, and may be used once an assertion counted.
                     self._assert_to(peer)
             case LockCancel():
                 self._tell(self._table.cancel(peer.id, message.number, self._grace()))

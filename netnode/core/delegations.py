@@ -74,10 +74,15 @@ class Delegations:
     def decide(self, key: LockKey, now: float) -> bool:
         """Whether this node decides about a request, now."""
         held = self._held.get(key)
-        if held is None or not held.shown or self._until.get(held.owner, 0.0) <= now:
+        if held is None or not held.shown or not self.leased(held.owner, now):
             return False
         held.used = now
         return True
+
+    def leased(self, owner: NodeId, now: float) -> bool:
+        """Whether the owner confirmed an assertion lately: what it delegates then may
+        be decided about at once."""
+        return self._until.get(owner, 0.0) > now
 
     def asserted(self, owner: NodeId, number: int, now: float) -> None:
         """An assertion that names `of(owner)` is sent."""

@@ -79,6 +79,23 @@ async def test_who_alone_uses_a_lock_takes_it_without_a_round_trip(
 
 
 @simulated
+async def test_locks_that_are_held_are_not_sent_anew_with_each_one_that_is_lent(
+    cluster: SimCluster,
+) -> None:
+    a, b = await apart(cluster, 2)
+    mine = [ino for ino in map(Ino, range(100, 4000)) if decider(ino, a, b) == a.id]
+    for ino in mine[:1000]:
+        b.ask_lock(ino, ALL)
+    await use(b, mine[1000])
+    before = cluster.fabric.bytes
+    async with trio.open_nursery() as nursery:
+        for ino in mine[1001:1061]:
+            nursery.start_soon(use, b, ino)
+    assert all(decides(b, ino) for ino in mine[1001:1061])
+    assert cluster.fabric.bytes - before < 200_000
+
+
+@simulated
 async def test_the_owner_and_others_get_it_when_they_ask(cluster: SimCluster) -> None:
     a, b, c = await apart(cluster, 3)
     for other in (a, c):
