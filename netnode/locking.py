@@ -117,6 +117,8 @@ class Locking:
         """Peers that have not asserted since they and we know the same members."""
         self._told = not expects_worker
         self._worker_left = environment.now() if expects_worker else None
+        self._ticked = environment.now()
+        """Grace is over by this: time for which we stood still does not count."""
         if not expects_worker:
             self._table.asserted(self._me, (), environment.now())
 
@@ -266,7 +268,7 @@ class Locking:
             self.assert_all()
 
     def _tick(self) -> None:
-        now = self._environment.now()
+        now = self._ticked = self._environment.now()
         if self._worker_left is not None and now - self._worker_left > LEASE_S:
             self.worker_holds(())
         for node in self._table.expire(now):
@@ -438,7 +440,7 @@ class Locking:
         return self._owner(key) == self._me
 
     def _grace(self) -> bool:
-        return self._table.in_grace(self._members, self._environment.now())
+        return self._table.in_grace(self._members, self._ticked)
 
     def _retry(self) -> None:
         self._tell(self._table.retry(self._grace()))

@@ -320,7 +320,8 @@ class LockTable:
         self._granted.pop(node, None)
 
     def prolong(self, by_s: float) -> None:
-        """So long this node stood still and heard of no renewal."""
+        """So long this node stood still and heard of no renewal, and no assertion."""
+        self._began += by_s
         for node in self._leases:
             self._leases[node] += by_s
 

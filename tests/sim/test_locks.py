@@ -110,6 +110,25 @@ async def test_owner_that_stood_still_takes_no_lock_from_others(
 
 
 @simulated
+async def test_new_owner_that_stood_still_waits_no_less_for_the_others(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    inos = await all_locked(b, 30)
+    await a.crash()
+    cluster.fabric.partition({"a"}, {"b"})
+    await a.start()
+    await trio.sleep(1)
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    clock.jump(LEASE_S)
+    waiting = [a.ask_lock(ino, ALL) for ino in inos]
+    cluster.fabric.heal()
+    await trio.sleep(LEASE_S - 3)
+    assert {w.error for w in waiting} <= {None, errno.ENOLCK}
+
+
+@simulated
 async def test_restarted_node_gets_its_locks_back(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
     inos = await all_locked(a, 20)
