@@ -156,14 +156,22 @@ class LinkLocks:
                     return
             asked = True  # and a list without it was on its way: is it still ours?
 
-    def test(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
-        """A lock of another node that stands in the way. Raises NoLocks."""
+    def test(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Range | None:
+        """A lock of another node that stands in the way; who decides may have to ask
+        that node. Raises NoLocks, Interrupted."""
         if not self._members:
             return None
         message = LockTest(0, LockKey(ino, is_flock), want)
         try:
             deadline = time.monotonic() + LOCK_LIMIT_S
-            answer = self._calls.call_patiently(message, deadline, None)
+            answer = self._calls.call_patiently(message, deadline, cancelled)
         except NodeDown as error:
             raise NoLocks("the node process is not running") from error
         if not isinstance(answer, LockDone) or answer.error == errno.ENOLCK:

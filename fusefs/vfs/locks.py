@@ -107,9 +107,16 @@ class Locks:
 
     # -- requests --------------------------------------------------------------
 
-    def test(self, ino: Ino, owner: int, want: FileLock, is_flock: bool) -> FileLock:
+    def test(
+        self,
+        ino: Ino,
+        owner: int,
+        want: FileLock,
+        is_flock: bool,
+        cancelled: Cancelled = None,
+    ) -> FileLock:
         """F_GETLK: a lock that stands in the way, or F_UNLCK. One of another node
-        has pid 0."""
+        has pid 0. Raises NoLocks, Interrupted."""
         _check(want)
         key = (ino, is_flock)
         with self._changed:
@@ -120,7 +127,9 @@ class Locks:
                     held = holders[0]
                     return FileLock(held.kind, held.start, held.end, held.pid)
         try:
-            found = self._peers.test_lock(ino, _range(owner, want), is_flock=is_flock)
+            found = self._peers.test_lock(
+                ino, _range(owner, want), is_flock=is_flock, cancelled=cancelled
+            )
         except NoLocks as error:
             raise self._failed(error) from error
         if found is None:

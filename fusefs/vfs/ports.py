@@ -58,8 +58,16 @@ class Peers(Protocol):
         Raises: WouldBlock, NoLocks, Interrupted; what was held before still is.
         """
 
-    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
-        """A lock of another node that stands in the way. Raises NoLocks."""
+    def test_lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Range | None:
+        """A lock of another node that stands in the way. Raises NoLocks,
+        Interrupted."""
 
     def near(self) -> bool:
         """Whether any near peer is connected. Costs nothing."""
@@ -109,7 +117,14 @@ class Alone:
     ) -> None:
         pass
 
-    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+    def test_lock(
+        self,
+        ino: Ino,
+        want: Range,
+        *,
+        is_flock: bool,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Range | None:
         return None
 
     def near(self) -> bool:

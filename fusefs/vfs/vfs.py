@@ -376,7 +376,7 @@ class Vfs:
         caller: Caller = _NOBODY,
     ) -> FileLock:
         ino = self._files.handle(handle).file.ino
-        return self._locks.test(ino, owner, lock, is_flock)
+        return self._locks.test(ino, owner, lock, is_flock, caller.cancelled)
 
     def setlk(
         self,

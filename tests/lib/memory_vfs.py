@@ -481,7 +481,12 @@ class MemoryVfs:
         return None
 
     def getlk(
-        self, handle: int, owner: int, lock: FileLock, is_flock: bool
+        self,
+        handle: int,
+        owner: int,
+        lock: FileLock,
+        is_flock: bool,
+        caller: Caller,
     ) -> FileLock:
         found = self._against(self._handle(handle), owner, lock)
         return found or lock._replace(kind=F_UNLCK)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import NoLocks, WouldBlock
+from fusefs.errors import Interrupted, NoLocks, WouldBlock
 from fusefs.model.ids import Ino
 from fusefs.nodelink import locking
 from fusefs.nodelink.calls import Calls
@@ -105,6 +105,17 @@ def test_question_bears_with_a_node_that_restarted(tmp_path: Path) -> None:
     finally:
         back.join()
         second[0].stop()
+        calls.close()
+
+
+def test_question_is_given_up_with_the_program_that_asks(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "node.sock")
+    locks, calls = links(tmp_path / "node.sock")
+    try:
+        with pytest.raises(Interrupted):
+            locks.test(INO, WHOLE, is_flock=False, cancelled=lambda: True)
+    finally:
+        node.stop()
         calls.close()
 
 

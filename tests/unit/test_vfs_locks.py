@@ -233,7 +233,9 @@ class Cluster(Alone):
         if self.error is not None:
             raise self.error
 
-    def test_lock(self, ino: Ino, want: Range, *, is_flock: bool) -> Range | None:
+    def test_lock(
+        self, ino: Ino, want: Range, *, is_flock: bool, **how: object
+    ) -> Range | None:
         if self.error is not None:
             raise self.error
         return self.stands

@@ -158,7 +158,7 @@ def getlk(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     )
     wanted = FileLock(kind, start, end, pid)
     flock = bool(flags & p.LK_FLOCK)
-    found = ch.fs.getlk(handle, owner, wanted, flock)
+    found = ch.fs.getlk(handle, owner, wanted, flock, ch.caller())
     return encode.lock(unique, found)
 
 

@@ -109,7 +109,12 @@ class FileSystem(Protocol):
         caller: Caller,
     ) -> int: ...
     def getlk(
-        self, handle: int, owner: int, lock: FileLock, is_flock: bool
+        self,
+        handle: int,
+        owner: int,
+        lock: FileLock,
+        is_flock: bool,
+        caller: Caller,
     ) -> FileLock: ...
     def setlk(
         self,
