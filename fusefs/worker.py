@@ -147,6 +147,7 @@ def vfs_options(config: Config) -> VfsOptions:
         fetch_timeout_s=config.fetch_timeout_s,
         unfinished=config.run_dir / "unfinished",
         journal=config.run_dir / "drafts",
+        unnamed=config.run_dir / "orphans",
         dirty_bytes=config.dirty_size,
         read_only=config.read_only,
         same_mount=_is_taken_over(config),

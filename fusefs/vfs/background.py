@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 RETRY_TICKS = 10
 """From one attempt to the next at merging appends whose bytes were not to be had."""
+KEEP_TICKS = 40
+"""From one time to the next that files without a name are kept for the next worker:
+20 s, below the minute after which their registers may be forgotten."""
 LEASE_EVERY_S = 300.0
 """Well below the grace time of GC."""
 
@@ -58,6 +61,8 @@ class Background:
                 failing = bool(problems)
                 if ticks % RETRY_TICKS == 0:
                     self._appends.retry()
+                if ticks % KEEP_TICKS == 0:
+                    self._files.keep_orphans()
                 if ticks * TICK_S >= LEASE_EVERY_S:
                     ticks = 0
                     self.renew_leases()
@@ -83,6 +88,7 @@ class Background:
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join()
+        self._files.keep_orphans()
 
 
 def _objects(view: View) -> set[ChunkId]:

@@ -30,6 +30,7 @@ from fusefs.vfs.journal import Journal
 from fusefs.vfs.missing import Objects
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.types import Attr, Permissions
+from fusefs.vfs.unnamed import Unnamed
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -164,6 +165,7 @@ class Files:
         """Files with a draft, the oldest first."""
         first = (first_handle + 1) << HANDLE_FLAG_BITS
         self.journal = Journal(options.journal, options.unfinished, first)
+        self._unnamed = Unnamed(options.unnamed, same_mount=options.same_mount)
         self.handle_or_none = self._handles.get
         self.get = self._files.get
 
@@ -332,7 +334,15 @@ class Files:
         if self.row(ino) is not None:
             return True
         unlinked = self._namespace.unlinked(ino)
+        if unlinked is None:  # all have forgotten the delete
+            unlinked = self._unnamed.left.get(ino)
         return unlinked is not None and self.orphan(unlinked, born=True)
+
+    def keep_orphans(self) -> None:
+        """Now and then, and at the end: those that are open, for the next worker."""
+        with self.lock:
+            open_ = [o.row for i, o in self.orphans.items() if i in self._files]
+        self._unnamed.keep(open_)
 
     def adopt_directory(self, ino: Ino) -> bool:
         """The same of a directory that a peer removed: who is in it stays there."""
@@ -349,6 +359,7 @@ class Files:
     def forget(self, ino: Ino) -> File | None:
         """The kernel dropped its last reference. Gives the file if it has a draft,
         which is void now."""
+        self._unnamed.left.pop(ino, None)
         if ino not in self.orphans:
             return None
         with self.lock:
@@ -390,6 +401,9 @@ class Files:
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
         """(root, size, chunk_log2) of data only open files still name: published
         versions of orphans, and chunks of drafts (each as a file of one chunk)."""
+        for row in list(self._unnamed.left.values()):
+            if row.root:
+                yield row.root, row.size, row.chunk_log2
         for file in self.opened():
             view = file.view
             if view.root:

@@ -55,6 +55,8 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where to mark files with unpublished writes for the next worker."""
     journal: Path | None = None
     """Where to keep unpublished writes for the next worker."""
+    unnamed: Path | None = None
+    """Where to keep what is known of files without a name that are in use."""
     same_mount: bool = True
     """What an earlier worker left is of this mount: programs may have files open that
     lost their names. Otherwise those are void."""

@@ -238,3 +238,51 @@ def test_leases_are_for_what_only_open_files_name(tmp_path: Path, monkeypatch) -
         assert renewed == [chunk_id(b"r" * 100)]
         for handle in handles:
             local.close(handle)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_open_file_without_a_name_outlives_its_registers(
+    tmp_path: Path, killed: bool
+) -> None:
+    """Every member has forgotten the delete when the next worker comes."""
+    options = VfsOptions(unnamed=tmp_path / "orphans")
+    with local_vfs(tmp_path / "s", options) as local:
+        ino = local.put("/a", BIG)
+        other = local.put("/b", b"closed")
+        handle = local.open("/a", os.O_RDONLY)
+        for name in (b"a", b"b"):
+            local.vfs.unlink(ROOT_INO, name)
+        vector = local.namespace.vector()
+        local.namespace.put_horizon(vector, vector)
+        assert local.namespace.unlinked(ino) is None
+        if killed:
+            local.vfs._files.keep_orphans()
+            kept = (tmp_path / "orphans").read_bytes()
+    if killed:
+        (tmp_path / "orphans").write_bytes(kept)
+    for _ in range(2):  # nobody asks the first one
+        with local_vfs(tmp_path / "s", options) as local:
+            root = next(iter(local.vfs.live_roots()))
+            assert root[1] == len(BIG)
+    with local_vfs(tmp_path / "s", options) as local:
+        local.vfs.adopt_handle(handle, ino)
+        assert local.read_all(handle) == BIG
+        assert local.vfs.getattr(ino).nlink == 0
+        assert not local.vfs.adopt_orphan(other)
+        local.close(handle)
+        local.vfs.forget(ino)
+        assert local.vfs.statistics().orphans == 0
+    with local_vfs(tmp_path / "s", options) as local:
+        assert not local.vfs.adopt_orphan(ino)
+
+
+def test_files_without_a_name_are_void_on_another_mount(tmp_path: Path) -> None:
+    path = tmp_path / "orphans"
+    with local_vfs(tmp_path / "s", VfsOptions(unnamed=path)) as local:
+        local.put("/a", BIG)
+        local.open("/a", os.O_RDONLY)
+        local.vfs.unlink(ROOT_INO, b"a")
+    assert path.exists()
+    with local_vfs(tmp_path / "s", VfsOptions(unnamed=path, same_mount=False)) as local:
+        assert list(local.vfs.live_roots()) == []
+    assert not path.exists()
