@@ -121,9 +121,10 @@ class Housekeeping:
             log.exception("failed; trying again later")
 
     def _sync(self) -> None:
+        """What needs no room first: a disk may be full."""
         self._store.sync_all()
-        self._namespace.fold()
         self._namespace.sync()
+        self._namespace.fold()
         self._namespace.checkpoint()
 
     def _evict(self) -> None:

@@ -16,12 +16,13 @@ Nothing is made durable before `sync` or `sync_all`.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fusefs.errors import Corrupt
+from fusefs.errors import Corrupt, NoSpace
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import cache, check, scrub
 from fusefs.store.database import PAGE_BYTES, Database
@@ -40,6 +41,8 @@ from fusefs.store.types import (
     Progress,
     StoreStatistics,
 )
+
+log = logging.getLogger(__name__)
 
 EVICT_EVERY_BYTES = 64 << 20
 """After so many fetched bytes the quota is looked at: how far it is overrun."""
@@ -125,17 +128,22 @@ class Store(Objects):
         durable when it returns. Call it every few seconds from a thread that may
         wait; it also settles the accounts that reads leave behind."""
         self._descriptors.drop_deleted()
-        self._write_used()
         if self.index.state("suspect_s") is None:
             self.suspects.end()  # whichever process looked at them
+        began_s = None
         if self._durability.dirty:
             began_s = self._clock()
             self._durability.sync_all()
-            with self.lock:
-                self.index.set_state("synced_s", began_s)
-        self.database.checkpoint()
+        try:
+            self._settle_accounts(began_s)
+            self.database.checkpoint()
+        except NoSpace as error:  # what is durable needs neither
+            log.info("the accounts of the store wait: %s", error)
 
-    def _write_used(self) -> None:
+    def _settle_accounts(self, synced_s: float | None) -> None:
+        if synced_s is not None:
+            with self.lock:
+                self.index.set_state("synced_s", synced_s)
         used, self._used = self._used, {}
         for batch in _batches(list(used)):
             with self.lock:

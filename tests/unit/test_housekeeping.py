@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusefs import housekeeping
-from fusefs.errors import Unreachable
+from fusefs.errors import NoSpace, Unreachable
 from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.namespace import Namespace
@@ -108,6 +108,29 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes // 3)
     assert not house._scarce(found)
     house.stop()
+
+
+def test_a_full_disk_is_synced_all_the_same(kept, monkeypatch) -> None:
+    """Where a reader opens files meanwhile, their times find no room each time."""
+    namespace, store = kept
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    cid = store.put(b"n" * 40_000)
+    synced: list[int] = []
+
+    def full(*_: object) -> None:
+        raise NoSpace("the store's disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(namespace, "sync", lambda: synced.append(1))
+        patch.setattr(namespace, "fold", full)
+        for name in ("used", "set_state"):
+            patch.setattr(store.index, name, full)
+        for _ in range(3):
+            store._used[cid] = 1
+            house._do(house._sync)
+        assert len(synced) == 3
+        assert store.statistics().unsynced == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0])
