@@ -3,6 +3,8 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${DFS_VENV:-$here/.venv}
+# Else Python takes modules out of the directory this is called in.
+export PYTHONSAFEPATH=1
 apt_is_fresh=
 
 say() { printf '%s\n' "$*" >&2; }

@@ -72,10 +72,15 @@ def command(config: Config, settings: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, such that children find this code whatever their directory."""
+    """Ours, such that children find this code, and no other, whatever the directory:
+    `python -m` looks for modules there first, and it may be anybody's."""
     root = str(Path(fusefs.__file__).parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def settings_descriptor(config: Config) -> int:

@@ -89,7 +89,21 @@ def test_an_environment_whose_python_is_another_now_is_made_anew(
 
 
 def _is_whole(venv: Path) -> bool:
-    script = f"program=test; . {ROOT}/scripts/environment.sh; venv_is_whole"
-    environment = {**clean_environment(), "DFS_VENV": str(venv)}
-    done = subprocess.run(["bash", "-c", script], env=environment, check=False)
-    return done.returncode == 0
+    return _environment_sh("venv_is_whole", DFS_VENV=str(venv)).returncode == 0
+
+
+def test_no_code_is_taken_from_the_directory_it_is_called_in(tmp_path: Path) -> None:
+    """Which may be anybody's, as /tmp."""
+    (tmp_path / "ensurepip.py").write_text(f"open('{tmp_path}/ran', 'w')")
+    done = _environment_sh(f"can_make_venv {sys.executable} 3", cwd=tmp_path)
+    assert done.returncode == 0 and not (tmp_path / "ran").exists()
+
+
+def _environment_sh(
+    command: str, cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """One of its functions."""
+    environment = clean_environment(**env)
+    environment.pop("PYTHONSAFEPATH", None)
+    script = f"program=test; . '{ROOT}/scripts/environment.sh'; {command}"
+    return subprocess.run(["bash", "-c", script], env=environment, cwd=cwd, check=False)

@@ -135,6 +135,26 @@ def test_a_damaged_database_is_a_sentence_that_says_what_to_do(fresh: Cluster) -
         path.write_bytes(data)
 
 
+def test_no_code_is_taken_from_the_directory_it_is_called_in(
+    fresh: Cluster, tmp_path: Path
+) -> None:
+    """Which may be anybody's, as /tmp."""
+    (tmp_path / "logging.py").write_text("raise SystemExit('not ours')")
+    node = fresh.add()
+    environment = clean_environment()
+    environment.pop("PYTHONSAFEPATH", None)
+    words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
+    done = subprocess.run(
+        [DFS[0], "-P", *DFS[1:], *words],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_bad_token_is_refused_and_leaves_no_store(
     fresh: Cluster, somewhere: tuple[str, str], tmp_path: Path
 ) -> None:
