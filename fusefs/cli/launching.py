@@ -36,7 +36,6 @@ def start(config: Config) -> dict[str, readiness.Fact]:
             stderr=output,
             pass_fds=[settings, theirs],
             env={**environment(), readiness.VARIABLE: str(theirs)},
-            start_new_session=True,
         )
         os.close(theirs)
         os.close(settings)

@@ -34,6 +34,10 @@ def main(argv: list[str]) -> int:
         config, lock = preparing.prepare(config)
         send_output_to_log(config)
         device = _mount(config)
+        if not config.foreground:
+            # Not earlier: of an automount only the process group that was called to
+            # mount it may touch the mountpoint (autofs(5)); all others wait for it.
+            os.setsid()
     except CommandError as error:
         return _fail(str(error), error.code)
     except OSError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.mountpoint import nodes, table
+from tests.lib.autofs import automount
 from tests.lib.cluster import (
     DFS,
     ROOT,
@@ -588,6 +589,18 @@ def test_fusepy_says_where_the_reason_is_when_libfuse_refuses(tmp_path: Path) ->
         said = refused(*words, "--port=0", "-o", "allow_other,allow_root")
         assert "libfuse gave up (1); why it says in worker.log" in said
         assert "mutually exclusive" in (tmp_path / "s/run/worker.log").read_text()
+
+
+def test_an_automount_is_mounted_by_who_touches_it(fresh: Cluster) -> None:
+    """As systemd does for x-systemd.automount."""
+    node = fresh.add()
+    words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
+    with automount(str(node.mnt), [*DFS, *words]) as mounted:
+        looking = subprocess.run(["ls", node.mnt], timeout=60, check=False)
+        assert looking.returncode == 0
+        assert mounted() == 1 and table.find(str(node.mnt)) is not None
+        node.umount()
+        assert mounted() == 1, "the end of a mount touches the mountpoint"
 
 
 def test_a_misspelt_command_mounts_nothing(tmp_path: Path) -> None:
