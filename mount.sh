@@ -22,6 +22,7 @@ root it also installs libfuse and fuse3 with apt where they are missing.
                    and every option as key=value: sync=all, binding=fusepy, ...
   -f               stay in the foreground
   -u, --unmount    unmount DIR; -l with it: even while it is in use
+  -V, --version    the version of dfs
   -h, --help       this text; `.venv/bin/dfs mount --help` tells every option
 
 The same settings can stand in ~/.config/dfs/config.toml (port = 4001) or in
@@ -45,20 +46,22 @@ need_fuse() {
     "'modprobe fuse', or give this container the device (docker run --device /dev/fuse)"
 }
 
-unmounting= binding=${DFS_BINDING:-kernel}
+unmounting= version= binding=${DFS_BINDING:-kernel}
 arguments=()
 for word in "$@"; do
   case $word in
   -h | --help) usage; exit 0 ;;
   -u | --unmount | --umount) unmounting=1; continue ;;
+  -V | --version) version=1; continue ;;
   *binding=fusepy*) binding=fusepy ;;
   fusepy) [ "${arguments[*]: -1}" != --binding ] || binding=fusepy ;;
   esac
   arguments+=("$word")
 done
-[ ${#arguments[@]} -gt 0 ] || { usage >&2; exit 1; }
+[ ${#arguments[@]} -gt 0 ] || [ -n "$version" ] || { usage >&2; exit 1; }
 
 install_project
+if [ -n "$version" ]; then exec "$venv/bin/dfs" --version; fi
 if [ -n "$unmounting" ]; then exec "$venv/bin/dfs" umount "${arguments[@]}"; fi
 need_fuse
 exec "$venv/bin/dfs" mount "${arguments[@]}"

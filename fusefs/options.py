@@ -129,8 +129,10 @@ def _text(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """A name or an address, perhaps in brackets; empty is none."""
+    """A name or an address; empty is none. Brackets around one of IPv6 go."""
     host = text.strip()
+    if _is_ipv6(bare := host.removeprefix("[").removesuffix("]")):
+        return bare
     labels = host.removesuffix(".").split(".")
     fits = all(0 < len(os.fsencode(label)) <= LONGEST_LABEL_BYTES for label in labels)
     known = fits and len(os.fsencode(host)) <= LONGEST_HOST_BYTES
@@ -286,6 +288,11 @@ def split_mount_options(groups: Iterable[str]) -> MountWords:
 
 
 def _not_taken(key: str) -> ConfigError:
+    if key == "remount":
+        return ConfigError(
+            "-o: a mount stays as it was made; to change its options, unmount it and "
+            "mount it anew (ro and the like alone: mount -i -o remount,... DIR)"
+        )
     if key in PASSED or key in DROPPED or key == "nonempty":
         return ConfigError(f"-o: {key} takes no value")
     if key in _OWNERS:
@@ -362,9 +369,14 @@ def load_file(path: Path) -> dict[str, str]:
 
 def default_files(environ: Mapping[str, str], home: Path | None) -> list[Path]:
     """Where a TOML file is looked for when none is named; the first there counts."""
-    config_home = environ.get("XDG_CONFIG_HOME")
-    own = Path(config_home) if config_home else home and home / ".config"
+    own = _named(environ, "XDG_CONFIG_HOME") or (home and home / ".config")
     return [place / "dfs" / "config.toml" for place in (own, Path("/etc")) if place]
+
+
+def _named(environ: Mapping[str, str], variable: str) -> Path | None:
+    """A relative path there is to be ignored (XDG Base Directory Specification)."""
+    path = Path(environ.get(variable, ""))
+    return path if path.is_absolute() else None
 
 
 def default_store(environ: Mapping[str, str], home: Path | None) -> str:
@@ -373,8 +385,7 @@ def default_store(environ: Mapping[str, str], home: Path | None) -> str:
     Raises:
         ConfigError: nobody knows where that would be.
     """
-    data_home = environ.get("XDG_DATA_HOME")
-    own = Path(data_home) if data_home else home and home / ".local" / "share"
+    own = _named(environ, "XDG_DATA_HOME") or (home and home / ".local" / "share")
     if own is None:
         raise ConfigError(
             "this user has no home directory; name the store with --store or DFS_STORE"

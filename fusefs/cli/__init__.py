@@ -64,6 +64,8 @@ def _prepare_streams() -> None:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["help"] and words[1:2] and words[1] in VERBS:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if words else 2
@@ -89,16 +91,15 @@ def _run(verb: str, argv: list[str]) -> int:
     from fusefs.errors import ConfigError
     from fusefs.mountpoint import exits
 
-    mounts = verb in MOUNT_VERBS
     try:
         module = importlib.import_module(f"fusefs.cli.{VERBS[verb].module}")
         return int(module.main(argv))
     except exits.CommandError as error:
         code, reason = error.code, str(error)
     except ConfigError as error:
-        code, reason = exits.MOUNT_USAGE if mounts else exits.USAGE, str(error)
+        code, reason = exits.USAGE_OF.get(verb, exits.USAGE), str(error)
     except KeyboardInterrupt:
-        code, reason = exits.MOUNT_INTERRUPTED if mounts else exits.INTERRUPTED, ""
+        code, reason = exits.INTERRUPTED_OF.get(verb, exits.INTERRUPTED), ""
     except OSError as error:
         return _failed(verb, error)
     if reason:

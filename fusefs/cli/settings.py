@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from fusefs import options
 from fusefs.errors import ConfigError
-from fusefs.mountpoint.exits import FSCK_USAGE, MOUNT_USAGE, USAGE
+from fusefs.mountpoint.exits import USAGE, USAGE_OF
 from fusefs.options import OPTIONS, Resolved
 
 
@@ -33,9 +33,8 @@ class Parser(argparse.ArgumentParser):
             near = options.nearest(flag, self._option_string_actions)
             hint = f"; did you mean {near}?" if near else ""
             message = f"unknown option {flag}{hint}"
-        code = {"mount": MOUNT_USAGE, "umount": MOUNT_USAGE, "fsck": FSCK_USAGE}
         self.exit(
-            code.get(self._verb, USAGE),
+            USAGE_OF.get(self._verb, USAGE),
             f"dfs {self._verb}: {message}\n"
             f"dfs {self._verb} --help tells what it takes\n",
         )
@@ -100,7 +99,7 @@ def resolve(
 def _home() -> Path | None:
     """None: neither HOME nor the system tells, as for most users in containers."""
     try:
-        return Path.home()
+        return Path.home().absolute()
     except RuntimeError:
         return None
 
@@ -125,7 +124,7 @@ def store_of(arguments: argparse.Namespace) -> Path:
     that does not exist, the one of the only node this user runs.
     """
     directory = getattr(arguments, "directory", None)
-    if directory:
+    if directory is not None:
         return _store_at(directory)
     config, origin = resolve(arguments)
     store = Path(config.store)

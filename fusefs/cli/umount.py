@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
         help="detach now, end when the last program has closed its files",
     )
     parser.add_argument(
+        "-f",
         "--force",
         action="store_true",
         help="end it even if it is stuck: programs using it get an error",

@@ -27,6 +27,14 @@ FSCK_OPERATIONAL = 8
 FSCK_USAGE = 16
 FSCK_CANCELLED = 32
 
+USAGE_OF = {"mount": MOUNT_USAGE, "umount": MOUNT_USAGE, "fsck": FSCK_USAGE}
+"""Verbs whose code for this is not that of the others."""
+INTERRUPTED_OF = {
+    "mount": MOUNT_INTERRUPTED,
+    "umount": MOUNT_INTERRUPTED,
+    "fsck": FSCK_CANCELLED,
+}
+
 
 class CommandError(Exception):
     """A verb cannot do what it was asked: one sentence, and the exit code."""

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from fusefs.errors import ConfigError
+
 FS_TYPE = "fuse.dfs"
 """What our mounts are called in the table (subtype `dfs`)."""
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -96,7 +98,12 @@ def canonical(directory: str) -> str:
 
     The last component is not touched, because a dead or stuck mount may be there;
     if it is a symbolic link, that is resolved too.
+
+    Raises:
+        ConfigError: it is empty, as an unset variable of a script.
     """
+    if not directory:
+        raise ConfigError("the directory is an empty word; give its path")
     path = os.path.abspath(directory)
     if find(path) is None and os.path.islink(path):
         return os.path.realpath(path)

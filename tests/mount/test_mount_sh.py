@@ -69,6 +69,7 @@ def test_help_and_no_arguments() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "--join TOKEN" in done.stdout
     assert mount_sh().returncode == 1
+    assert mount_sh("--version").stdout.startswith("dfs ")
 
 
 def test_an_environment_whose_python_is_another_now_is_made_anew(

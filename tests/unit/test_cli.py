@@ -32,6 +32,31 @@ def test_an_error_of_the_system_is_a_sentence_and_no_traceback(
     assert "another user" in said
 
 
+@pytest.mark.parametrize(("verb", "code"), [("mount", 1), ("fsck", 16), ("config", 2)])
+def test_a_bad_setting_has_the_code_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, verb: str, code: int
+) -> None:
+    monkeypatch.setenv("DFS_PROT", "1")
+    assert cli.main([verb, *(["/x"] if verb == "mount" else [])]) == code
+
+
+@pytest.mark.parametrize(("verb", "code"), [("mount", 1), ("umount", 1), ("status", 2)])
+def test_an_empty_word_is_not_the_current_directory(
+    capsys: pytest.CaptureFixture[str], verb: str, code: int
+) -> None:
+    """As a variable that is not set."""
+    assert cli.main([verb, ""]) == code
+    assert "is an empty word" in capsys.readouterr().err
+
+
+def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["help", "umount"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: dfs umount") and "-f, --force" in said
+
+
 @pytest.mark.parametrize(
     ("redirection", "code"),
     [("| true", "1"), (">/dev/full", "1"), (">&-", "0"), (">&- 2>&-", "0")],

@@ -77,6 +77,7 @@ def test_precedence_argv_over_o_over_environment_over_file_over_default() -> Non
         ({"o": ("ro=1",)}, "-o: ro takes no value"),
         ({"o": ("uid=1000",)}, "-o: uid is not taken: each file has an owner"),
         ({"o": ("umask=022",)}, "-o: umask is not taken"),
+        ({"o": ("remount,ro",)}, "unmount it and mount it anew"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(
@@ -151,6 +152,17 @@ def test_sizes(text: str, size: int) -> None:
 def test_default_store_is_xdg_data() -> None:
     assert resolve().config.store == "/home/somebody/.local/share/dfs"
     assert resolve(env={"XDG_DATA_HOME": "/data"}).config.store == "/data/dfs"
+
+
+def test_a_relative_place_in_a_variable_of_xdg_is_ignored() -> None:
+    environ = {"XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config"}
+    assert options.default_store(environ, HOME) == f"{HOME}/.local/share/dfs"
+    first = options.default_files(environ, HOME)[0]
+    assert first == HOME / ".config" / "dfs" / "config.toml"
+
+
+def test_an_address_to_listen_on_may_be_in_brackets() -> None:
+    assert resolve({"listen": "[::1]"}).config.listen == "::1"
 
 
 def test_a_user_without_a_home_has_to_name_the_store() -> None:
