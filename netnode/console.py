@@ -1,7 +1,7 @@
 """Plain text on the peers' port: telnet and HTTP, from this machine only.
 
 Lines come in, lines go out; a first line that looks like HTTP gets one response.
-Everything is bounded: line length, time between lines, number of lines.
+Everything is bounded: line length, time between lines, lines that are not read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ IDLE_S = 300.0
 FIRST_S = 10.0
 """A program does not."""
 LEAVE_S = 1.0
+UNREAD_BYTES = 16 << 10
+"""More than this, and the next line is not answered."""
 REFUSAL = b"dfs: this port is for members of the cluster\r\n"
 HELP = """\
 status   this node, its data and its peers
@@ -65,6 +67,10 @@ class Console:
         line = first
         while line is not None:
             if not await self._line(stream, line.strip().lower()):
+                return
+            with trio.move_on_after(IDLE_S) as unread:
+                await stream.drained(UNREAD_BYTES)
+            if unread.cancelled_caught:
                 return
             line = await lines.next(IDLE_S)
 

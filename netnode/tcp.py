@@ -13,7 +13,8 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -31,16 +32,26 @@ log = logging.getLogger(__name__)
 HANDSHAKE_S = 5.0
 """From accept to a proven peer; a handshake takes milliseconds."""
 CONNECT_S = 4.0
+LOOKUP_S = 6.0
+"""For the address of a name: the resolver asks a server that is silent for 5 s."""
+LOOKUPS = 8
+"""At a time. One that was given up goes on in its thread, for as long as the resolver
+tries: those threads are not the ones that the disk is worked on with."""
 UNSENT_BYTES = 128 << 10
 """Taken by the kernel beyond what is under way (TCP_NOTSENT_LOWAT, tcp(7)): whatever is
 urgent waits behind it."""
 UNDECIDED = 128
 """Connections between accept and a proven peer."""
+TEXTS = 32
+"""Connections for text from this machine, whoever's program made them; and from
+elsewhere, which get one line."""
 TOLD, TOLD_S = 10, 60.0
 """Lines of the log about strangers, in so long: a scanner must not fill the disk."""
 TLS_FIRST_BYTE = 0x16
 BACKLOG = 256
 
+Found = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[object, ...]]
+"""Family, kind, protocol and address, as getaddrinfo(3) gives them."""
 Console = Callable[[SocketStream, bool], Awaitable[None]]
 """Serves a text connection; True: it comes from this machine."""
 
@@ -55,8 +66,9 @@ class TcpNetwork:
         self._host = host
         self._port = port
         self._console = console
-        self._undecided: dict[int, trio.CancelScope] = {}
-        self._count = 0
+        self._undecided = Crowd(UNDECIDED)
+        self._texts = {True: Crowd(TEXTS), False: Crowd(TEXTS)}
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
         self.strangers = 0
         """Connections dropped before they proved to be peers."""
         self._told_since = float("-inf")
@@ -67,12 +79,9 @@ class TcpNetwork:
     async def dial(self, address: str) -> Stream:
         """Raises OSError, BrokenStream (not a member, no answer in time)."""
         host, port = split_address(address)
-        try:
-            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except UnicodeError as error:  # an empty or too long part, as of "a..b"
-            raise OSError(errno.EINVAL, f"{host!r} is no host's name") from error
+        found = await self._look_up(host, port)
         last: OSError | BrokenStream = OSError(f"{host} has no address")
-        for family, kind, proto, _, where in found:
+        for family, kind, proto, where in found:
             sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, proto)
             try:
                 with trio.fail_after(CONNECT_S):
@@ -87,6 +96,22 @@ class TcpNetwork:
                 raise
             sock.close()
         raise last
+
+    async def _look_up(self, host: str, port: int) -> list[Found]:
+        """Raises OSError, BrokenStream (no answer in time)."""
+        try:
+            try:
+                return addresses(host, port, socket.AI_NUMERICHOST)
+            except socket.gaierror:  # it is a name
+                with trio.fail_after(LOOKUP_S):
+                    return await trio.to_thread.run_sync(
+                        addresses, host, port, abandon_on_cancel=True,
+                        limiter=self._lookups,
+                    )  # fmt: skip
+        except trio.TooSlowError:
+            raise BrokenStream(f"the address of {host} was not found in time") from None
+        except ValueError as error:  # an empty or too long part, as of "a..b", or a NUL
+            raise OSError(errno.EINVAL, f"{host!r} is no host's name") from error
 
     # -- listening -------------------------------------------------------------
 
@@ -135,7 +160,9 @@ class TcpNetwork:
             raise
         try:
             if stream.node is None:
-                await self._console(stream, is_loopback(remote))
+                local = is_loopback(remote)
+                with self._texts[local].one():
+                    await self._console(stream, local)
             else:
                 await accept(stream)
         except Exception:
@@ -159,18 +186,10 @@ class TcpNetwork:
     async def _decide(self, sock: socket.socket, remote: str) -> SocketStream:
         """A peer, or a text connection (without a node)."""
         sock.setblocking(False)
-        self._count += 1
-        number = self._count
-        if len(self._undecided) >= UNDECIDED:
-            self._undecided.pop(next(iter(self._undecided))).cancel()
-        with trio.move_on_after(HANDSHAKE_S) as scope:
-            self._undecided[number] = scope
-            try:
-                if await _first_byte(sock) == TLS_FIRST_BYTE:
-                    return await self._handshake(sock, remote, server=True)
-                return SocketStream(sock, plain_address(remote), None)
-            finally:
-                self._undecided.pop(number, None)
+        with self._undecided.one(HANDSHAKE_S):
+            if await _first_byte(sock) == TLS_FIRST_BYTE:
+                return await self._handshake(sock, remote, server=True)
+            return SocketStream(sock, plain_address(remote), None)
         raise BrokenStream("it did not say who it is in time")
 
     async def _handshake(
@@ -203,6 +222,35 @@ class TcpNetwork:
             tls.close()
             raise
         return SocketStream(tls, plain_address(remote), NodeId(node))
+
+
+class Crowd:
+    """At most so many at a time: when there are more, the oldest of them goes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._scopes: dict[int, trio.CancelScope] = {}
+
+    @contextmanager
+    def one(self, limit_s: float = float("inf")) -> Iterator[None]:
+        """Its work, which ends early where it has to go, or takes too long."""
+        if len(self._scopes) >= self._most:
+            self._scopes.pop(next(iter(self._scopes))).cancel()
+        self._count += 1
+        number = self._count
+        with trio.move_on_after(limit_s) as scope:
+            self._scopes[number] = scope
+            try:
+                yield
+            finally:
+                self._scopes.pop(number, None)
+
+
+def addresses(host: str, port: int, flags: int = 0) -> list[Found]:
+    """Raises OSError, ValueError (no name at all)."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, kind, proto, where) for family, kind, proto, _, where in found]
 
 
 async def _first_byte(sock: socket.socket) -> int:

@@ -546,6 +546,52 @@ def test_text_from_elsewhere_gets_one_line(
     assert said == "dfs: this port is for members of the cluster\r\n"
 
 
+def test_texts_are_bounded_in_number_and_in_what_is_not_read(
+    pair: tuple[Running, Running],
+) -> None:
+    a, b = pair
+    many = [connect(a) for _ in range(3 * tcp.TEXTS)]
+    for sock in many:
+        sock.sendall(b"help\n")
+    assert all(ends(sock) for sock in many[: -2 * tcp.TEXTS]), "the oldest go"
+    assert "Bye" in talk(a, "quit\n")
+    deaf = connect(a)
+    deaf.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        while True:
+            deaf.sendall(b"help\n" * 10_000)
+    for sock in (*many, deaf):
+        sock.close()
+    still_serves(a, b)
+
+
+def test_names_that_nobody_answers_for_hold_nothing_up(
+    pair: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are threads for the disk."""
+    a, b = pair
+    over = threading.Event()
+    known = socket.getaddrinfo
+
+    def silent(host: str, *args: object, **more: object) -> object:
+        if not host.startswith("silent") or more.get("flags"):
+            return known(host, *args, **more)  # type: ignore[arg-type]
+        over.wait(LIMIT_S)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    monkeypatch.setattr(tcp, "LOOKUP_S", 0.2)
+    try:
+        for number in range(50):
+            a.ask("dial", f"silent{number}:1")
+        until(lambda: len(unreached(a)) == 50)
+        assert "not found in time" in unreached(a)[0]["error"]
+        assert a.ask("digest")
+        still_serves(a, b)
+    finally:
+        over.set()
+
+
 # -- commands ------------------------------------------------------------------------
 
 
