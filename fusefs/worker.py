@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fusefs import config as configuration
-from fusefs import readiness
+from fusefs import logs, readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
 from fusefs.housekeeping import FETCH_LIMIT_S, Housekeeping
@@ -162,11 +162,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--fuse-fd", type=int, default=-1)
     arguments = parser.parse_args(argv)
     config = configuration.load(arguments.config)
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.begin(config.log_level)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:

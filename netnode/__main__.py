@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from fusefs import config as configuration
-from fusefs import readiness
+from fusefs import logs, readiness
 from fusefs.config import Config
 from fusefs.errors import ConfigError, FsError
 from fusefs.housekeeping import Housekeeping
@@ -58,11 +58,7 @@ def main(argv: list[str]) -> int:
         config = configuration.load(arguments.config)
     except (OSError, msgspec.DecodeError) as error:
         return fail(f"the settings in {arguments.config} cannot be read: {error}")
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.begin(config.log_level)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:

@@ -16,6 +16,7 @@ from fusefs.config import Config
 from fusefs.mountpoint import checks, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
 from fusefs.nodelink import control
+from fusefs.plain import plain
 
 ANSWER_S = 20.0
 """Ready but silent for so long: the mount is reported as failed."""
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     if not arguments.helper:
         print(_announcement(config, facts))
     if joined:
-        print(f"dfs mount: {joined}", file=sys.stderr)
+        print(f"dfs mount: {plain(joined)}", file=sys.stderr)
     return 0
 
 

@@ -15,6 +15,7 @@ from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
 from fusefs.mountpoint.nodes import Running
 from fusefs.nodelink import control
+from fusefs.plain import plain
 from fusefs.supervisor import state
 
 ASK_S = 0.5
@@ -145,7 +146,7 @@ def _unmount(where: str, mount: table.Mount, *, lazy: bool, force: bool) -> None
 def _reason(where: str, error: OSError) -> str:
     if error.errno != errno.EBUSY:
         return f"{where}: {error.strerror}"
-    using = [f"{name} ({pid})" for pid, name in unmounting.users(where)]
+    using = [f"{plain(name)} ({pid})" for pid, name in unmounting.users(where)]
     by = f", used by {', '.join(using)}" if using else ""
     return f"{where} is busy{by}; end them, or detach it with: dfs umount -l {where}"
 

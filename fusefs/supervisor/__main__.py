@@ -11,7 +11,7 @@ import os
 import sys
 
 from fusefs import config as configuration
-from fusefs import readiness
+from fusefs import logs, readiness
 from fusefs.config import Config
 from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_SYSTEM, CommandError
 from fusefs.supervisor import preparing
@@ -80,11 +80,7 @@ def send_output_to_log(config: Config) -> None:
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.begin(config.log_level)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+from fusefs import logs
 from fusefs.cli import status
 from fusefs.plain import plain
 from netnode import console
@@ -57,3 +60,19 @@ def test_console_spells_out_a_peers_name_and_address() -> None:
     ):
         assert page.replace("\n", "").isprintable()
     assert SHOWN in console.status_page({**state, "peers": [peer]})
+
+
+def test_a_message_of_the_log_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        logs.begin("info")
+        try:
+            raise ValueError("seen")
+        except ValueError:
+            logging.exception("connected to %s", EVIL)
+    finally:
+        root.handlers = before
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"ERROR root connected to {SHOWN}")
+    assert second == "Traceback (most recent call last):"

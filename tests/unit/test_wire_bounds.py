@@ -166,6 +166,8 @@ def test_a_stamp_out_of_range_ends_the_session(hlc: int) -> None:
         value(content_key(9), [BEYOND, 1, 5, b"x" * 32, 20]),
         value(content_key(9), [1, 1, 5, b"x" * 32, 20, [[5, -1]]]),
         value(place_key(9), [1, b"a/b"]),
+        value(place_key(9), b""),
+        value(unlinked_key(9), b""),
         value(unlinked_key(9), [1, b""]),
         value(REPLICAS, b"\xc1"),
         value(REPLICAS, 0),
