@@ -214,9 +214,9 @@ decode_horizon = msgspec.msgpack.Decoder(Horizon).decode
 def check_value(key: bytes, value: bytes) -> None:
     """Raises msgspec.DecodeError / ValidationError / ValueError when a peer's value
     is not of its key's type, or holds numbers that the database does not take. Xattr
-    and the values of settings this program does not know are any bytes. All but
-    places and what was unlinked can be gone."""
-    if not value and key[:1] not in (PLACE, UNLINKED):
+    and the values of settings this program does not know are any bytes. Only
+    names, extended attributes and settings can be gone."""
+    if not value and key[:1] in (DIRENT, XATTR, SETTING):
         return
     if key[:1] == SETTING:
         fits = _setting_fits(key_name(key), value)
