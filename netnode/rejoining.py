@@ -116,7 +116,7 @@ def _unknown(old: Namespace, row: Inode, known: Vector) -> bool:
 def bring(t: Transaction, top: bytes, found: Sequence[Found]) -> None:
     """Make ordinary files of them under /lost+found/`top`."""
     if t.entry(ROOT_INO, LOST_FOUND) is None:
-        t.new_inode(LOST_FOUND_INO, stat.S_IFDIR | 0o700, 0, 0)
+        t.new_lost_found()
         t.link(ROOT_INO, LOST_FOUND, LOST_FOUND_INO, S_DIR)
     entry = t.entry(ROOT_INO, LOST_FOUND)
     assert entry is not None
@@ -152,7 +152,9 @@ def _directory(t: Transaction, parent: Ino, name: bytes) -> Ino:
     if entry is not None:  # a file of that name was brought: beside it
         return _directory(t, parent, name[:240] + b".directory")
     ino = t.new_ino(parent, name, S_DIR)
-    t.create(parent, name, ino, stat.S_IFDIR | 0o755, 0, 0)
+    above = t.inode(parent)
+    assert above is not None
+    t.create(parent, name, ino, stat.S_IFDIR | 0o755, above.uid, above.gid)
     return ino
 
 

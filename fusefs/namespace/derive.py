@@ -128,6 +128,8 @@ class Derivation(Facts):
                 self._inodes[decode_dirent(sibling.value).ino] = None
         elif kind in (ATTRS, CONTENT, UNLINKED):
             self._inodes[key_ino(key)] = None
+            if key_ino(key) == ROOT_INO:
+                self._inodes[LOST_FOUND_INO] = None  # has its owner
             concurrent = len(before.siblings) > 1 or len(after.siblings) > 1
             if (kind == CONTENT and concurrent) or self._any_odd():
                 self._versions[key_ino(key)] = None

@@ -225,7 +225,9 @@ class Facts:
             if ino == ROOT_INO:
                 attrs = Attrs(stat.S_IFDIR | 0o755, 0, 0, 0, Hlc(0), Hlc(0))
             elif ino == LOST_FOUND_INO:
-                attrs = Attrs(stat.S_IFDIR | 0o700, 0, 0, 0, Hlc(0), Hlc(0))
+                top = self.attrs(ROOT_INO)
+                owner = (top.uid, top.gid) if top is not None else (0, 0)
+                attrs = Attrs(stat.S_IFDIR | 0o700, *owner, 0, Hlc(0), Hlc(0))
             else:
                 return None
         flags = FLAG_DERIVED if named and all(n[3] for n in named) else 0

@@ -390,9 +390,16 @@ class Transaction(Writing):
         self._settle()
         return entry._replace(flags=0)
 
+    def new_lost_found(self) -> None:
+        """Its attributes. It belongs to whom the tree belongs: where all members are
+        ordinary users, nobody else can look into it."""
+        top = self.inode(ROOT_INO)
+        owner = (top.uid, top.gid) if top is not None else (0, 0)
+        self.new_inode(LOST_FOUND_INO, stat.S_IFDIR | 0o700, *owner)
+
     def _real_directory_of(self, entry: Entry) -> None:
         if entry.ino == LOST_FOUND_INO:
-            self.new_inode(LOST_FOUND_INO, stat.S_IFDIR | 0o700, 0, 0)
+            self.new_lost_found()
         elif entry.parent == LOST_FOUND_INO:
             self._real_directory(LOST_FOUND_INO)
 

@@ -10,6 +10,7 @@ from tests.lib.cluster import Cluster, dfs, wait_until
 def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
     a, b = fresh.start(2)
     (a.mnt / "common").write_bytes(b"common")
+    os.chown(a.mnt, 1000, 1001)  # the tree is that of an ordinary user
     fresh.wait_equal()
     b.umount()
     b.mount("-o", "port=0")
@@ -41,5 +42,7 @@ def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
     wait_until(lambda: (found / "mine").exists(), "the file of b is there")
     assert (found / "mine").read_bytes() == b"only b has this"
     assert os.listdir(found) == ["mine"]
+    for place in (found, found.parent):
+        assert (place.stat().st_uid, place.stat().st_gid) == (1000, 1001)
     assert (b.mnt / "common").read_bytes() == b"common"
     fresh.wait_equal()
