@@ -50,22 +50,38 @@ def at_mountpoint(where: str) -> Running | None:
     """The node mounted on this directory, whatever it was called then. Anybody can
     run a process that says so; whose a mount is, the kernel knows."""
     mount, found = table.find(where), running()
+    named = (n for n in found if n.mountpoint == where and _is_here(n))
     if mount is None or not mount.is_ours:
-        return next((n for n in found if n.mountpoint == where), None)
+        return next(named, None)
     theirs = [n for n in found if _owner(n.pid) == mount.user]
-    named = next((n for n in theirs if n.mountpoint == where), None)
-    moved = (n for n in theirs if _connection(n) == mount.connection)
-    return named or next(moved, None)
+    known = (n for n in theirs if _connection(n) == mount.connection)
+    return next(known, None) or next((n for n in named if n in theirs), None)
 
 
 def _connection(node: Running) -> str:
-    now = state.read(Path(node.store)) if node.mountpoint else None
+    now = state.read(_as_seen_by(node)) if node.mountpoint else None
     return now.connection if now is not None else ""
+
+
+def _as_seen_by(node: Running) -> Path:
+    """Its store: in a container, which names its places as it likes, another one than
+    what is called so here. By that name where the system does not tell."""
+    place = Path(f"/proc/{node.pid}/root") / node.store.lstrip("/")
+    return place if os.access(place, os.F_OK) else Path(node.store)
+
+
+def _is_here(node: Running) -> bool:
+    """Whether it sees the same mounts; taken for granted of a process of others."""
+    try:
+        theirs = os.stat(f"/proc/{node.pid}/ns/mnt")
+    except OSError:
+        return True
+    return os.path.samestat(theirs, os.stat("/proc/self/ns/mnt"))
 
 
 def only_one_of(user: int) -> Running | None:
     """The node of this user, if there is exactly one."""
-    found = [n for n in running() if _owner(n.pid) == user]
+    found = [n for n in running() if _owner(n.pid) == user and _is_here(n)]
     return found[0] if len(found) == 1 else None
 
 
@@ -83,8 +99,14 @@ def without_mount(store: str) -> Running | None:
 
 def on_store(store: str) -> list[Running]:
     """The node of this store; none, unless it runs."""
-    place = os.path.realpath(store)
-    return [n for n in running() if os.path.realpath(n.store) == place]
+    return [n for n in running() if _is_same(_as_seen_by(n), Path(store))]
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # not made yet, or a place that is not shown
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def is_child(pid: int, node: Running) -> bool:

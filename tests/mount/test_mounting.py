@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.mountpoint import nodes, table
+from fusefs.supervisor import state
 from tests.lib.autofs import automount
 from tests.lib.cluster import (
     DFS,
@@ -452,6 +453,40 @@ def test_umount_says_what_is_mounted_over_it(fresh: Cluster) -> None:
         assert done.returncode == 32 and "a tmpfs is mounted over" in done.stderr
     finally:
         subprocess.run(["umount", node.mnt], check=True)
+
+
+def test_a_node_of_a_container_is_not_taken_for_the_one_here(fresh: Cluster) -> None:
+    """All its places have the same names as those here."""
+    node = fresh.add()
+    inner = node.store.with_name("inner")
+    for place in (inner, node.store):
+        place.mkdir()
+    script = f'mount --bind {inner} {node.store} && "$@" && read _; dfs_umount'
+    script = script.replace("dfs_umount", f'"$1" "$2" "$3" umount -f {node.mnt}')
+    words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
+    container = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"]
+        + [*DFS, *words],
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert container.stdin is not None and container.stdout is not None
+    try:
+        assert container.stdout.readline().startswith(b"mounted")
+        node.mount()
+        began_s = time.monotonic()
+        node.umount()
+        assert time.monotonic() - began_s < 20
+        node.run_without_mount()
+        dfs("umount", str(node.store))
+        assert node.processes() is None
+        theirs = state.read(inner)
+        assert theirs is not None and not nodes.wait_gone(theirs.pid, 0)
+    finally:
+        container.stdin.close()
+        container.wait(60)
+        container.stdout.close()
 
 
 def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> None:
