@@ -12,6 +12,7 @@ from fusefs.cli import settings
 from fusefs.cli.progress import Progress
 from fusefs.errors import FsError
 from fusefs.fsck import Finding, check
+from fusefs.mountpoint import checks
 from fusefs.mountpoint.exits import (
     FSCK_CANCELLED,
     FSCK_CLEAN,
@@ -44,6 +45,8 @@ def main(argv: list[str]) -> int:
     store = settings.store_of(arguments)
     if not (store / "format").exists():
         raise CommandError(f"there is no store at {store}", FSCK_OPERATIONAL)
+    if other := checks.other_format(store):
+        raise CommandError(other, FSCK_OPERATIONAL)
     try:
         held = lock.acquire(store, "")
     except CommandError as error:

@@ -13,7 +13,7 @@ from fusefs import readiness
 from fusefs.cli import launching, settings
 from fusefs.cli.status import scarce, with_advice
 from fusefs.config import Config
-from fusefs.mountpoint import checks, table, unmounting
+from fusefs.mountpoint import checks, nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, CommandError
 from fusefs.nodelink import control
 from fusefs.plain import plain
@@ -22,6 +22,9 @@ ANSWER_S = 20.0
 """Ready but silent for so long: the mount is reported as failed."""
 SYNC_S = 10.0
 """A new member's first `ls` should show the tree; a large one may take longer."""
+QUIET_S, ENDING_S = 1.0, 60.0
+"""For the node of the last mount to write what is left; nothing is said of it at
+first."""
 REACH_S = 2.0
 """For a member to be reached by a node that has a tree already."""
 
@@ -56,6 +59,7 @@ def main(argv: list[str]) -> int:
         mountpoint=table.canonical(arguments.places[-1]),
         foreground=arguments.foreground,
     ).config
+    wait_for_last_node("mount", config)
     checks.check_all(config)
     warn_of_full_disk("mount", config)
     if config.foreground:
@@ -69,6 +73,15 @@ def main(argv: list[str]) -> int:
     if joined:
         print(f"dfs mount: {plain(joined)}", file=sys.stderr)
     return 0
+
+
+def wait_for_last_node(verb: str, config: Config) -> None:
+    """umount(8) does not wait for it, and who mounts again at once means to."""
+    for node in nodes.on_store(config.store):
+        if nodes.is_ending(node) and not nodes.wait_gone(node.pid, QUIET_S):
+            said = f"waiting for the node of the last mount (process {node.pid}) to end"
+            print(f"dfs {verb}: {said}", file=sys.stderr)
+            nodes.wait_gone(node.pid, ENDING_S)
 
 
 def warn_of_full_disk(verb: str, config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusefs.cli import launching, settings
-from fusefs.cli.mount import warn_of_full_disk
+from fusefs.cli.mount import wait_for_last_node, warn_of_full_disk
 from fusefs.mountpoint import checks
 
 DESCRIPTION = """\
@@ -18,6 +18,7 @@ def main(argv: list[str]) -> int:
     settings.add_all(parser)
     arguments = parser.parse_args(argv)
     config = settings.resolve(arguments, foreground=not arguments.background).config
+    wait_for_last_node("node", config)
     checks.check_store(config)
     checks.check_port(config)
     warn_of_full_disk("node", config)

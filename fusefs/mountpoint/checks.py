@@ -16,6 +16,8 @@ from fusefs.mountpoint.exits import MOUNT_FAILURE, MOUNT_USAGE, CommandError
 FUSE_DEVICE = "/dev/fuse"
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7)"""
+FORMAT = "dfs store 1\n"
+"""Written last: a store with it is whole."""
 
 
 def check_all(config: Config) -> None:
@@ -130,10 +132,26 @@ def check_store(config: Config) -> None:
     try:
         if Path(store).is_dir() and not (Path(store) / "format").exists():
             _check_new_store(store)
+        elif other := other_format(Path(store)):
+            raise _failure(other)
     except PermissionError:
         raise _failure(
             f"store {store} belongs to another user; give one of yours with --store"
         ) from None
+
+
+def other_format(store: Path) -> str:
+    """The sentence for a user whose store this program does not know; else empty."""
+    try:
+        found = (store / "format").read_text(errors="backslashreplace")
+    except FileNotFoundError:
+        return ""
+    if found in (FORMAT, ""):  # a power cut may have emptied it
+        return ""
+    return (
+        f"store {store} is of another version of dfs: its format is {found.strip()!r}, "
+        f"this program knows {FORMAT.strip()!r}"
+    )
 
 
 def _check_apart(store: str, where: str) -> None:

@@ -109,6 +109,12 @@ def _is_same(one: Path, other: Path) -> bool:
         return os.path.realpath(one) == os.path.realpath(other)
 
 
+def is_ending(node: Running) -> bool:
+    """Whether its mount was here and is not any more: it writes what is left."""
+    connection = _connection(node)
+    return bool(connection) and _is_here(node) and not table.of_connection(connection)
+
+
 def is_child(pid: int, node: Running) -> bool:
     """Whether the process was started by the node's supervisor, as its files say."""
     try:

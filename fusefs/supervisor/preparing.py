@@ -17,6 +17,7 @@ from fusefs import config as configuration
 from fusefs import readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
+from fusefs.mountpoint.checks import FORMAT
 from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE, CommandError
 from fusefs.namespace.namespace import Namespace
 from fusefs.supervisor import lock
@@ -26,8 +27,6 @@ log = logging.getLogger("dfs.supervisor")
 LOG_LIMIT_BYTES = 8 << 20
 """A log longer than this is set aside as NAME.log.1."""
 INIT_LIMIT_S = 60.0
-FORMAT = "dfs store 1\n"
-"""Written last: a store with it is whole."""
 LOGS = ("supervisor.log", "worker.log", "node.log")
 
 

@@ -8,12 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.supervisor import state
 from tests.lib.autofs import automount
 from tests.lib.cluster import (
@@ -487,6 +488,34 @@ def test_a_node_of_a_container_is_not_taken_for_the_one_here(fresh: Cluster) -> 
         container.stdin.close()
         container.wait(60)
         container.stdout.close()
+
+
+def test_who_mounts_again_at_once_waits_for_the_last_node(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    before = node.processes()
+    assert before is not None
+    os.kill(before.worker, signal.SIGSTOP)  # as one with much to write
+    unmounting.unmount(str(node.mnt))
+    later = threading.Timer(2, os.kill, (before.worker, signal.SIGCONT))
+    later.start()
+    words = ["mount", str(node.mnt), f"--store={node.store}", f"--port={node.port}"]
+    done = dfs(*words, "--listen=127.0.0.1", "--discovery=no")
+    later.join()
+    assert (
+        f"waiting for the node of the last mount (process {before.pid})" in done.stderr
+    )
+    (node.mnt / "file").write_text("x")
+
+
+def test_a_store_of_another_version_is_refused(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    node.umount()
+    known = (node.store / "format").read_text()
+    (node.store / "format").write_text("dfs store 2\n")
+    assert "is of another version" in refused(str(node.mnt), f"--store={node.store}")
+    done = dfs("fsck", f"--store={node.store}", check=False)
+    assert done.returncode == 8 and "is of another version" in done.stderr
+    (node.store / "format").write_text(known)
 
 
 def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> None:
