@@ -17,7 +17,8 @@ root it also installs libfuse and fuse3 with apt where they are missing.
   --port N         TCP port for the other nodes (4000); 0 is any free one
   --listen ADDR    address to listen on (all)
   --name NAME      what people call this node (the host's name)
-  --join TOKEN     token printed by `.venv/bin/dfs invite` on another node
+  --join TOKEN     token printed by `.venv/bin/dfs invite` on another node; - reads it
+                   from standard input, so that `ps` does not show it
   -o OPT,...       as mount(8) takes them: ro, noatime, allow_other, _netdev, ...;
                    and every option as key=value: sync=all, binding=fusepy, ...
   -f               stay in the foreground

@@ -176,7 +176,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("listen", _host, "address to listen on (all)", "ADDR"),
     Option("advertise", _address, "host:port that others should dial", "ADDR"),
     Option("name", _name, "name of this node (its store's, else the host's)", "NAME"),
-    Option("join", _text, "join the cluster of this token (dfs invite)", "TOKEN"),
+    Option(
+        "join",
+        _text,
+        "join the cluster of this token (dfs invite); - reads it from stdin",
+        "TOKEN",
+    ),
     Option("discovery", _flag, "find peers by mDNS: yes or no (yes)", "YES"),
     Option("binding", _one_of("kernel", "fusepy"), "kernel or fusepy (kernel)", "B"),
     Option(

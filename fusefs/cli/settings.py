@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -83,6 +84,8 @@ def resolve(
         for option in OPTIONS
         if (value := getattr(arguments, option.name, None)) is not None
     }
+    if argv.get("join") == "-":
+        argv["join"] = _token_from_input()
     return options.resolve(
         argv,
         mount_options=getattr(arguments, "options", None) or [],
@@ -94,6 +97,14 @@ def resolve(
         mountpoint=mountpoint,
         foreground=foreground,
     )
+
+
+def _token_from_input() -> str:
+    """Arguments are shown to all users of the machine."""
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise ConfigError("there is no join token on standard input")
+    return token
 
 
 def _home() -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -47,6 +48,19 @@ def test_an_empty_word_is_not_the_current_directory(
     """As a variable that is not set."""
     assert cli.main([verb, ""]) == code
     assert "is an empty word" in capsys.readouterr().err
+
+
+def test_a_token_may_come_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arguments are shown to all users of the machine."""
+    parser = settings.Parser("mount", "")
+    settings.add_all(parser)
+    arguments = parser.parse_args(["--join", "-"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("dfs1-abc\n"))
+    assert settings.resolve(arguments).config.join == "dfs1-abc"
+    assert cli.main(["mount", "/x", "--join", "-"]) == 1
+    assert "no join token on standard input" in capsys.readouterr().err
 
 
 def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
