@@ -187,14 +187,22 @@ def check_port(config: Config) -> None:
     """The port can be listened on now."""
     if not config.port:
         return
-    family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
+    try:
+        for address in socket.getaddrinfo(
+            config.listen or "0.0.0.0", config.port, type=socket.SOCK_STREAM
+        ):
+            _check_address(address[0], address[4])
+    except OSError as error:
+        raise _failure(_port_sentence(config, error)) from None
+
+
+def _check_address(family: int, where: tuple[object, ...]) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.listen, config.port))
-            probe.listen(1)
-        except OSError as error:
-            raise _failure(_port_sentence(config, error)) from None
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(where)
+        probe.listen(1)
 
 
 def _port_sentence(config: Config, error: OSError) -> str:

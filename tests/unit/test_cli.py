@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from fusefs import cli
 from fusefs.cli import asking, fsck, invite, launching, settings, status
 from fusefs.config import Config
-from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint import checks, nodes, table
 from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
 from fusefs.supervisor import lock, state
@@ -61,6 +62,22 @@ def test_a_token_may_come_from_standard_input(
     assert settings.resolve(arguments).config.join == "dfs1-abc"
     assert cli.main(["mount", "/x", "--join", "-"]) == 1
     assert "no join token on standard input" in capsys.readouterr().err
+
+
+def test_a_host_with_an_address_of_ipv6_alone_can_be_listened_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = socket.getaddrinfo
+
+    def six(host: str, *args: object, **more: object) -> object:
+        return known("::1" if host == "six" else host, *args, **more)  # type: ignore[arg-type]
+
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        monkeypatch.setattr(socket, "getaddrinfo", six)
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=r"six port .* is in use"):
+            checks.check_port(Config(listen="six", port=port))
+    checks.check_port(Config(listen="six", port=port))
 
 
 def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
