@@ -12,7 +12,7 @@ import pytest
 from fusefs.model.ids import ROOT_INO
 from fusefs.vfs import publish
 from fusefs.vfs.types import SetAttr
-from tests.lib.local import hear
+from tests.lib.local import hear, local_vfs
 from tests.lib.pair import random_bytes
 from tests.lib.watched import Watched, watched_pair
 
@@ -224,3 +224,19 @@ def test_a_writer_that_goes_on_and_on_holds_nobody_up(pair: Watched) -> None:
         writer.join()
     pair.a.close(writing)
     pair.a.close(other)
+
+
+def test_what_found_no_thread_is_told_with_the_next(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    told: list[int] = []
+    with local_vfs(tmp_path / "s") as local:
+        soon = local.vfs._coherence.soon
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            soon(lambda: told.append(1))
+        soon(lambda: told.append(2))
+    assert told == [1, 2]
