@@ -34,14 +34,13 @@ NOBODY = Caller()
 
 
 class Forget:
-    """The invalidator: libfuse 2 cannot be told, so only our own memory is dropped, and
-    names that went are noted."""
+    """The invalidator: libfuse 2 cannot be told, so only our own memory is dropped."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
 
     def entry(self, parent: Ino, name: bytes) -> None:
-        self._paths.gone(parent, name)
+        self._paths.forget()
 
     def knows(self, ino: Ino) -> bool:
         return False
@@ -50,7 +49,7 @@ class Forget:
         pass
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
-        self._paths.gone(parent, name)
+        self._paths.forget()
 
     def attributes(self, ino: Ino) -> None:
         pass
@@ -114,9 +113,12 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         parent, name = self._split(path)
         if not self.orphans.release(parent, name):
             self.vfs.unlink(parent, name, _caller())
+            self.paths.taken(parent, name)
 
     def rmdir(self, path: str) -> None:
-        self.vfs.rmdir(*self._split(path), _caller())
+        parent, name = self._split(path)
+        self.vfs.rmdir(parent, name, _caller())
+        self.paths.taken(parent, name)
         self.paths.forget()
 
     def rename(self, old: str, new: str) -> None:
@@ -124,9 +126,11 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         new_parent, new_name = self._split(new)
         if HIDDEN.fullmatch(new_name) and parent == new_parent:
             self.orphans.hide(parent, name, new_name, _caller())
+            self.paths.taken(parent, name)
             return
         self.orphans.replaced(new_parent, new_name)
         self.vfs.rename(parent, name, new_parent, new_name, 0, _caller())
+        self.paths.taken(parent, name)
         self.paths.forget()
 
     # -- attributes -------------------------------------------------------------

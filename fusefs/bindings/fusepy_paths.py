@@ -35,10 +35,11 @@ MAX_PAGES = 16_384
 MAX_RETIRED = 4096
 """Hidden names remembered after they are gone; needed for milliseconds."""
 
-MAX_GONE = 4096
-"""Names that peers took, remembered for a moment; then all are dropped."""
+MAX_SHOWN = 16_384
+"""Names remembered with the time they were shown (about 0.2 KiB each); then all are
+dropped."""
 
-GONE_S = 2.0
+SHOWN_S = 2.0
 """Longer than the kernel keeps a name (fusepy_ops.ENTRY_TIMEOUT_S)."""
 
 SETTLE_S = 0.002
@@ -61,15 +62,8 @@ class Paths:
         self._names = names
         self._orphans = orphans
         self._directories: dict[bytes, Ino] = {}
-        self._gone: dict[tuple[Ino, bytes], float] = {}
-        """Names that peers took, and until when the kernel may have them."""
-
-    def gone(self, parent: Ino, name: bytes) -> None:
-        """A peer removed the name, moved it away, or put something else there."""
-        self.forget()
-        if len(self._gone) >= MAX_GONE:
-            self._gone = {}
-        self._gone[parent, name] = time.monotonic() + GONE_S
+        self._shown: dict[tuple[Ino, bytes], float] = {}
+        """Names, and when the kernel was told last that they are there."""
 
     def forget(self) -> None:
         """A directory was renamed or removed, here or elsewhere."""
@@ -85,17 +79,26 @@ class Paths:
             attr = self._names.getattr(orphan)
             return attr._replace(nlink=attr.nlink + 1)  # libfuse takes one off again
         try:
-            return self._names.lookup(parent, name)
+            attr = self._names.lookup(parent, name)
         except NotFound:
             self._orphans.check_retired(parent, name)
-            self._check_gone(parent, name)
+            self._check_shown(parent, name)
             raise
+        if len(self._shown) >= MAX_SHOWN:
+            self._shown = {}
+        self._shown[parent, name] = time.monotonic()
+        return attr
 
-    def _check_gone(self, parent: Ino, name: bytes) -> None:
-        """Raises Stale, once: the kernel, which may have the name still, looks again,
-        and open(2) with O_CREAT makes the file. ENOENT it would hand on."""
-        if self._gone.pop((parent, name), 0.0) > time.monotonic():
+    def _check_shown(self, parent: Ino, name: bytes) -> None:
+        """Raises Stale, once, for a name that a peer took: the kernel, which may have
+        it still, looks again, and open(2) with O_CREAT makes the file. ENOENT it would
+        hand on."""
+        if self._shown.pop((parent, name), 0.0) > time.monotonic() - SHOWN_S:
             raise Stale("removed elsewhere")
+
+    def taken(self, parent: Ino, name: bytes) -> None:
+        """The kernel itself removes the name, or moves it away."""
+        self._shown.pop((parent, name), None)
 
     def ino(self, path: bytes) -> Ino:
         return ROOT if path == b"/" else self.attr(path).ino

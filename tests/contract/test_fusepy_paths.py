@@ -155,12 +155,19 @@ def test_pages_are_kept_only_while_nothing_changed() -> None:
 def test_name_that_a_peer_took_makes_the_kernel_look_again_once(
     names: Names, paths: Paths
 ) -> None:
+    assert paths.ino(b"/file") == 5
     del names.tree[1, b"file"]
-    paths.gone(ROOT, b"file")
     with pytest.raises(Stale):
         paths.attr(b"/file")
     with pytest.raises(NotFound):
         paths.attr(b"/file")
-    names.tree[1, b"file"] = 6
-    paths.gone(ROOT, b"file")
-    assert paths.ino(b"/file") == 6
+
+
+def test_name_that_the_kernel_itself_removed_is_absent(
+    names: Names, paths: Paths
+) -> None:
+    assert paths.ino(b"/file") == 5
+    del names.tree[1, b"file"]
+    paths.taken(ROOT, b"file")
+    with pytest.raises(NotFound):
+        paths.attr(b"/file")

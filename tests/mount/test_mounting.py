@@ -297,13 +297,12 @@ def test_fusepy_makes_a_file_whose_name_a_peer_removed_this_moment(
             (a.mnt / "name").unlink()
             wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
             assert errno_of(path.read_text) == errno.ENOENT
-            path.touch()
-            path.unlink()
             (a.mnt / "name").write_text("x")
             wait_until(path.exists, "the next one is on B")
             (a.mnt / "name").unlink()
             wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
             os.close(os.open(path, os.O_CREAT | os.O_RDWR))
+            wait_until((a.mnt / "name").exists, "B's is on A")
             path.unlink()
             wait_until(lambda: os.listdir(a.mnt) == [], "it is gone on A")
 
