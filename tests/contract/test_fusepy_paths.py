@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from fusefs.bindings import fusepy_paths
 from fusefs.bindings.fusepy_paths import ROOT, Orphans, Pages, Paths
 from fusefs.errors import NotFound, Stale
 from fusefs.model.ids import Ino
@@ -113,8 +114,9 @@ def test_removed_file_shows_one_link_more_which_libfuse_takes_off(
 
 
 def test_rename_over_takes_the_place_of_the_unlink(
-    names: Names, orphans: Orphans
+    names: Names, orphans: Orphans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fusepy_paths, "SETTLE_S", 60)
     orphans.hide(ROOT, b"file", HIDDEN, Caller())
     orphans.replaced(ROOT, b"file")
     orphans.settle()
