@@ -75,11 +75,20 @@ class Connection:
     async def receive(self) -> list[Received]:
         """The messages that came; empty at the end of the stream.
 
-        Raises BrokenStream, ProtocolError, Refused.
+        Raises BrokenStream, ProtocolError; Refused once what came before is returned.
         """
-        if self._early:
-            early, self._early = self._early, []
-            return early
+        received = self._early or await self._read()
+        self._early = []
+        for at, item in enumerate(received):
+            if isinstance(item.message, Bye):
+                if not at:
+                    raise Refused(item.message)
+                self._early = received[at:]
+                return received[:at]
+        return received
+
+    async def _read(self) -> list[Received]:
+        """As `receive`, with a Bye."""
         while True:
             self._waits_since = trio.current_time()
             try:
@@ -90,9 +99,6 @@ class Connection:
                 return []
             received = self._session.received(count)
             if received:
-                for item in received:
-                    if isinstance(item.message, Bye):
-                        raise Refused(item.message)
                 return received
 
     async def greet(self, ours: Hello) -> Hello:
@@ -109,7 +115,7 @@ class Connection:
                 raise BrokenStream("it closed the connection")
             hello = received[0].message
             assert isinstance(hello, Hello)
-            self._early = received[1:]
+            self._early = received[1:] + self._early
             self._check_node(hello)
             return hello
         raise BrokenStream("it sent no Hello in time")

@@ -66,6 +66,19 @@ async def test_fetch_goes_on_when_only_the_bulk_connection_breaks(
 
 
 @simulated
+async def test_what_was_written_just_before_the_end_arrives(
+    cluster: SimCluster,
+) -> None:
+    """In one piece with the farewell."""
+    a, b = await cluster.start(2)
+    await until_pinged()
+    seq = b.create(b"last")
+    await b.stop()
+    await trio.sleep(1)
+    assert a.namespace.vector()[b.id] >= seq
+
+
+@simulated
 async def test_bulk_connection_that_was_forgotten_on_the_way_is_made_anew(
     cluster: SimCluster,
 ) -> None:
