@@ -86,7 +86,10 @@ class Delegations:
 
     def asserted(self, owner: NodeId, number: int, now: float) -> None:
         """An assertion that names `of(owner)` is sent."""
-        self._asserted.setdefault(owner, {})[number] = now
+        late = now - LEASE_S  # an owner that knows other members confirms none
+        waiting = self._asserted.get(owner, {})
+        self._asserted[owner] = {n: at for n, at in waiting.items() if at > late}
+        self._asserted[owner][number] = now
 
     def of(self, owner: NodeId) -> tuple[LockKey, ...]:
         """What this owner delegated, and counts as ours."""

@@ -211,6 +211,13 @@ def test_holder_stops_when_told_or_not_told() -> None:
     assert delegations.idle(IDLE_S + 1) == [(A, KEY)]
 
 
+def test_assertions_that_are_never_confirmed_are_forgotten() -> None:
+    delegations = holder()
+    for number in range(101, 200):
+        delegations.asserted(A, number, number)
+    assert len(delegations._asserted[A]) <= LEASE_S
+
+
 step = st.tuples(
     st.sampled_from(["sent", "arrived", "confirmed", "nothing"]),
     st.floats(0, 8),
