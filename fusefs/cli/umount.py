@@ -21,6 +21,8 @@ from fusefs.supervisor import state
 ASK_S = 0.5
 WAIT_S = 90.0
 """For the node to write what is dirty and to end."""
+GONE_S = 2.0
+"""A node that still runs then has its mount in another place, too."""
 FORCED_S = 5.0
 """The same when it is ended by force: then its worker, which may be what is stuck, is
 killed."""
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> int:
         nodes.end(node)
     else:
         raise _failure(f"{where} is not a dfs mount")
-    if elsewhere and not arguments.lazy:
+    if elsewhere and not arguments.lazy and not _ends_all_the_same(node):
         print(f"dfs umount: {where} is unmounted; {elsewhere}", file=sys.stderr)
         return 0
     if stays:
@@ -80,6 +82,12 @@ def main(argv: list[str]) -> int:
             f"{WAIT_S:.0f} s; see {node.store}/run/supervisor.log"
         )
     return 0
+
+
+def _ends_all_the_same(node: Running | None) -> bool:
+    """Another mount, perhaps one that is not seen from here, may have got the number of
+    the connection by now."""
+    return node is not None and nodes.wait_gone(node.pid, GONE_S)
 
 
 def _stays_behind(node: Running | None) -> str:

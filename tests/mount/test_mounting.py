@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fusefs.cli import umount
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.supervisor import state
 from tests.lib.autofs import automount
@@ -487,6 +488,18 @@ def test_a_node_of_a_container_is_not_taken_for_the_one_here(fresh: Cluster) -> 
         container.stdin.close()
         container.wait(60)
         container.stdout.close()
+
+
+def test_umount_waits_for_a_node_whose_number_another_mount_has_got(
+    fresh: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a mount namespace that is not seen from here."""
+    node = fresh.add().mount()
+    now = node.processes()
+    assert now is not None
+    monkeypatch.setattr(unmounting, "is_connected", lambda connection: True)
+    assert umount.main([str(node.mnt)]) == 0
+    assert nodes.wait_gone(now.pid, 0)
 
 
 def test_who_mounts_again_at_once_waits_for_the_last_node(fresh: Cluster) -> None:
