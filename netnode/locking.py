@@ -1,10 +1,10 @@
-"""Locks and exclusive creation between nodes: carries out `core.locks` and
-`core.reservations`.
+"""Locks and exclusive creation between nodes: what this one holds and asks for.
 
-What the worker holds is kept here, asserted to the owners every few seconds, on
-every new connection, and when the members change; the worker tells it all again
-when it attaches. That list comes on another connection than the worker's changes, which
-are newer where they are read first: they wait for it.
+What it decides about itself is in `lockowner`, names are in `reserving`. What the
+worker holds is kept here, asserted to the owners every few seconds, on every new
+connection, and when the members change; the worker tells it all again when it attaches.
+That list comes on another connection than the worker's changes, which are newer where
+they are read first: they wait for it.
 
 An owner that is far may delegate a lock (`core.delegations`): it is decided about here
 then, without a message.
@@ -13,13 +13,12 @@ then, without a message.
 from __future__ import annotations
 
 import errno
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import trio
 
-from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.ids import NodeId, Seq
 from fusefs.model.tx import Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import (
@@ -31,16 +30,15 @@ from fusefs.nodelink.ranges import (
     changed,
 )
 from netnode.core.delegations import Delegations
-from netnode.core.handover import Handovers, Releases
-from netnode.core.locks import LEASE_S, RENEW_S, LockTable, Verdict
+from netnode.core.handover import Handovers
+from netnode.core.locks import LEASE_S, RENEW_S
 from netnode.core.membership import Membership
-from netnode.core.placement import ranked, view_of
 from netnode.environment import Environment
+from netnode.lockowner import LockOwner
 from netnode.peers import Peer, Peers
 from netnode.reserving import Reserving
 from netnode.settling import Settling
 from netnode.wire.messages import (
-    DELEGATIONS,
     AnyMessage,
     LockAnswer,
     LockAsk,
@@ -52,8 +50,6 @@ from netnode.wire.messages import (
     LockReturn,
     LockTest,
 )
-
-log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """A task that sleeps twice as long was in a process that stood still."""
@@ -96,12 +92,13 @@ class Locking:
         self._settling = settling
         self._environment = environment
         self._me = namespace.node_id
-        self._table = LockTable(environment.now(), self._may_delegate)
+        self._owner = LockOwner(
+            self._me, membership.members(), peers, environment, self._answer
+        )
         self._delegations = Delegations()
         self._reserving = Reserving(namespace, membership, peers, environment)
         self.reserve = self._reserving.reserve
         self.give_back = self._reserving.give_back
-        self._releases = Releases()
         self._handovers = Handovers()
         self._mine: dict[LockKey, list[Range]] = {}
         self._list_due = expects_worker
@@ -111,16 +108,12 @@ class Locking:
         self._showing: set[int] = set()
         """Granted requests whose data is on its way to the worker."""
         self._numbers = 0
-        self._members = membership.members()
-        self._view = view_of(self._members)
         self._unsure: set[NodeId] = set()
         """Peers that have not asserted since they and we know the same members."""
         self._told = not expects_worker
         self._worker_left = environment.now() if expects_worker else None
-        self._ticked = environment.now()
-        """Grace is over by this: time for which we stood still does not count."""
         if not expects_worker:
-            self._table.asserted(self._me, (), environment.now())
+            self._owner.nothing_held()
 
     # -- for the link ----------------------------------------------------------------
 
@@ -137,7 +130,7 @@ class Locking:
     def _lock(
         self, number: int, key: LockKey, want: Range, wait: bool, done: LockDone
     ) -> None:
-        owner = self._owner(key)
+        owner = self._owner.of(key)
         if self._delegations.decide(key, self._environment.passed()):
             self._note(key, want)
             done(0, None)
@@ -151,15 +144,13 @@ class Locking:
             return
         self._asked[number] = _Asked(owner, key, want, done, False)
         if owner == self._me:
-            self._tell(
-                self._table.ask(self._me, number, key, want, wait, self._grace())
-            )
+            self._owner.ask(self._me, number, key, want, wait)
         else:
             self._peers.send(owner, LockAsk(number, key, want, wait))
 
     def test(self, key: LockKey, want: Range, done: LockDone) -> None:
         """`done(0, None)` when nothing stands in the way."""
-        owner = self._owner(key)
+        owner = self._owner.of(key)
         if self._delegations.decide(key, self._environment.passed()):
             done(0, None)
             return
@@ -170,7 +161,7 @@ class Locking:
         number = self._numbers
         self._asked[number] = _Asked(owner, key, want, done, True)
         if owner == self._me:
-            self._tell(self._table.test(self._me, number, key, want))
+            self._owner.test(self._me, number, key, want)
         else:
             self._peers.send(owner, LockTest(number, key, want))
 
@@ -184,7 +175,7 @@ class Locking:
         if asked is None:
             return
         if asked.owner == self._me:
-            self._tell(self._table.cancel(self._me, number, self._grace()))
+            self._owner.cancel(self._me, number)
         else:
             self._peers.send(asked.owner, LockCancel(number))
 
@@ -222,14 +213,9 @@ class Locking:
             self._handovers.progressed(self._namespace.vector(), now)
 
     def members_changed(self) -> None:
-        members = self._membership.members()
-        if members != self._members:
-            self._members, self._view = members, view_of(members)
+        if self._owner.members_changed(self._membership.members()):
             self._unsure.update(self._peers.ids())
             self._delegations.drop_all()
-            for node, request in self._table.disown(self._is_mine):
-                self._answer(node, LockAnswer(request, False, mistaken=True))
-            self._table.begin_grace(self._environment.now())
             self.assert_all()
 
     def joined(self, peer: Peer) -> None:
@@ -239,7 +225,6 @@ class Locking:
 
     def gone(self, peer: Peer) -> None:
         """What it holds stays until its lease ends: its programs may still run."""
-        self._table.disconnected(peer.id)
         self._delegations.drop_of(peer.id)
         self._unsure.discard(peer.id)
         for number, asked in list(self._asked.items()):
@@ -247,7 +232,7 @@ class Locking:
                 del self._asked[number]
                 asked.done(errno.ENOLCK, None)
         self._reserving.gone(peer.id)
-        self._retry()
+        self._owner.gone(peer.id)
 
     def stop(self) -> None:
         """This node ends: nobody should have to wait for the end of its lease. What the
@@ -263,46 +248,46 @@ class Locking:
                 await trio.sleep(TICK_S)
                 late_s = self._environment.now() - before - TICK_S
                 if late_s > TICK_S:
-                    self._table.prolong(late_s)
+                    self._owner.stood_still(late_s)
                 self._tick()
             self.assert_all()
 
     def _tick(self) -> None:
-        now = self._ticked = self._environment.now()
+        now = self._environment.now()
         if self._worker_left is not None and now - self._worker_left > LEASE_S:
             self.worker_holds(())
-        for node in self._table.expire(now):
-            if node != self._me:
-                log.warning("%x lost its locks: no renewal for %d s", node, LEASE_S)
         for owner, key in self._delegations.idle(self._environment.passed()):
             self._return(owner, key)
         self._reserving.expire(now)
         self.progressed()
-        self._retry()
+        self._owner.tick()
 
     def assert_all(self) -> None:
         """Tell every owner, ourselves included, what we hold: once we know."""
         for peer in self._peers:
             self._assert_to(peer)
         if self._told:
-            held, asking = self._held_of(self._me), self._asking_of(self._me)
-            self._asserted(self._me, held, asking, self._written(), agrees=True)
-            self._retry()
+            self._owner.asserted(self._me, self._assertion_to(self._me))
 
     def _assert_to(self, peer: Peer) -> None:
         if self._told:
-            held, asking = self._held_of(peer.id), self._asking_of(peer.id)
-            delegated, number = self._delegations.of(peer.id), 0
-            if delegated:
-                self._numbers += 1
-                number = self._numbers
-                self._delegations.asserted(peer.id, number, self._environment.passed())
-            seq = self._written()
-            peer.send(
-                LockAssert(
-                    tuple(held), tuple(asking), self._view, number, delegated, seq
-                )
-            )
+            peer.send(self._assertion_to(peer.id))
+
+    def _assertion_to(self, owner: NodeId) -> LockAssert:
+        held, asking = self._held_of(owner), self._asking_of(owner)
+        delegated, number = self._delegations.of(owner), 0
+        if delegated:
+            self._numbers += 1
+            number = self._numbers
+            self._delegations.asserted(owner, number, self._environment.passed())
+        return LockAssert(
+            tuple(held),
+            tuple(asking),
+            self._owner.view,
+            number,
+            delegated,
+            self._written(),
+        )
 
     # -- messages ----------------------------------------------------------------------
 
@@ -319,40 +304,35 @@ class Locking:
                     # Or it is delegated, and may be used once an assertion counted.
                     self._assert_to(peer)
             case LockCancel():
-                self._tell(self._table.cancel(peer.id, message.number, self._grace()))
+                self._owner.cancel(peer.id, message.number)
             case LockRelease():
-                self._released(peer.id, message.key, message.range, message.seq)
+                self._owner.released(peer.id, message.key, message.range, message.seq)
             case LockAssert():
                 self._asserted_by(peer, message)
             case LockTest():
-                number, key, want = message.number, message.key, message.range
-                self._tell(self._table.test(peer.id, number, key, want))
+                self._owner.test(peer.id, message.number, message.key, message.range)
             case LockLease():
                 self._delegations.renewed(peer.id, message.number, message.lost)
             case LockRecall():
                 self._return(peer.id, message.key)
             case LockReturn():
-                self._returned(peer.id, message)
+                self._owner.returned(peer.id, message)
             case _:
                 return self._reserving.handle(peer, message)
         return True
 
     def _asked_by(self, peer: Peer, ask: LockAsk) -> None:
-        if self._owner(ask.key) != self._me:
+        if self._owner.is_mine(ask.key):
+            self._owner.ask(peer.id, ask.number, ask.key, ask.range, ask.wait)
+        else:
             peer.send(LockAnswer(ask.number, False, mistaken=True))
-            return
-        self._tell(
-            self._table.ask(
-                peer.id, ask.number, ask.key, ask.range, ask.wait, self._grace()
-            )
-        )
 
     def _answered(self, answer: LockAnswer) -> bool:
         """False when nobody waits for it, or another owner decides by now."""
         asked = self._asked.pop(answer.number, None)
         if asked is None:
             return False
-        moved = self._owner(asked.key) != asked.owner
+        moved = self._owner.of(asked.key) != asked.owner
         if answer.mistaken or moved:
             asked.done(errno.ENOLCK, None)
         elif not answer.granted:
@@ -386,74 +366,12 @@ class Locking:
         self._handovers.begin(after, vector, now, shown)
 
     def _asserted_by(self, peer: Peer, message: LockAssert) -> None:
-        agrees = message.view in (0, self._view)
-        before = self._table.held_by(peer.id)
-        self._asserted(
-            peer.id, message.locks, message.asking, message.seq, agrees=agrees
-        )
-        if agrees and message.number:
-            keys = [key for key in message.delegated if self._is_mine(key)]
-            lost = self._table.keeps(peer.id, keys)
-            peer.send(LockLease(message.number, tuple(lost)))
-        if message.seq:
-            self._let_go(peer.id, before, message.seq)
-        self._retry()
+        agrees = self._owner.asserted(peer.id, message)
         if agrees and peer.id in self._unsure:  # ours may have come too early for it
             self._unsure.discard(peer.id)
             self._assert_to(peer)
 
-    def _let_go(
-        self, node: NodeId, before: Mapping[LockKey, list[Range] | None], seq: Seq
-    ) -> None:
-        """Who is granted what it held before, or decided about, has to show what it
-        wrote: no release said so, or its connection broke."""
-        after = self._table.held_by(node)
-        for key, ranges in before.items():
-            if after.get(key, []) != ranges:
-                self._releases.released(key, node, seq)
-
-    def _asserted(
-        self,
-        node: NodeId,
-        locks: Sequence[HeldLock],
-        asking: Sequence[int],
-        seq: Seq,
-        *,
-        agrees: bool,
-    ) -> None:
-        """Call `_retry` after."""
-        now = self._environment.now()
-        if agrees and not self._table.heard_of(node):
-            self._releases.asserted(node, seq, now)
-        mine = [lock for lock in locks if self._is_mine(lock.key)]
-        lost = self._table.asserted(node, mine, now, asking, agrees=agrees)
-        if lost:
-            log.warning("%x asserts %d locks that others hold", node, len(lost))
-
-    # -- deciding ----------------------------------------------------------------------
-
-    def _owner(self, key: LockKey) -> NodeId:
-        """Who decides about the locks of an inode: the same on every member."""
-        return ranked(_lock_place(key.ino), self._members)[0]
-
-    def _is_mine(self, key: LockKey) -> bool:
-        return self._owner(key) == self._me
-
-    def _grace(self) -> bool:
-        return self._table.in_grace(self._members, self._ticked)
-
-    def _retry(self) -> None:
-        self._tell(self._table.retry(self._grace()))
-
-    def _tell(self, verdicts: Iterable[Verdict]) -> None:
-        now = self._environment.now()
-        for node, request, granted, stands, key, delegated in verdicts:
-            after = self._releases.before(key, node, now) if granted and key else {}
-            self._answer(
-                node, LockAnswer(request, granted, stands, False, after, delegated)
-            )
-        for node, key in self._table.recalls():
-            self._peers.send(node, LockRecall(key))
+    # -- what is told ------------------------------------------------------------------
 
     def _answer(self, node: NodeId, answer: LockAnswer) -> None:
         if node == self._me:
@@ -465,22 +383,9 @@ class Locking:
         self._note(key, what)
         seq = self._written()
         if owner == self._me:
-            self._released(self._me, key, what, seq)
+            self._owner.released(self._me, key, what, seq)
         else:
             self._peers.send(owner, LockRelease(key, what, seq))
-
-    def _released(self, node: NodeId, key: LockKey, what: Range, seq: Seq) -> None:
-        self._releases.released(key, node, seq)
-        self._tell(self._table.release(node, key, what, self._grace()))
-
-    def _may_delegate(self, node: NodeId) -> bool:
-        """To peers for which asking takes long."""
-        peer = self._peers.get(node)
-        return (
-            peer is not None
-            and peer.connection.version >= DELEGATIONS
-            and peer.nearness.far
-        )
 
     def _return(self, owner: NodeId, key: LockKey) -> None:
         """What we decided about, the owner decides about from now on."""
@@ -491,11 +396,6 @@ class Locking:
         self._peers.send(
             owner, LockReturn(key, tuple(held), tuple(asking), self._written())
         )
-
-    def _returned(self, node: NodeId, message: LockReturn) -> None:
-        self._releases.released(message.key, node, message.seq)
-        self._table.returned(node, message.key, message.ranges, message.asking)
-        self._retry()
 
     def _written(self) -> Seq:
         """The worker has committed as much; it may not have been told here yet."""
@@ -512,7 +412,7 @@ class Locking:
         return [
             HeldLock(key, range_)
             for key, ranges in self._mine.items()
-            if self._owner(key) == owner
+            if self._owner.of(key) == owner
             for range_ in ranges
         ]
 
@@ -526,7 +426,3 @@ class Locking:
     def delegated(self) -> int:
         """Inodes whose locks are decided about here, for an owner that is far."""
         return len(self._delegations)
-
-
-def _lock_place(ino: Ino) -> bytes:
-    return b"lock" + ino.to_bytes(8, "big")

@@ -152,7 +152,7 @@ async def test_what_came_on_a_connection_counts_no_more_than_it(
     key = next(
         key
         for key in (LockKey(Ino(number), False) for number in range(100, 200))
-        if owner.locking._is_mine(key)
+        if owner.locking._owner.is_mine(key)
     )
     peer = owner.peers.get(other.me)
     assert peer is not None
@@ -169,5 +169,5 @@ async def test_what_came_on_a_connection_counts_no_more_than_it(
     live, owner.replicator.live = owner.replicator.live, apply_slowly  # type: ignore
     await owner._serving._handle_many(peer, old)
     owner.replicator.live = live  # type: ignore[method-assign]
-    [verdict] = owner.locking._table.test(a.id, 0, key, Range(1, WRITE))
+    [verdict] = owner.locking._owner._table.test(a.id, 0, key, Range(1, WRITE))
     assert not verdict.granted

@@ -14,7 +14,7 @@ from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
 from netnode.core.delegations import IDLE_S
 from netnode.core.locks import DELEGATE_AFTER, LEASE_S, RENEW_S, LockTable
 from netnode.core.placement import ranked
-from netnode.locking import _lock_place
+from netnode.lockowner import lock_place
 from tests.sim.cluster import LockResult, SimCluster, SimNode
 from tests.sim.running import simulate, simulated
 
@@ -36,7 +36,7 @@ async def apart(cluster: SimCluster, count: int) -> list[SimNode]:
 def owned_by(owner: SimNode) -> Ino:
     assert owner.node is not None
     locking = owner.node.locking
-    return next(ino for ino in INOS if locking._is_mine(LockKey(ino, False)))
+    return next(ino for ino in INOS if locking._owner.is_mine(LockKey(ino, False)))
 
 
 async def locked(node: SimNode, ino: Ino, want: Range = ALL) -> LockResult:
@@ -212,7 +212,7 @@ async def test_answer_to_a_recall_of_before_does_not_end_the_next_delegation(
     a, b = await apart(cluster, 2)
     assert a.node is not None and b.node is not None
     ino = owned_by(a)
-    mine = a.node.locking._is_mine
+    mine = a.node.locking._owner.is_mine
     other = next(i for i in INOS if i != ino and mine(LockKey(i, False)))
     for each in (ino, other):
         await use(b, each)
@@ -296,7 +296,7 @@ async def test_holder_that_hears_nothing_stops_before_its_lease_ends(
     ino = owned_by(a)
     await use(b, ino)
     assert decides(b, ino)
-    table = a.node.locking._table if a.node is not None else None
+    table = a.node.locking._owner._table if a.node is not None else None
     assert isinstance(table, LockTable)
     cluster.fabric.block("b", "a")
     waiting = a.ask_lock(ino, ALL)
@@ -352,7 +352,7 @@ def test_new_member_that_owns_the_lock_decides_about_it(tmp_path, told) -> None:
 
 
 def decider(ino: Ino, *nodes: SimNode) -> NodeId:
-    return ranked(_lock_place(ino), tuple(node.id for node in nodes))[0]
+    return ranked(lock_place(ino), tuple(node.id for node in nodes))[0]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -166,6 +166,6 @@ def test_never_two_holders_and_in_the_end_everybody_is_granted(
         for sim in cluster.nodes:
             assert sim.node is not None
             assert not len(sim.node.locking)
-            assert not len(sim.node.locking._table)
+            assert not len(sim.node.locking._owner._table)
 
     simulate(body, tmp_path, seed)
