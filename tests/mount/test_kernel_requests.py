@@ -465,7 +465,7 @@ def test_ordinary_user_mounts_by_fusermount(open_directory: Path) -> None:
     done = subprocess.run(
         ["/usr/bin/python3", "-c", script, str(where)],
         user=65534, group=65534, extra_groups=[], capture_output=True, text=True,
-        cwd=Path(__file__).parents[2], timeout=20, check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])}, timeout=20, check=False,
     )  # fmt: skip
     if "Permission denied" in done.stderr:
         pytest.skip(f"not allowed here: {done.stderr.strip()[-200:]}")
