@@ -111,8 +111,10 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def is_ending(node: Running) -> bool:
     """Whether its mount was here and is not any more: it writes what is left."""
-    connection = _connection(node)
-    return bool(connection) and _is_here(node) and not table.of_connection(connection)
+    now = state.read(_as_seen_by(node)) if node.mountpoint else None
+    if now is None or now.pid != node.pid or not _is_here(node):
+        return False  # what is there is of the run before: it starts
+    return bool(now.connection) and not table.of_connection(now.connection)
 
 
 def is_child(pid: int, node: Running) -> bool:
