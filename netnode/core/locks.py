@@ -270,9 +270,10 @@ class LockTable:
         lost: list[HeldLock] = []
         for key, ranges in by_key(locks).items():
             others = self._holdings(key)  # of other nodes, all of them
+            lent = self._delegated.get(key, node) != node
             kept: list[Range] = []
             for range_ in ranges:
-                if conflict(others, node, range_):
+                if lent or conflict(others, node, range_):
                     lost.append(HeldLock(key, range_))
                 else:
                     kept.append(range_)

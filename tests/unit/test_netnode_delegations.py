@@ -116,6 +116,17 @@ def test_the_end_of_a_lease_and_an_assertion_without_it_end_a_delegation() -> No
     assert table.retry(False) == [Verdict(B, 1, True, None, KEY)]
 
 
+def test_who_was_cut_off_does_not_get_back_what_another_decides_about() -> None:
+    """Its lease had ended, and what it held was granted and then lent."""
+    table = delegated()
+    table.release(A, KEY, U, False)
+    lock = HeldLock(KEY, R)
+    assert table.asserted(B, [lock], 20) == [lock]
+    table.returned(A, KEY, [])
+    assert table.asserted(B, [lock], 25) == []
+    assert table.ask(A, 9, KEY, W, True, False) == []
+
+
 def test_an_assertion_that_crosses_the_grant_does_not_end_it() -> None:
     table = delegated()
     table.asserted(A, [], 1, asking=[DELEGATE_AFTER])
