@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import trio
 
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import NodeId
 from fusefs.model.tx import Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import (
@@ -286,7 +286,7 @@ class Locking:
             self._owner.view,
             number,
             delegated,
-            self._written(),
+            self._namespace.last_seq(),
         )
 
     # -- messages ----------------------------------------------------------------------
@@ -381,7 +381,7 @@ class Locking:
 
     def _unlock(self, owner: NodeId, key: LockKey, what: Range) -> None:
         self._note(key, what)
-        seq = self._written()
+        seq = self._namespace.last_seq()
         if owner == self._me:
             self._owner.released(self._me, key, what, seq)
         else:
@@ -393,13 +393,8 @@ class Locking:
             return
         self._delegations.drop(key)
         held, asking = self._mine.get(key, ()), self._asking_of(owner)
-        self._peers.send(
-            owner, LockReturn(key, tuple(held), tuple(asking), self._written())
-        )
-
-    def _written(self) -> Seq:
-        """The worker has committed as much; it may not have been told here yet."""
-        return self._namespace.vector().get(self._me, Seq(0))
+        seq = self._namespace.last_seq()
+        self._peers.send(owner, LockReturn(key, tuple(held), tuple(asking), seq))
 
     def _note(self, key: LockKey, want: Range) -> None:
         ranges = changed(self._mine.get(key, ()), want)

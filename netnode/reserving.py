@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.ids import Ino, NodeId
 from fusefs.model.records import DIRENT, dirent_key, key_ino, key_name, valid_key
 from fusefs.model.tx import Tx
 from fusefs.namespace.namespace import Namespace
@@ -60,12 +60,12 @@ class Reserving:
         key = dirent_key(parent, name)
         owner = self._reserver(key)
         if owner == self._me:
-            done(self._may_create(self._me, self._last_seq(), key))
+            done(self._may_create(self._me, self._namespace.last_seq(), key))
             return
         self._numbers += 1
         deadline = self._environment.now() + LIMIT_S
         self._asked[self._numbers] = _Asked(owner, deadline, done)
-        self._peers.send(owner, Reserve(self._numbers, key, self._last_seq()))
+        self._peers.send(owner, Reserve(self._numbers, key, self._namespace.last_seq()))
 
     def give_back(self, parent: Ino, name: bytes) -> None:
         """A name that was granted is not made after all."""
@@ -156,7 +156,3 @@ class Reserving:
             return True
         self._reservations.give_back(node, key)
         return False
-
-    def _last_seq(self) -> Seq:
-        """What the worker has committed; it may not have been told here yet."""
-        return self._namespace.vector().get(self._me, Seq(0))

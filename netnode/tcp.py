@@ -294,15 +294,14 @@ def bind(host: str, port: int) -> list[socket.socket]:
                 raise
         return [_bind_one(socket.AF_INET, ("0.0.0.0", port))]
     out: list[socket.socket] = []
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for family, _, _, _, where in dict.fromkeys(found):
+    for family, _, _, where in dict.fromkeys(addresses(host, port)):
         address = (where[0], out[0].getsockname()[1] if out else port)
         out.append(_bind_one(socket.AddressFamily(family), address))
     return out
 
 
 def _bind_one(
-    family: socket.AddressFamily, where: tuple[str | int, int], both: bool = False
+    family: socket.AddressFamily, where: tuple[object, ...], both: bool = False
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

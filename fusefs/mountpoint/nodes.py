@@ -59,8 +59,14 @@ def at_mountpoint(where: str) -> Running | None:
 
 
 def _connection(node: Running) -> str:
-    now = state.read(_as_seen_by(node)) if node.mountpoint else None
+    now = _state(node)
     return now.connection if now is not None else ""
+
+
+def _state(node: Running) -> state.State | None:
+    """As its supervisor, or the one before on that store, wrote it last; None without
+    a mount."""
+    return state.read(_as_seen_by(node)) if node.mountpoint else None
 
 
 def _as_seen_by(node: Running) -> Path:
@@ -111,7 +117,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def is_ending(node: Running) -> bool:
     """Whether its mount was here and is not any more: it writes what is left."""
-    now = state.read(_as_seen_by(node)) if node.mountpoint else None
+    now = _state(node)
     if now is None or now.pid != node.pid or not _is_here(node):
         return False  # what is there is of the run before: it starts
     return bool(now.connection) and not table.of_connection(now.connection)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusefs.model.ids import Ino, NodeId
+from fusefs.model.ids import Ino, NodeId, Seq
 from fusefs.model.records import Member
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
@@ -220,6 +220,11 @@ class Namespace(Reads):
         return self.put_setting(HORIZON, encode_horizon(upto, after))
 
     # -- replication ----------------------------------------------------------
+
+    def last_seq(self) -> Seq:
+        """The last transaction of this node, by either process: the node may not have
+        been told of it yet."""
+        return self.vector().get(self.node_id, Seq(0))
 
     def apply(self, txs: Sequence[Tx]) -> Applied:
         """Apply live transactions of peers in one commit."""

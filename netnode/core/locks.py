@@ -374,9 +374,8 @@ class LockTable:
 
     def _delegate(self, node: NodeId, key: LockKey) -> bool:
         """False: another node holds some of it, or all."""
-        if self._delegated.get(key, node) != node or self._held.get(key, {}).keys() - {
-            node
-        }:
+        others = self._held.get(key, {}).keys() - {node}
+        if others or self._delegated.get(key, node) != node:
             return False
         self._delegated[key] = node
         return True

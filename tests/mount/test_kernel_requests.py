@@ -359,22 +359,27 @@ def says_locked(process: subprocess.Popen[bytes]) -> bool:
     return bool(ready) and process.stdout.readline() == b"locked\n"
 
 
+def locker(path: Path, how: str) -> subprocess.Popen[bytes]:
+    """A program that takes the lock, says so and holds it."""
+    command = [sys.executable, "-c", _LOCKER, str(path), how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
 @pytest.mark.parametrize("how", ["flock", "lockf"])
 def test_locks_exclude_block_and_are_interrupted(make: Make, how: str) -> None:
     mount = make()
     path = mount.path / "d" / "f0001"
-    command = [sys.executable, "-c", _LOCKER, str(path), how]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    holder = locker(path, how)
     assert says_locked(holder)
     take = fcntl.flock if how == "flock" else fcntl.lockf
     with path.open("r+b") as file:
         with pytest.raises(BlockingIOError):
             take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        waiter = subprocess.Popen(command, stdout=subprocess.PIPE)
+        waiter = locker(path, how)
         time.sleep(0.4)
         waiter.send_signal(signal.SIGINT)
         assert waiter.wait(5) != 0
-        second = subprocess.Popen(command, stdout=subprocess.PIPE)
+        second = locker(path, how)
         time.sleep(0.2)
         holder.kill()
         assert says_locked(second)
@@ -398,8 +403,7 @@ def waiting_for(mount: KernelMount, path: Path, count: int) -> list[subprocess.P
 def test_who_holds_a_lock_is_served_however_many_wait_for_it(make: Make) -> None:
     mount = make("--most-threads", "3")
     path = mount.path / "d" / "f0001"
-    command = [sys.executable, "-c", _LOCKER, str(path), "flock"]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    holder = locker(path, "flock")
     assert says_locked(holder)
     waiters = waiting_for(mount, path, 8)
     subprocess.run(["stat", "-f", str(mount.path)], timeout=5, check=True)
@@ -411,8 +415,7 @@ def test_who_holds_a_lock_is_served_however_many_wait_for_it(make: Make) -> None
 def test_locks_that_too_many_wait_for_are_refused(make: Make) -> None:
     mount = make("--most-parked", "4")
     path = mount.path / "d" / "f0001"
-    command = [sys.executable, "-c", _LOCKER, str(path), "flock"]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    holder = locker(path, "flock")
     assert says_locked(holder)
     waiters = waiting_for(mount, path, 8)
     deadline = time.monotonic() + 10

@@ -62,6 +62,15 @@ def decides(node: SimNode, ino: Ino) -> bool:
     return result.error == 0
 
 
+async def lent(cluster: SimCluster) -> tuple[SimNode, SimNode, Ino]:
+    """The owner of an inode's locks, and the node that decides about them for it."""
+    a, b = await apart(cluster, 2)
+    ino = owned_by(a)
+    await use(b, ino)
+    assert decides(b, ino)
+    return a, b, ino
+
+
 @simulated
 async def test_who_alone_uses_a_lock_takes_it_without_a_round_trip(
     cluster: SimCluster,
@@ -292,10 +301,7 @@ def test_next_holder_sees_what_was_written_also_when_nobody_returned_it(
 async def test_holder_that_hears_nothing_stops_before_its_lease_ends(
     cluster: SimCluster,
 ) -> None:
-    a, b = await apart(cluster, 2)
-    ino = owned_by(a)
-    await use(b, ino)
-    assert decides(b, ino)
+    a, b, ino = await lent(cluster)
     table = a.node.locking._owner._table if a.node is not None else None
     assert isinstance(table, LockTable)
     cluster.fabric.block("b", "a")
@@ -311,10 +317,7 @@ async def test_holder_whose_machine_was_suspended_asks_first(
     cluster: SimCluster,
 ) -> None:
     """When it wakes, its connection looks as it did."""
-    a, b = await apart(cluster, 2)
-    ino = owned_by(a)
-    await use(b, ino)
-    assert decides(b, ino)
+    _, b, ino = await lent(cluster)
     b.slept_s = LEASE_S
     assert not decides(b, ino)
     await trio.sleep(RENEW_S + 1)
