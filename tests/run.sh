@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs everything: ./tests/run.sh [pytest arguments]
 # Ends with pytest's closing line; fails when the linters or any test failed.
-# Three files of tests at a time (-n 0: one): half of the time of most is spent waiting.
+# Two files of tests at a time (-n 0: one): half of the time of most is spent waiting.
 set -euo pipefail
 program=tests/run.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../scripts/environment.sh"
@@ -36,7 +36,7 @@ lint || lint_failed=1
 
 tests_failed=0
 # In the order of the files, so that many short ones come last and fill both.
-"$venv/bin/python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" ||
+"$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ||
   tests_failed=$?
 [ -z "$lint_failed" ] || exit 1
 exit "$tests_failed"
