@@ -166,7 +166,7 @@ class Orphans:
         self._names = names
         self._hidden: dict[tuple[Ino, bytes], Ino] = {}
         self._retired: set[tuple[Ino, bytes]] = set()
-        self._lock = threading.Lock()  # _unsettled, while it is done: Names.unlink
+        self._lock = threading.Lock()  # _unsettled, until Names.unlink has returned
         self._unsettled: _Unsettled | None = None
 
     def ino(self, parent: Ino, name: bytes) -> Ino | None:
@@ -177,11 +177,13 @@ class Orphans:
 
     def hide(self, parent: Ino, name: bytes, hidden: bytes, caller: Caller) -> None:
         """`name` is gone for programs; its file is now known as `hidden`."""
-        self.settle()
-        self._hidden[parent, hidden] = self._names.lookup(parent, name).ino
+        ino = self._names.lookup(parent, name).ino
+        waiting = _Unsettled(parent, name, caller)
         with self._lock:
-            self._unsettled = _Unsettled(parent, name, caller)
-        timer = threading.Timer(SETTLE_S, self.settle)
+            self._settle()
+            self._hidden[parent, hidden] = ino
+            self._unsettled = waiting
+        timer = threading.Timer(SETTLE_S, self._settle_in_time, (waiting,))
         timer.daemon = True
         timer.start()
 
@@ -208,19 +210,27 @@ class Orphans:
             waiting = self._unsettled
             if waiting is not None and waiting[:2] == (parent, name):
                 self._unsettled = None
-        self.settle()
+            self._settle()
 
     def settle(self) -> None:
-        """Does the unlink that waits. Called before every other operation."""
-        if self._unsettled is None:
-            return
-        with self._lock:
-            waiting, self._unsettled = self._unsettled, None
-            if waiting is not None:
-                self._unlink(waiting)
+        """Does the unlink that waits; returns when it is done, whoever does it. Called
+        before every other operation."""
+        if self._unsettled is not None:
+            with self._lock:
+                self._settle()
 
-    def _unlink(self, waiting: _Unsettled) -> None:
+    def _settle_in_time(self, waiting: _Unsettled) -> None:
+        """Not one that was hidden since: it has its own time."""
+        with self._lock:
+            if self._unsettled is waiting:
+                self._settle()
+
+    def _settle(self) -> None:
+        """With the lock held. The unlink waits until it is done: others ask for it."""
+        if (waiting := self._unsettled) is None:
+            return
         try:
             self._names.unlink(*waiting)
         except Exception:
             log.exception("cannot remove %r, which was open; it stays", waiting.name)
+        self._unsettled = None

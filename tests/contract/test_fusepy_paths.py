@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -137,6 +140,88 @@ def test_unlink_happens_by_itself(names: Names, orphans: Orphans) -> None:
     while not names.unlinked and time.monotonic() < deadline:
         time.sleep(0.001)
     assert names.unlinked == [(1, b"file")]
+
+
+class Slow(Names):
+    """Its unlinks wait until they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None:
+        self.began.set()
+        assert self.may_end.wait(10)
+        super().unlink(parent, name, caller)
+
+
+def test_whoever_comes_while_an_unlink_is_done_waits_for_it() -> None:
+    slow = Slow()
+    slow.tree = {(1, b"file"): 5}
+    orphans = Orphans(slow)
+    orphans.hide(ROOT, b"file", HIDDEN, Caller())
+    assert slow.began.wait(10)  # in the time's own thread
+    seen: list[bool] = []
+
+    def come() -> None:
+        orphans.settle()
+        seen.append((1, b"file") in slow.tree)
+
+    comer = threading.Thread(target=come)
+    comer.start()
+    comer.join(0.05)
+    slow.may_end.set()
+    comer.join(10)
+    assert seen == [False]
+
+
+def test_no_unlink_is_lost_when_many_are_hidden_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fusepy_paths, "SETTLE_S", 60)
+    names = Names()
+    names.tree = {(1, b"f%d" % n): n for n in range(2, 10)}
+    orphans = Orphans(names)
+    together = threading.Barrier(8)
+    plain = names.lookup
+
+    def all_at_once(parent: Ino, name: bytes) -> Attr:
+        together.wait(10)
+        return plain(parent, name)
+
+    names.lookup = all_at_once  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(2, 10):
+            pool.submit(orphans.hide, ROOT, b"f%d" % n, b"%s%d" % (HIDDEN, n), Caller())
+    orphans.settle()
+    assert names.tree == {}
+
+
+def test_time_of_one_unlink_does_not_end_that_of_the_next(
+    names: Names, orphans: Orphans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+
+    class Timer:
+        def __init__(
+            self,
+            _after_s: float,
+            call: Callable[..., None],
+            arguments: tuple[object, ...] = (),
+        ) -> None:
+            timers.append((call, arguments))
+
+        def start(self) -> None: ...
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    orphans.hide(ROOT, b"file", HIDDEN, Caller())
+    orphans.hide(ROOT, b"a", HIDDEN + b"1", Caller())
+    assert names.unlinked == [(1, b"file")]
+    (first, of_first), (second, of_second) = timers
+    first(*of_first)
+    assert names.unlinked == [(1, b"file")]
+    second(*of_second)
+    assert names.unlinked == [(1, b"file"), (1, b"a")]
 
 
 def test_pages_are_kept_only_while_nothing_changed() -> None:
