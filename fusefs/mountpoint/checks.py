@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from pathlib import Path
 
 from fusefs.config import Config
@@ -14,6 +15,8 @@ from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.mountpoint.exits import MOUNT_FAILURE, MOUNT_USAGE, CommandError
 
 FUSE_DEVICE = "/dev/fuse"
+ORPHAN_S = 10.0
+"""For a worker whose supervisor was killed to end."""
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7)"""
 FORMAT = "dfs store 1\n"
@@ -100,7 +103,7 @@ def _stat(where: str) -> os.stat_result:
 
 
 def _clear_or_refuse(where: str) -> None:
-    if unmounting.is_dead(where):
+    if unmounting.is_dead(where) or _is_ending(where):
         unmounting.detach(where)
         if (again := table.find(where)) is not None and again.is_ours:
             _clear_or_refuse(where)
@@ -108,6 +111,16 @@ def _clear_or_refuse(where: str) -> None:
     raise _failure(
         f"{where} is already a dfs mount; unmount it first with: dfs umount {where}"
     )
+
+
+def _is_ending(where: str) -> bool:
+    """Whether the worker of a killed supervisor, which ends, too, has ended now."""
+    until_s = time.monotonic() + ORPHAN_S
+    while nodes.at_mountpoint(where) is None and time.monotonic() < until_s:
+        time.sleep(0.1)
+        if unmounting.is_dead(where):
+            return True
+    return False
 
 
 def check_store(config: Config) -> None:

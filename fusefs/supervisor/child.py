@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from fusefs import readiness
@@ -33,9 +34,12 @@ def delay_s(quick_deaths: int) -> float:
     return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(quick_deaths - 2, 10)))
 
 
-def _die_with_parent() -> None:
-    """In the child before exec: a killed supervisor takes its children along."""
+def _die_with(parent: int) -> None:
+    """In the child before exec: a killed supervisor takes its children along, also one
+    that was killed before this call (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Child:
@@ -104,7 +108,7 @@ class Child:
                 pass_fds=[*self.keep, reports],
                 env={**os.environ, readiness.VARIABLE: str(reports)},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(_die_with, os.getpid()),
             )
         finally:
             if out is not None:

@@ -171,8 +171,9 @@ class Rounds:
         powercut.pretend_other_boot(self.node.store)
 
     def _pids(self) -> tuple[int, ...]:
+        """The supervisor first: it starts others for those that die before it."""
         now = self.node.processes()
-        return tuple(filter(None, (now.worker, now.pid, now.node))) if now else ()
+        return tuple(filter(None, (now.pid, now.worker, now.node))) if now else ()
 
     # -- what is left ------------------------------------------------------------
 

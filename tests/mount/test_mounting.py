@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -600,6 +601,28 @@ def test_dead_mount_of_a_crash_is_recovered(fresh: Cluster) -> None:
     done = dfs("status", str(node.mnt), check=False)
     assert f"the mount on {node.mnt} is dead" in done.stderr and done.returncode == 1
     node.mount()
+    assert (node.mnt / "kept").read_text() == "content"
+
+
+def test_mount_waits_for_the_worker_of_a_killed_supervisor_to_end(
+    fresh: Cluster,
+) -> None:
+    node = fresh.add().mount()
+    (node.mnt / "kept").write_text("content")
+    now, there = node.processes(), table.find(str(node.mnt))
+    assert now is not None and there is not None
+    os.kill(now.worker, signal.SIGSTOP)  # as slow as on a busy machine, and more
+    os.kill(now.pid, signal.SIGKILL)
+    assert nodes.wait_gone(now.pid, 10)
+    with ThreadPoolExecutor(1) as pool:
+        mounting = pool.submit(node.mount)
+        try:  # it asks a second time before it is answered
+            wait_until(
+                lambda: (unmounting.waiting(there.connection) or 0) > 1, "it waits"
+            )
+        finally:
+            os.kill(now.worker, signal.SIGCONT)
+        mounting.result()
     assert (node.mnt / "kept").read_text() == "content"
 
 
