@@ -176,7 +176,10 @@ class Quick:
                 placed.append(key_ino(key))
             elif kind in (ATTRS, CONTENT, UNLINKED):
                 touched[key_ino(key)] = None
-        if self._remote and not self._whole_directories(placed, counts):
+        if self._remote and not (
+            self._whole_directories(placed, counts)
+            and self._parents_stay(entries, counts)
+        ):
             return None
         touched.update(dict.fromkeys(counts.inos()))
         inodes = self._plan_inodes(touched, counts, changed)
@@ -213,6 +216,16 @@ class Quick:
         """New directories came with their names and before their children."""
         return all(ino in counts.born for ino in placed) and not any(
             self._has_children(ino) for ino in counts.born
+        )
+
+    def _parents_stay(self, entries: list[EntryPlan], counts: Counts) -> bool:
+        """No name comes into a directory that somebody else removed, which it brings
+        back: with these changes, or before."""
+        return all(
+            entry.parent not in counts.dead
+            and (entry.parent in counts.born or self._row(entry.parent) is not None)
+            for entry in entries
+            if entry.new is not None
         )
 
     def _has_children(self, ino: Ino) -> bool:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
-from fusefs.model.records import S_REG, content_key
+from fusefs.model.ids import ROOT_INO, Ino, chunk_id
+from fusefs.model.records import S_DIR, S_REG, content_key
 from fusefs.namespace import replicate
 from fusefs.namespace.namespace import Namespace
+from tests.lib.namespaces import meet, several
 
 NAME = b"file.txt"
 
@@ -19,26 +20,11 @@ def pair(directory: Path) -> tuple[Namespace, Namespace]:
     return a, b
 
 
-def several(directory: Path, count: int) -> list[Namespace]:
-    nodes = []
-    for number in range(1, count + 1):
-        path = directory / str(number)
-        path.mkdir()
-        nodes.append(Namespace.create(path, NodeId(number), root=number == 1))
-    return nodes
-
-
 def write(node: Namespace, ino: Ino, data: bytes) -> None:
     with node.transaction() as t:
         t.set_content(
             ino, size=len(data), root=chunk_id(data), chunk_log2=20, mtime_ns=t.now_ns
         )
-
-
-def meet(a: Namespace, b: Namespace) -> None:
-    for here, there in ((a, b), (b, a)):
-        for part in there.delta(here.vector()):
-            here.apply_states(part.states, part.advance, part.target)
 
 
 def roots(node: Namespace) -> set[bytes]:
@@ -183,3 +169,25 @@ def test_changing_one_of_two_twins_keeps_the_other(tmp_path: Path, change: str) 
         assert {e.ino for e in node.children(ROOT_INO)} == inos
         assert node.problems() == []
         assert node.snapshot() == a.snapshot()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_directory_removed_and_filled_comes_back_where_both_arrive_at_once(
+    tmp_path: Path, kind: str
+) -> None:
+    a, b, c = several(tmp_path, 3)
+    with a.transaction() as t:
+        directory = t.new_ino(ROOT_INO, b"d", S_DIR)
+        t.create(ROOT_INO, b"d", directory, 0o040755, 0, 0)
+    meet(a, b)
+    meet(a, c)
+    with a.transaction() as t:
+        mode = 0o100644 if kind == "file" else 0o040755
+        t.create(directory, NAME, t.new_ino(directory, NAME, mode >> 12), mode, 0, 0)
+    with b.transaction() as t:
+        t.rmdir(ROOT_INO, b"d")
+    meet(a, b)
+    meet(b, c)
+    assert c.problems() == []
+    assert [e.name for e in c.children(directory)] == [NAME]
+    assert c.snapshot() == a.snapshot() == b.snapshot()
