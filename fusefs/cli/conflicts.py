@@ -19,6 +19,10 @@ Without more, lists the files that changed on two nodes at once: the later versi
 the name, each other one stands beside it as NAME.conflict-NODE-TIME. They are ordinary
 files: cat, mv and rm settle a conflict too.
 
+  dfs conflicts list PATH
+
+lists those of a file, or in a directory and below.
+
   dfs conflicts resolve PATH --keep ours|theirs|both
 
 settles those of one file: keep the version this node wrote, the other one, or both
@@ -33,17 +37,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for programs")
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
+    if arguments.path and not arguments.store:
+        arguments.directory = _mountpoint_above(arguments.path)
     store = settings.store_of(arguments)
+    path = ""
+    if arguments.path:
+        path = paths.to_text(os.fsencode(_below_mountpoint(store, arguments.path)))
     if arguments.action == "resolve":
-        if not arguments.path or not arguments.keep:
+        if not path or not arguments.keep:
             parser.error("resolve needs PATH and --keep ours|theirs|both")
-        below = _below_mountpoint(store, arguments.path)
-        path = paths.to_text(os.fsencode(below))
         answer = asking.node(store, "resolve", path, arguments.keep)
     else:
         answer = asking.node(store, "conflicts")
     if not isinstance(answer, list):
         raise CommandError(f"the node answered {answer!r}", 1)
+    inside = os.path.normpath("/" + path).lstrip("/")
+    if arguments.action == "list" and inside:
+        answer = [c for c in answer if _is_of_or_below(c, inside)]
     if arguments.json:
         print(json.dumps(answer))
     else:
@@ -51,11 +61,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _mountpoint_above(path: str) -> str | None:
+    """Of the mount that a path is in, if that is one of ours."""
+    mount = table.around(_place(path))
+    return os.fsdecode(mount.where) if mount is not None and mount.is_ours else None
+
+
+def _place(path: str) -> str:
+    """Absolute, without links above the last name."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def _is_of_or_below(conflict: dict[str, Any], path: str) -> bool:
+    shown = conflict["path"], conflict["winner"]
+    return path in shown or shown[0].startswith(path + "/")
+
+
 def _below_mountpoint(store: Path, path: str) -> str:
     """The path inside the tree, for one given with the mountpoint or without: by
     whatever link or bind mount it leads there."""
-    directory, name = os.path.split(os.path.abspath(path))
-    place = os.path.join(os.path.realpath(directory), name)
+    place = _place(path)
     mount, now = table.around(place), state.read(store)
     if mount is not None and now is not None and _is_of(mount, now):
         inside = os.path.relpath(place, os.fsdecode(mount.where))

@@ -120,6 +120,8 @@ class Effects(msgspec.Struct, array_like=True):
     contents: list[ContentChange] = []
     appends: list[Ino] = []
     """Files with concurrent appends that wait to be merged."""
+    twins: bool = False
+    """One of several inodes that want one name changed: perhaps they are alike now."""
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.inodes or self.contents)
@@ -129,3 +131,4 @@ class Effects(msgspec.Struct, array_like=True):
         self.inodes += other.inodes
         self.contents += other.contents
         self.appends += other.appends
+        self.twins |= other.twins

@@ -287,6 +287,7 @@ class Derivation(Facts):
         )
         if row.flags & FLAG_DERIVED:
             self._has_odd = True
+            self.effects.twins |= row.why == "twin"
             self._db.execute(
                 "INSERT OR REPLACE INTO odd VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -326,6 +327,8 @@ class Derivation(Facts):
         after = self._compute_inode(ino)
         if after == before:
             return
+        if self._any_odd() and self._has_twin(ino):
+            self.effects.twins = True
         if after is None:
             self._db.execute("DELETE FROM inode WHERE ino = ?", (ino,))
         else:

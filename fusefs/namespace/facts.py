@@ -42,6 +42,11 @@ from fusefs.namespace.registers import Registers
 from fusefs.namespace.rows import inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_CONFLICT, FLAG_DERIVED, Inode
 
+_HAS_TWIN = (
+    "SELECT EXISTS(SELECT 1 FROM odd WHERE ino = ?1 AND why = 'twin')"
+    " OR EXISTS(SELECT 1 FROM entry e JOIN odd o ON o.parent = e.parent"
+    " AND o.origin = e.name AND o.why = 'twin' WHERE e.ino = ?1)"
+)
 Name = tuple[Ino, bytes]
 
 
@@ -145,6 +150,11 @@ class Facts:
             "SELECT why FROM odd WHERE parent = ? AND name = ?", (parent, name)
         ).fetchone()
         return row is not None and row[0] == "twin"
+
+    def _has_twin(self, ino: Ino) -> bool:
+        """Whether it is one of several inodes that want one name."""
+        row = self._db.execute(_HAS_TWIN, (ino,)).fetchone()
+        return bool(row[0])
 
     def _existing(self, parent: Ino, origin: bytes) -> dict[bytes, Row]:
         rows: dict[bytes, Row] = {}

@@ -28,7 +28,7 @@ from fusefs.model.records import (
 from fusefs.model.register import Register, decode_register
 from fusefs.model.tx import Effects, State
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, conflicts, schema, totals
+from fusefs.namespace import check, conflicts, schema, totals, twins
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.registers import ROWS, read_horizon, sound_rows
@@ -407,6 +407,11 @@ class Reads:
                 (conflicts.path_of(db, c.directory, c.name), c)
                 for c in conflicts.find(db)
             ]
+
+    def alike_twins(self, node: NodeId) -> list[twins.Twin]:
+        """See `twins.alike`."""
+        with self._reader_lock:
+            return twins.alike(self._reader, node)
 
     def snapshot(self) -> check.Snapshot:
         """Every derived row: equal on nodes with equal registers."""

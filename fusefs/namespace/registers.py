@@ -18,7 +18,7 @@ from xxhash import xxh3_64_digest, xxh3_128_intdigest
 
 from fusefs.errors import Corrupt
 from fusefs.model.context import dots_of
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import Dot, NodeId, Seq
 from fusefs.model.register import (
     EMPTY,
     Register,
@@ -27,6 +27,7 @@ from fusefs.model.register import (
     encode_register,
     forgotten,
     merge,
+    withdrawn,
     written,
 )
 from fusefs.model.tx import Write
@@ -153,6 +154,11 @@ class Registers:
         flat = tuple(number for dot in dots_of(before.context) for number in dot)
         self._save(key, written(before, sibling))
         return Write(key, flat, sibling.value)
+
+    def withdraw(self, key: bytes, sibling: Sibling, dots: tuple[Dot, ...]) -> Write:
+        """A local write that replaces these siblings and leaves the others."""
+        self._save(key, withdrawn(self.load(key), sibling, dots))
+        return Write(key, tuple(n for dot in dots for n in dot), sibling.value)
 
     def merge(self, key: bytes, other: Register) -> bool:
         """Merge a remote state in; False when it brought nothing."""

@@ -37,6 +37,7 @@ from fusefs.model.records import (
     Unlinked,
     attrs_key,
     content_key,
+    decode_dirent,
     dirent_key,
     encode_value,
     member_key,
@@ -45,7 +46,7 @@ from fusefs.model.records import (
     unlinked_key,
     xattr_key,
 )
-from fusefs.model.register import GONE
+from fusefs.model.register import GONE, Sibling
 from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
 from fusefs.namespace.writing import Writing
 
@@ -151,6 +152,24 @@ class Transaction(Writing):
         value = Unlinked(entry.parent, entry.name)
         self._write(unlinked_key(entry.ino), encode_value(value))
         self.set_attrs(entry.ino)
+
+    def withdraw(self, parent: Ino, name: bytes, twin: Entry) -> None:
+        """Take back this node's claim to a name, for an inode that another one's keeps
+        from it and that shows as `twin`. Nothing else of the name changes, whatever
+        others do to it at the same time."""
+        key = dirent_key(parent, name)
+        dots = tuple(
+            sibling.dot
+            for sibling in self._registers.load(key).live
+            if decode_dirent(sibling.value).ino == twin.ino
+        )
+        others = self.has_other_name(twin)
+        gone = Sibling(self._node, self.seq, self._hlc, GONE)
+        self._writes[key] = self._registers.withdraw(key, gone, dots)
+        if others:
+            self._one_less(twin._replace(parent=parent, name=name))
+        else:
+            self._bury(twin._replace(parent=parent, name=name))
 
     def rename(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes

@@ -19,6 +19,7 @@ from fusefs.model.records import (
     content_key,
     decode_dirent,
     dirent_key,
+    key_name,
     place_key,
     xattr_key,
 )
@@ -27,12 +28,14 @@ from fusefs.model.tx import Effects, Tx, Write
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers
 from fusefs.namespace.tombstones import HORIZON_KEY, collect
+from fusefs.namespace.twins import Twin, alike
 from fusefs.namespace.types import Entry, Inode
 from fusefs.namespace.warm import Position, Warm
 
 STAMPS_PER_POWER_CUT = 1 << 20
 """More than were given to lost transactions while the clock stood behind them."""
 _VECTOR = "SELECT node, seq FROM vector"
+_KEYS = "SELECT key FROM register WHERE key >= ? AND key < ?"
 _POSITION = (
     "SELECT max(CASE WHEN node = ? THEN seq END), max(hlc),"
     " (SELECT value FROM meta WHERE key = 'skip') FROM vector"
@@ -121,6 +124,22 @@ class Writing:
     def xattr(self, ino: Ino, name: bytes) -> bytes | None:
         latest = self._registers.load(xattr_key(ino, name)).latest
         return latest.value[1:] if latest and latest.value else None
+
+    def xattrs(self, ino: Ino) -> dict[bytes, bytes]:
+        first, last = xattr_key(ino, b""), xattr_key(Ino(ino + 1), b"")
+        rows = self._db.execute(_KEYS, (first, last)).fetchall()
+        keys = {key for (key,) in rows} | {k for k in self._writes if first <= k < last}
+        values = {key_name(key): self.xattr(ino, key_name(key)) for key in keys}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def alike_twins(self) -> list[Twin]:
+        """See `twins.alike`; those whose extended attributes differ are none."""
+        self._settle()
+        return [
+            twin
+            for twin in alike(self._db, self._node)
+            if self.xattrs(twin.ino) == self.xattrs(twin.winner)
+        ]
 
     def placed_by(self, ino: Ino) -> NodeId | None:
         """The node that made the directory, or moved it last."""

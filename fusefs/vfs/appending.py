@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
@@ -24,6 +23,7 @@ from fusefs.namespace.types import FLAG_APPENDS, Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
+from fusefs.vfs.later import Later
 from fusefs.vfs.missing import Fetcher, Fetching, Missing, Objects
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,14 @@ class Appends:
         self._store = store
         self._objects = objects
         self._fetcher = fetcher
-        self._executor: ThreadPoolExecutor | None = None
+        self._later = Later("vfs-appends")
         self._waiting: set[Ino] = set()
         """Those whose bytes could not be had; until `retry`."""
 
     def merge_soon(self, inos: Sequence[Ino]) -> None:
         """Merge in a thread of its own: bytes may have to come from peers."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "vfs-appends")
         for ino in inos:
-            self._executor.submit(self._merge_or_log, ino)
+            self._later.submit(self._merge_or_log, ino)
 
     def retry(self) -> None:
         """Now and then: perhaps the bytes of those that wait can be had by now."""
@@ -83,8 +81,7 @@ class Appends:
             log.exception("merging the appends to inode %d failed", ino)
 
     def close(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+        self._later.close()
 
     def merge(self, ino: Ino) -> bool:
         """Merge what can be merged; True when the file has one version now.

@@ -12,13 +12,15 @@ from fusefs.vfs.appending import Appends
 from fusefs.vfs.content import View
 from fusefs.vfs.files import Files
 from fusefs.vfs.missing import Missing
+from fusefs.vfs.twins import Twins
 from fusefs.vfs.writing import Writer
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 RETRY_TICKS = 10
-"""From one attempt to the next at merging appends whose bytes were not to be had."""
+"""From one attempt to the next at merging appends whose bytes were not to be had, and
+at settling twins that were written to."""
 KEEP_TICKS = 40
 """From one time to the next that files without a name are kept for the next worker:
 20 s, below the minute after which their registers may be forgotten."""
@@ -35,10 +37,12 @@ class Background:
         writer: Writer,
         store: Store,
         appends: Appends,
+        twins: Twins,
         writeback_s: float,
     ) -> None:
         self._files = files
         self._appends = appends
+        self._twins = twins
         self._writer = writer
         self._store = store
         self._writeback_s = writeback_s
@@ -61,6 +65,7 @@ class Background:
                 failing = bool(problems)
                 if ticks % RETRY_TICKS == 0:
                     self._appends.retry()
+                    self._twins.retry()
                 if ticks % KEEP_TICKS == 0:
                     self._files.keep_orphans()
                 if ticks * TICK_S >= LEASE_EVERY_S:

@@ -223,7 +223,7 @@ class Tree:
 
     def unlink(self, parent: Ino, name: bytes) -> None:
         check_name(name)
-        keep = _Kept(self._files)
+        keep = Kept(self._files)
         with keep, self._commits.begin((parent, name)) as tx:
             entry = _need(tx, parent, name)
             if entry.kind == S_DIR:
@@ -237,7 +237,7 @@ class Tree:
         if name == b"..":
             raise NotEmpty("rmdir of ..")
         check_name(name)
-        keep = _Kept(self._files)
+        keep = Kept(self._files)
         with keep, self._commits.begin((parent, name)) as tx:
             entry = _need(tx, parent, name)
             _check_empty_directory(tx, entry)
@@ -270,7 +270,7 @@ class Tree:
         flags: int,
         ask: bool,
     ) -> None:
-        keep = _Kept(self._files)
+        keep = Kept(self._files)
         commit = self._commits.begin((parent, name), (new_parent, new_name))
         replaced: Entry | None = None
         with keep, commit as tx:
@@ -328,7 +328,7 @@ class Tree:
             tx.exchange(entry.parent, entry.name, new_parent, new_name)
 
 
-class _Kept:
+class Kept:
     """Around a transaction that may take an inode's last name: keeps the inode as
     an orphan if somebody here may still use it. It is one before the transaction
     commits, so that nobody ever finds neither."""

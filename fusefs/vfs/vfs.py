@@ -61,6 +61,7 @@ from fusefs.vfs.siblings import Siblings
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.space import SpaceReport
 from fusefs.vfs.tree import Tree
+from fusefs.vfs.twins import Twins
 from fusefs.vfs.types import (
     Attr,
     Buffer,
@@ -137,8 +138,14 @@ class Vfs:
         self._writer = Writer(
             files, publisher, privileges, fetcher, store, pool, options, clock
         )
+        self._twins = Twins(commits, files)
         self._background = Background(
-            files, self._writer, store, self._appends, options.writeback_s
+            files,
+            self._writer,
+            store,
+            self._appends,
+            self._twins,
+            options.writeback_s,
         )
         self._reader = Reader(
             files,
@@ -423,10 +430,13 @@ class Vfs:
         """Then the kernel forgets it. May wait for requests under way."""
         if effects is None:
             self._coherence.tell_everything()
+            self._twins.settle_soon()
             return
         self._coherence.tell(effects)
         if effects.appends:
             self._appends.merge_soon(effects.appends)
+        if effects.twins:
+            self._twins.settle_soon()
 
     # -- life ------------------------------------------------------------------
 
@@ -472,6 +482,7 @@ class Vfs:
         stay open: they are the caller's."""
         self._background.stop()
         self._appends.close()
+        self._twins.close()
         self._writer.publish_older(0)
         self._storing.close()
         self._coherence.close()

@@ -56,7 +56,9 @@ class Node:
         parent = rng.choice(self.directories())
         children = self.ns.children(parent)
         kinds = ["create", "mkdir", "write", "append", "unlink", "rename", "touch"]
-        kind = rng.choice([*kinds, "write", "rename", "link", "chmod", "exchange"])
+        kinds += ["write", "rename", "link", "chmod", "exchange", "put", "put"]
+        kinds += ["settle"] * 3
+        kind = rng.choice(kinds)
         names = [e.name for e in children] or NAMES
         name = rng.choice(names if rng.random() < 0.7 else NAMES)
         try:
@@ -72,7 +74,15 @@ class Node:
         entry = t.entry(parent, name)
         if t.inode(parent) is None:
             return
-        if kind in ("create", "mkdir"):
+        if kind == "settle":
+            for twin in t.alike_twins():
+                shown = t.entry(twin.parent, twin.name)
+                if shown is not None and twin in t.alike_twins():
+                    t.withdraw(twin.parent, twin.origin, shown)
+        elif kind == "put":
+            name = self.rng.choice(NAMES)
+            self._put(t, ROOT_INO, name, t.entry(ROOT_INO, name))
+        elif kind in ("create", "mkdir"):
             if entry is None:
                 directory = kind == "mkdir"
                 mode = (stat.S_IFDIR if directory else stat.S_IFREG) | 0o755
@@ -100,6 +110,17 @@ class Node:
             root = chunk_id(b"the same everywhere")
         self.written.add(root)
         t.set_content(ino, size=10, root=root, chunk_log2=20, mtime_ns=t.now_ns)
+
+    def _put(self, t, parent, name, entry) -> None:
+        """The same file as others put there, under another name first."""
+        if entry is not None and entry.kind == S_DIR:
+            return
+        temporary = b"%d-%d" % (self.ns.node_id, len(self.sent))
+        ino = t.new_ino(parent, temporary, S_REG)
+        t.create(parent, temporary, ino, stat.S_IFREG | 0o644, 0, 0)
+        root = chunk_id(b"the same everywhere")
+        t.set_content(ino, size=10, root=root, chunk_log2=20, mtime_ns=t.now_ns)
+        t.rename(parent, temporary, parent, name)
 
     def _names(self, t, kind, parent, name, entry) -> None:
         to = self.rng.choice(self.directories())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,8 +120,9 @@ def test_a_merge_whose_bytes_cannot_be_had_is_tried_again(
         appends._merge_or_log(ino)
         assert appends._waiting == {ino}
     appends.retry()
-    assert appends._executor is not None
-    appends._executor.submit(lambda: None).result()
+    done = threading.Event()
+    appends._later.submit(done.set)
+    assert done.wait(30)
     assert len(pair.a.cat("/log")) == 5 + 400 * KIB
 
 
