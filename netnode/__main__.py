@@ -17,7 +17,9 @@ import faulthandler
 import gc
 import logging
 import os
+import shutil
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -27,10 +29,11 @@ import trio
 from fusefs import config as configuration
 from fusefs import logs, readiness
 from fusefs.config import Config
-from fusefs.errors import ConfigError, FsError
+from fusefs.errors import ConfigError, FsError, NoSpace
 from fusefs.housekeeping import Housekeeping
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence, map_file
+from fusefs.store.database import translated
 from fusefs.store.store import Store
 from netnode import identity as identities
 from netnode import rejoining
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> int:
         return fail(str(error))
     except (FsError, OSError) as error:
         log.exception("cannot serve")
-        return fail(f"the node cannot serve {config.store}: {error}")
+        return fail(f"the node cannot serve {config.store}: {error.strerror or error}")
     return 0
 
 
@@ -94,20 +97,37 @@ def init(config: Config) -> None:
         same_cluster(config, identity)
         if rejoining.refused(store):
             identity = join_anew(config, store, identity)
-    if (store / "meta.db").exists():
-        return
+    if not (store / "meta.db").exists():
+        make_namespace(config, identity)
+        rejoining.rejoined(store)
+
+
+def make_namespace(config: Config, identity: identities.Identity) -> None:
+    """All of meta.db or nothing: of what is ended meanwhile, or fills the disk, the
+    next mount would say that it is damaged. Raises OSError, FsError."""
+    store, making = Path(config.store), config.run_dir / "new"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700, parents=True)
     founding = not identity.seeds
-    namespace = Namespace.create(
-        store,
-        identity.node_id,
-        uid=os.getuid(),
-        gid=os.getgid(),
-        root=founding,
-    )
-    if founding:
-        namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
-    namespace.close()
-    rejoining.rejoined(store)
+    try:
+        namespace = Namespace.create(
+            making,
+            identity.node_id,
+            uid=os.getuid(),
+            gid=os.getgid(),
+            root=founding,
+        )
+        if founding:
+            namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
+        namespace.close()
+    except sqlite3.Error as error:
+        raise translated(error, "meta.db") from error
+    if (making / "meta.db-wal").exists():  # what is in it did not fit into meta.db
+        raise NoSpace("meta.db: no space left on the disk")
+    for left in ("meta.db-wal", "meta.db-shm"):
+        (store / left).unlink(missing_ok=True)
+    (making / "meta.db").rename(store / "meta.db")
+    shutil.rmtree(making)
 
 
 def join_anew(

@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
     except CommandError as error:
         return _fail(str(error), error.code)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}", MOUNT_SYSTEM)
+        where = error.filename or config.store
+        return _fail(f"{where}: {error.strerror or error}", MOUNT_SYSTEM)
     try:
         supervisor = Supervisor(config, device, lock, loop)
         code = supervisor.run()
