@@ -296,7 +296,7 @@ def _not_taken(key: str) -> ConfigError:
     if key == "remount":
         return ConfigError(
             "-o: a mount stays as it was made; to change its options, unmount it and "
-            "mount it anew (ro and the like alone: mount -i -o remount,... DIR)"
+            "mount it anew (ro and the like alone: mount -o remount,bind,ro DIR)"
         )
     if key in PASSED or key in DROPPED or key == "nonempty":
         return ConfigError(f"-o: {key} takes no value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -163,7 +164,7 @@ def _store_at(directory: str) -> Path:
     if mount is not None and mount.is_ours:
         raise CommandError(
             f"the mount on {where} is dead (its processes were killed); "
-            f"dfs mount {where} replaces it",
+            f"dfs mount {shlex.quote(where)} replaces it",
             FAILED,
         )
     raise CommandError(f"no dfs node is mounted on {where}", FAILED)

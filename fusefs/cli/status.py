@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def _peers(peers: object) -> list[str]:
 def with_advice(sync: str, where: str) -> str:
     """The node's word. Of one that was refused it is that of the node that did it,
     which does not know where this one is mounted."""
-    advice = f"unmount, then dfs mount {where} --join TOKEN"
+    advice = f"unmount, then dfs mount {shlex.quote(where)} --join TOKEN"
     return sync.replace("dfs mount --join TOKEN", advice)
 
 

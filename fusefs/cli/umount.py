@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def _unmount(where: str, mount: table.Mount, *, lazy: bool, force: bool) -> None
     if not mount.is_ours:
         raise _failure(
             f"a {mount.fs_type} is mounted over the dfs mount on {where}; unmount that "
-            f"first with: umount {where}"
+            f"first with: umount {shlex.quote(where)}"
         )
     if force:
         unmounting.abort(mount.connection)
@@ -156,7 +157,10 @@ def _reason(where: str, error: OSError) -> str:
         return f"{where}: {error.strerror}"
     using = [f"{plain(name)} ({pid})" for pid, name in unmounting.users(where)]
     by = f", used by {', '.join(using)}" if using else ""
-    return f"{where} is busy{by}; end them, or detach it with: dfs umount -l {where}"
+    return (
+        f"{where} is busy{by}; "
+        f"end them, or detach it with: dfs umount -l {shlex.quote(where)}"
+    )
 
 
 def _failure(message: str) -> CommandError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import socket
 import stat
@@ -89,7 +90,8 @@ def _stat(where: str) -> os.stat_result:
         return os.stat(where)
     except FileNotFoundError:
         raise _failure(
-            f"mountpoint {where} does not exist; make it with: mkdir -p {where}"
+            f"mountpoint {where} does not exist; "
+            f"make it with: mkdir -p {shlex.quote(where)}"
         ) from None
     except OSError as error:
         if error.errno == errno.ENOTCONN:
@@ -97,7 +99,7 @@ def _stat(where: str) -> os.stat_result:
             kind = there.fs_type if there else "FUSE file system"
             raise _failure(
                 f"{where} is the dead mount of a {kind}; "
-                f"remove it with: umount -l {where}"
+                f"remove it with: umount -l {shlex.quote(where)}"
             ) from None
         raise _failure(f"mountpoint {where}: {error.strerror}") from None
 
@@ -109,7 +111,8 @@ def _clear_or_refuse(where: str) -> None:
             _clear_or_refuse(where)
         return
     raise _failure(
-        f"{where} is already a dfs mount; unmount it first with: dfs umount {where}"
+        f"{where} is already a dfs mount; "
+        f"unmount it first with: dfs umount {shlex.quote(where)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +56,8 @@ def in_use(store: Path, owner: Owner) -> str:
     """The sentence for a user whose store is taken."""
     doing, end = f"mounted on {owner.mountpoint}", "unmount that one first"
     if not owner.mountpoint:
-        doing, end = "run by a node", f"end that one with: dfs umount {store}"
+        doing = "run by a node"
+        end = f"end that one with: dfs umount {shlex.quote(str(store))}"
     return (
         f"store {store} is in use: {doing} (process {owner.pid}); give another "
         f"store with --store, or {end}"

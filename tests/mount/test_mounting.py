@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -539,6 +540,27 @@ def test_busy_mount_is_not_unmounted_and_says_who_uses_it(fresh: Cluster) -> Non
         assert f"({os.getpid()})" in done.stderr
         out.write("still works")
     assert (node.mnt / "open").read_text() == "still works"
+
+
+def test_advice_can_be_pasted_whatever_the_mountpoint_is_called(
+    fresh: Cluster, tmp_path: Path
+) -> None:
+    where = tmp_path / "it's a mountpoint"
+    said = refused(str(where))
+    subprocess.run(said.partition("with: ")[2], shell=True, check=True)
+    node = fresh.add()
+    dfs("mount", str(where), f"--store={node.store}", "--port=0")
+    said = refused(str(where), f"--store={node.store}")
+    dfs(*shlex.split(said.partition("with: dfs ")[2]))
+    assert table.find(str(where)) is None
+
+
+def test_a_mount_is_made_read_only_as_the_refused_remount_says(fresh: Cluster) -> None:
+    node = fresh.add().mount()
+    said = refused(str(node.mnt), "-o", "remount,ro", code=1)
+    advice = said.partition("(ro and the like alone: ")[2].partition(" DIR)")[0]
+    subprocess.run([*advice.split(), node.mnt], check=True)
+    assert errno_of(lambda: (node.mnt / "x").touch()) == errno.EROFS
 
 
 def test_force_ends_a_mount_whose_worker_is_stuck(fresh: Cluster) -> None:
