@@ -7,12 +7,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fusefs import options
 from fusefs.errors import ConfigError
 from fusefs.mountpoint.exits import USAGE, USAGE_OF
 from fusefs.options import OPTIONS, Resolved
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,6 +29,10 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._verb = verb
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """argparse says nothing when nobody takes it. Raises OSError."""
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         """One sentence; an unknown option comes with the nearest valid one."""
