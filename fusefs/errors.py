@@ -162,6 +162,10 @@ class TimedOut(FsError):
     ERRNO = _e.ETIMEDOUT
 
 
+class Unacceptable(Exception):
+    """What a peer sent cannot be taken into the namespace; the message says why."""
+
+
 # -- set-up -------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from fusefs.errors import NoSpace
+from fusefs.errors import NoSpace, Unacceptable
 from netnode.chunks import ChunkPlane
 from netnode.connection import Connection, Refused
 from netnode.environment import Environment
@@ -76,7 +76,7 @@ class Serving:
             await task(peer)
         except (BrokenStream, Refused) as error:
             peer.close(str(error))
-        except ProtocolError as error:
+        except (ProtocolError, Unacceptable) as error:
             log.warning("dropped %s: %s", peer.name, error)
             await peer.connection.say_bye(str(error))
             peer.close(str(error))

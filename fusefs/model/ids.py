@@ -11,6 +11,11 @@ NodeId = NewType("NodeId", int)
 
 Seq = NewType("Seq", int)
 """Number of a transaction of one node, from 1, increasing."""
+MAX_SEQ = Seq((1 << 62) - 1)
+"""Of a number from elsewhere: the database takes 63 bits."""
+MAX_OWN_SEQ = Seq(MAX_SEQ >> 1)
+"""Of a number that is ours, from elsewhere: what we do next has to have one, too, that
+others take. A node that loses power each second gets there in a hundred years."""
 
 Ino = NewType("Ino", int)
 """63-bit positive inode number, the same on every node."""

@@ -15,7 +15,17 @@ from typing import Annotated
 import msgspec
 
 from fusefs.model.hlc import MAX_HLC, Hlc
-from fusefs.model.ids import CHUNK_ID_BYTES, MASK63, NAME_MAX, Ino, NodeId, Seq
+from fusefs.model.ids import (
+    CHUNK_ID_BYTES,
+    LOST_FOUND_INO,
+    MASK63,
+    MAX_SEQ,
+    NAME_MAX,
+    ROOT_INO,
+    Ino,
+    NodeId,
+    Seq,
+)
 from fusefs.model.manifest import MAX_CHUNK_LOG2, MAX_FILE_SIZE, MIN_CHUNK_LOG2
 
 DIRENT, ATTRS, CONTENT, XATTR = b"D", b"A", b"C", b"X"
@@ -27,6 +37,8 @@ _U64 = struct.Struct(">Q")
 S_DIR = stat.S_IFDIR >> 12
 S_REG = stat.S_IFREG >> 12
 S_LNK = stat.S_IFLNK >> 12
+S_TYPES = frozenset((S_DIR, S_REG, S_LNK, 1, 2, 6, 12))
+"""And FIFO, character and block device, socket: others the kernel takes for damage."""
 
 
 # -- keys -----------------------------------------------------------------------
@@ -87,7 +99,7 @@ def valid_key(key: bytes) -> bool:
     if kind == DIRENT:
         return _legal_name(key[9:])
     if kind == XATTR:
-        return 10 <= len(key) <= 9 + 255
+        return 10 <= len(key) <= 9 + 255 and b"\0" not in key[9:]
     return len(key) == 9
 
 
@@ -222,7 +234,7 @@ def check_value(key: bytes, value: bytes) -> None:
         fits = _setting_fits(key_name(key), value)
     else:
         decoder = _DECODERS.get(key[:1])
-        fits = decoder is None or _fits(decoder(value))
+        fits = decoder is None or _fits(key, decoder(value))
     if not fits:
         raise ValueError(f"the value of {key!r} is out of range")
 
@@ -241,12 +253,12 @@ def _setting_fits(name: bytes, value: bytes) -> bool:
     return True
 
 
-def _fits(value: Value) -> bool:
+def _fits(key: bytes, value: Value) -> bool:
     match value:
         case Dirent():
-            return _is_ino(value.ino) and 0 <= value.kind < 16
+            return _is_ino(value.ino) and value.kind in S_TYPES
         case Attrs():
-            return _attrs_fit(value)
+            return _attrs_fit(key_ino(key), value)
         case Content():
             return _content_fits(value)
         case Place():
@@ -263,9 +275,12 @@ def _fits(value: Value) -> bool:
             )
 
 
-def _attrs_fit(attrs: Attrs) -> bool:
+def _attrs_fit(ino: Ino, attrs: Attrs) -> bool:
+    """A mount of a tree whose root is no directory answers nothing but EIO."""
+    types = (S_DIR,) if ino in (ROOT_INO, LOST_FOUND_INO) else S_TYPES
     return (
         0 <= attrs.mode <= 0xFFFF
+        and attrs.mode >> 12 in types
         and 0 <= attrs.uid <= _U32
         and 0 <= attrs.gid <= _U32
         and 0 <= attrs.rdev <= MASK63
@@ -293,7 +308,7 @@ def _content_fits(content: Content) -> bool:
 
 def dots_fit(dots: Iterable[tuple[int, int]]) -> bool:
     """Whether each is a dot by its form."""
-    return all(0 < node <= MASK63 and 0 <= seq <= MASK63 for node, seq in dots)
+    return all(0 < node <= MASK63 and 0 <= seq <= MAX_SEQ for node, seq in dots)
 
 
 def _is_ino(number: int) -> bool:

@@ -11,6 +11,9 @@ from fusefs.model.ids import Dot, NodeId, Seq
 
 Vector = Mapping[NodeId, Seq]
 
+MAX_NODES = 10_000
+"""Entries of a vector or member list a peer may send: far above any cluster."""
+
 
 def covers(vector: Vector, dot: Dot) -> bool:
     """True when the dot is at or below the vector."""

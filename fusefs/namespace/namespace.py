@@ -227,9 +227,9 @@ class Namespace(Reads):
         return self.vector().get(self.node_id, Seq(0))
 
     def apply(self, txs: Sequence[Tx]) -> Applied:
-        """Apply live transactions of peers in one commit."""
+        """Apply live transactions of peers in one commit. Raises Unacceptable."""
         with self._write() as db:
-            batch = Apply(db, self._warm)
+            batch = Apply(db, self._warm, self.node_id)
             applied = batch.finish(batch.txs(txs))
         self.forget(applied.effects)
         return applied
@@ -238,9 +238,9 @@ class Namespace(Reads):
         self, states: Sequence[State], advance: Vector, target: Vector | None = None
     ) -> Applied:
         """Merge a delta batch in one commit, then the vector covers `advance`.
-        `target` is the batch's own (DeltaBatch)."""
+        `target` is the batch's own (DeltaBatch). Raises Unacceptable."""
         with self._write() as db:
-            batch = Apply(db, self._warm)
+            batch = Apply(db, self._warm, self.node_id)
             batch.states(states, advance, target or {})
             applied = batch.finish(False)
         self.forget(applied.effects)

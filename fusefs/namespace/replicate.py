@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 from xxhash import xxh3_128_digest
 
+from fusefs.errors import Unacceptable
 from fusefs.model.context import context_of
 from fusefs.model.hlc import Hlc
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import MAX_OWN_SEQ, NodeId, Seq
 from fusefs.model.register import Register, Sibling, decode_register
 from fusefs.model.tx import Effects, State, Tx
-from fusefs.model.vector import Vector, dominates, merged
+from fusefs.model.vector import MAX_NODES, Vector, dominates, merged
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers, bucket_of, sound_rows
 from fusefs.namespace.tombstones import collect
@@ -73,9 +74,10 @@ def write_pending(db: sqlite3.Connection, pending: Vector) -> None:
 class Apply:
     """One batch from a peer; lives inside a write transaction."""
 
-    def __init__(self, db: sqlite3.Connection, warm: Warm) -> None:
+    def __init__(self, db: sqlite3.Connection, warm: Warm, me: NodeId) -> None:
         self._db = db
         self._warm = warm
+        self._me = me
         self._registers = Registers(db, warm.registers, repairs=True)
         self._vector = read_vector(db)
         self._hlc: dict[NodeId, Hlc] = {}
@@ -117,6 +119,8 @@ class Apply:
         self._pending = merged(self._pending, target)
 
     def _advance(self, node: NodeId, seq: Seq) -> None:
+        if node == self._me and seq > MAX_OWN_SEQ:
+            raise Unacceptable("it says that this node made what no node makes")
         if self._vector.get(node, 0) < seq:
             self._vector[node] = seq
             self._moved[node] = seq
@@ -126,6 +130,12 @@ class Apply:
             self._hlc[node] = stamp
 
     def finish(self, gap: bool) -> Applied:
+        """Raises Unacceptable for what would not fit into a message of ours."""
+        if (
+            len(self._vector.keys() | self._hlc.keys() | self._pending.keys())
+            > MAX_NODES
+        ):
+            raise Unacceptable(f"it knows of more than {MAX_NODES} nodes")
         derivation = Derivation(self._db, self._registers, self._warm, remote=True)
         effects = derivation.run()
         self._warm.position = None

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from fusefs.model.hlc import MAX_HLC, Hlc
-from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.ids import MAX_SEQ, ChunkId, NodeId, Seq
 from fusefs.model.tx import Body, State, Tx
+from fusefs.model.vector import MAX_NODES
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 from fusefs.store.types import MAX_OBJECT_BYTES
 
@@ -26,14 +27,12 @@ OLDEST = 1
 """The oldest version this code still speaks."""
 
 MAX63 = (1 << 63) - 1
-MAX_NODES = 10_000
-"""Entries of a vector or member list a peer may send: far above any cluster."""
 MAX_CIDS = 4096
 """Chunk ids in one message: 128 KiB."""
 
 Node = Annotated[NodeId, msgspec.Meta(ge=1, le=MAX63)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX63)]
-SeqNumber = Annotated[Seq, msgspec.Meta(ge=0, le=MAX63)]
+SeqNumber = Annotated[Seq, msgspec.Meta(ge=0, le=MAX_SEQ)]
 Stamp = Annotated[Hlc, msgspec.Meta(ge=0, le=MAX_HLC)]
 Digest = Annotated[bytes, msgspec.Meta(max_length=16)]
 Cid = Annotated[ChunkId, msgspec.Meta(min_length=32, max_length=32)]

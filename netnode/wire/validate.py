@@ -12,6 +12,7 @@ import msgspec
 
 from fusefs.model.context import dots_of
 from fusefs.model.hlc import MAX_AHEAD_MS, MAX_HLC, Hlc, physical_ms
+from fusefs.model.ids import MAX_SEQ
 from fusefs.model.records import DIRENT, check_value, dots_fit, valid_key
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, State, Tx
@@ -29,7 +30,7 @@ def check_txs(txs: Iterable[Tx], latest: int = MAX_HLC) -> None:
     """Raises ProtocolError at the first transaction that is not well-formed, or of
     after `latest`."""
     for tx in txs:
-        if not (0 < tx.node <= MAX63 and 0 <= tx.prev < tx.seq <= MAX63):
+        if not (0 < tx.node <= MAX63 and 0 <= tx.prev < tx.seq <= MAX_SEQ):
             raise ProtocolError(f"a transaction is numbered {tx.node}/{tx.seq}")
         _check_time(tx.hlc, latest)
         for write in tx.writes:
@@ -57,7 +58,7 @@ def check_states(states: Iterable[State], latest: int = MAX_HLC) -> None:
             raise ProtocolError("a register has a context out of range")
         for sibling in register.siblings:
             _check_time(sibling.hlc, latest)
-            if not (0 < sibling.node <= MAX63 and 0 < sibling.seq <= MAX63):
+            if not (0 < sibling.node <= MAX63 and 0 < sibling.seq <= MAX_SEQ):
                 raise ProtocolError("a register has a dot out of range")
             _check_value(state.key, sibling.value)
 

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from fusefs.errors import Interrupted, Unreachable, WouldBlock
-from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, chunk_id
+from fusefs.model.ids import MAX_SEQ, ROOT_INO, ChunkId, Ino, NodeId, Seq, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.model.tx import Body, Effects
 from fusefs.namespace.namespace import Namespace
@@ -50,6 +50,7 @@ from netnode.link import LinkServer
 from netnode.service import Node, Settings
 from netnode.tcp import TcpNetwork, bind, is_loopback, join_address, split_address
 from netnode.tls import Contexts
+from netnode.wire import messages as wire
 
 LIMIT_S = 10.0
 
@@ -453,6 +454,37 @@ def test_bad_frames_of_a_member_are_dropped(
         sock.sendall(data)
         assert ends(sock)
     still_serves(a, b)
+
+
+class OddMember:
+    """A member that greets as one does, and then says what it likes."""
+
+    def __init__(self, directory: Path, node: Running) -> None:
+        who = identities.create(directory, "odd", node.token)
+        contexts = Contexts(who, directory / "identity")
+        self.sock = contexts.client.wrap_socket(connect(node))
+        hello = wire.Hello(3, 1, who.cluster, who.node_id, "odd", "control", 7)
+        self.say(hello)
+
+    def say(self, *messages: object) -> None:
+        with suppress(OSError):  # it may have hung up already
+            self.sock.sendall(b"".join(pack(wire.encode(m)) for m in messages))
+
+
+def test_what_a_member_says_that_we_made_leaves_us_numbers(
+    pair: tuple[Running, Running], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = pair
+    member = OddMember(tmp_path / "odd", a)
+    with closing(member.sock), caplog.at_level(logging.WARNING):
+        beyond = {NodeId(a.identity.node_id): MAX_SEQ}
+        member.say(wire.Ping(1, {NodeId(77): Seq(5)}))  # then we ask for a delta
+        member.say(*(wire.Delta(n, {}, (), beyond, True) for n in (0, 1)))
+        until(lambda: "dropped odd: it says that this node made" in caplog.text)
+    still_serves(a, b)
+    with a.namespace.transaction() as t:
+        t.put_member(a.identity.node_id, Member("a", ("n:1",)))
+    assert t.tx is not None and t.tx.seq < 1 << 28
 
 
 def test_silent_connections_are_ended(

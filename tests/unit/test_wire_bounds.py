@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from fusefs.model.hlc import MAX_HLC
+from fusefs.model.ids import LOST_FOUND_INO, MAX_SEQ, ROOT_INO
 from fusefs.model.records import (
     attrs_key,
     content_key,
@@ -14,6 +15,7 @@ from fusefs.model.records import (
     place_key,
     setting_key,
     unlinked_key,
+    xattr_key,
 )
 from fusefs.model.tx import State, Tx, Write
 from fusefs.namespace.tombstones import encode_horizon
@@ -59,12 +61,12 @@ REPLICAS, HORIZON = setting_key(b"replicas"), setting_key(b"horizon")
     "message",
     [
         [32, 1, [MAX63, False], OK_RANGE, True],
-        [35, [1, True], [0, 2, 5, 5, 0], MAX63],
+        [35, [1, True], [0, 2, 5, 5, 0], MAX_SEQ],
         [33, 1, False, OK_RANGE],
         [36, [[[7, False], OK_RANGE]], [1, 2]],
         [38, 1, dirent_key(MAX63, b"n"), -1],
-        [6, [[5, MAX63]]],
-        value(dirent_key(MAX63, b"n"), [MAX63, 15], MAX_HLC),
+        [6, [[5, MAX_SEQ]]],
+        value(dirent_key(MAX63, b"n"), [MAX63, 12], MAX_HLC),
         value(attrs_key(9), [0o140777, (1 << 32) - 1, 0, -MAX63, 1, 1, MAX63, -1, 9]),
         value(content_key(9), CONTENT),
         value(content_key(9), [1, 1, MAX63, b"", 12]),
@@ -148,6 +150,12 @@ def test_a_stamp_out_of_range_ends_the_session(hlc: int) -> None:
         value(member_key(9), ["n" * 1025, []]),
         [6, [[-1, -1]]],
         [6, [[5, HUGE]]],
+        [6, [[5, MAX_SEQ + 1]]],
+        [7, 1, {5: MAX_SEQ + 1}],
+        [8, 1, {}, [], {5: MAX_SEQ + 1}, True, {}],
+        [8, 1, {}, [], {}, True, {5: MAX_SEQ + 1}],
+        m.Live((Tx(5, MAX_SEQ + 1, 1, 1, ()),)),
+        value(content_key(9), [1, 1, 5, b"x" * 32, 20, [[5, MAX_SEQ + 1]]]),
         [36, [], [-1]],
         [38, 1, b"D" + bytes(9), 0],
         [38, 1, dirent_key(1, b"a/b"), 0],
@@ -155,6 +163,12 @@ def test_a_stamp_out_of_range_ends_the_session(hlc: int) -> None:
         [38, 1, dirent_key(1, b"n"), -2],
         value(dirent_key(1, b".."), ENTRY),
         value(dirent_key(1, b"n"), [9, 16]),
+        value(dirent_key(1, b"n"), [9, 0]),
+        value(xattr_key(9, b"user.a\0b"), b"\1x"),
+        value(attrs_key(9), [0o644, 0, 0, 1, 1, 1]),
+        value(attrs_key(9), [0xFFFF, 0, 0, 1, 1, 1]),
+        value(attrs_key(ROOT_INO), [0o100644, 0, 0, 1, 1, 1]),
+        value(attrs_key(LOST_FOUND_INO), [0o140644, 0, 0, 1, 1, 1]),
         value(attrs_key(9), [HUGE, 0, 0, 1, 1, 1]),
         value(attrs_key(9), [0o100644, -1, 0, 1, 1, 1]),
         value(attrs_key(9), [0o100644, 0, 1 << 32, 1, 1, 1]),
@@ -182,7 +196,7 @@ def test_a_stamp_out_of_range_ends_the_session(hlc: int) -> None:
         m.Live((Tx(5, 2, 1, 1, (Write(dirent_key(1, b"n"), (-1, -1), ENTRY),)),)),
         state([-1, 5], [5, 2, 1, ENTRY]),
         state([5, HUGE], [5, 2, 1, ENTRY]),
-        state([], [5, BEYOND, 1, ENTRY]),
+        state([], [5, MAX_SEQ + 1, 1, ENTRY]),
     ],
     ids=repr,
 )
