@@ -248,6 +248,7 @@ class ChunkPlane:
         room = trio.Semaphore(STORING)
         while received := await connection.receive():
             for message, body in received:
+                connection.check_taken()
                 if not isinstance(message, Chunk | Put | Patch):
                     self._handle(source, connection, message)
                     continue

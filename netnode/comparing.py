@@ -49,6 +49,8 @@ class Comparing:
                 await self._compare_keys(peer, message)
             case AskStates():
                 for piece in pieces(self._namespace.states(message.keys)):
+                    if peer.congested:
+                        break  # the next comparison asks again
                     peer.send(States(piece))
 
     def _ask_bucket(self, peer: Peer, bucket: int | None) -> None:

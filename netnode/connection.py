@@ -14,6 +14,9 @@ GREETING_S = 5.0
 """For the Hello after the handshake."""
 FAREWELL_S = 0.5
 """For the last message to leave."""
+MAX_OWED_BYTES = 16 << 20
+"""What may wait for the other side when it says something more. Transactions, deltas
+and chunks wait elsewhere long before (4 MiB): this is answers."""
 
 
 class Refused(Exception):
@@ -69,6 +72,11 @@ class Connection:
             except BrokenStream:
                 pass
         self.stream.close()
+
+    def check_taken(self) -> None:
+        """Raises ProtocolError where the other side asks on and takes nothing."""
+        if self.stream.queued_bytes > MAX_OWED_BYTES:
+            raise ProtocolError("it asks for more than it takes")
 
     # -- receiving -------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from fusefs.model.ids import ROOT_INO, Dot, NodeId, Seq
 from fusefs.model.records import CONTENT, MEMBER, SETTING
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx, whole
-from fusefs.model.vector import Vector, advanced, dominates, merged, same
+from fusefs.model.vector import MAX_NODES, Vector, advanced, dominates, merged, same
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
@@ -37,7 +37,7 @@ from netnode.interest import Interest
 from netnode.losses import Losses
 from netnode.peers import Peer, Peers
 from netnode.settling import Settling
-from netnode.wire.frames import pack
+from netnode.wire.frames import ProtocolError, pack
 from netnode.wire.messages import (
     PATCHES,
     Ack,
@@ -393,6 +393,7 @@ class Replicator:
                 await self._apply_delta(peer, message)
             case Ack():
                 self._acknowledged(peer, message.dots)
+                self._check_nodes(peer)
             case Want():
                 peer.outgoing.wants(message.round, message.vector)
                 peer.wake()
@@ -437,6 +438,14 @@ class Replicator:
                 log.warning("this node and %s differ; comparing registers", peer.name)
                 peer.send(AskBuckets())
         self._catch_up()
+        self._check_nodes(peer)
+
+    def _check_nodes(self, peer: Peer) -> None:
+        """Raises ProtocolError where what is noted of a peer would grow for ever."""
+        out = peer.outgoing
+        noted = max(map(len, (out.acked, out.sent, self.incoming.has(peer.id))))
+        if noted > MAX_NODES:
+            raise ProtocolError(f"it knows of more than {MAX_NODES} nodes")
 
     async def _merge_states(self, peer: Peer, message: States) -> None:
         states = message.states

@@ -26,6 +26,8 @@ from netnode.wire.session import Received, Session
 
 log = logging.getLogger(__name__)
 
+FAIR_MESSAGES = 64
+"""After so many that came together other peers get their turn."""
 BULK_RETRY_S = 0.5
 """Fetches wait meanwhile; the control connection says when the peer is gone."""
 
@@ -98,7 +100,9 @@ class Serving:
     async def _handle_many(self, peer: Peer, received: list[Received]) -> None:
         """Transactions that arrived together are applied together."""
         live: list[Live] = []
-        for item in received:
+        for at, item in enumerate(received, 1):
+            if not at % FAIR_MESSAGES:
+                await trio.lowlevel.checkpoint()
             if isinstance(item.message, Live):
                 live.append(item.message)
                 continue
@@ -112,6 +116,7 @@ class Serving:
     async def _handle(self, peer: Peer, item: Received) -> None:
         if peer.why_closed:  # it was read before; the next connection has told newer
             return
+        peer.connection.check_taken()
         message = item.message
         match message:
             case Live():

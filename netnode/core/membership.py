@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
+from fusefs.model.vector import MAX_NODES
 
 MAX_ADDRESSES = 16
 """Remembered per node; the most recently confirmed first."""
@@ -75,6 +76,8 @@ class Membership:
         heard of earlier. `confirmed`: it answered there just now, so it is tried
         first."""
         if node == self.me:
+            return False
+        if node not in self._addresses and len(self._addresses) >= MAX_NODES:
             return False
         known = self._addresses.setdefault(node, [])
         new = [a for a in dict.fromkeys(addresses) if a not in known]

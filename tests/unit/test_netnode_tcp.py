@@ -471,6 +471,47 @@ class OddMember:
             self.sock.sendall(b"".join(pack(wire.encode(m)) for m in messages))
 
 
+def test_a_member_that_asks_and_takes_no_answers_is_dropped(
+    pair: tuple[Running, Running],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = pair
+    monkeypatch.setattr("netnode.connection.MAX_OWED_BYTES", 1 << 20)
+    with closing_mounts(a, b):
+        member = OddMember(tmp_path / "odd", a)
+        with closing(member.sock), caplog.at_level(logging.WARNING):
+            for _ in range(100):
+                member.say(*[wire.AskBuckets()] * 100)
+            until(lambda: "dropped odd: it asks for more than it takes" in caplog.text)
+    still_serves(a, b)
+
+
+@pytest.mark.parametrize(
+    "saying",
+    [
+        lambda vector: wire.Ack(tuple(vector.items())),
+        lambda vector: wire.Ping(5, vector),
+    ],
+    ids=["acknowledged", "had"],
+)
+def test_a_member_that_names_ever_more_nodes_is_dropped(
+    pair: tuple[Running, Running],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    saying: Callable[[dict[NodeId, Seq]], object],
+) -> None:
+    a, b = pair
+    member = OddMember(tmp_path / "odd", a)
+    with closing(member.sock), caplog.at_level(logging.WARNING):
+        for at in (1, 9001):
+            nodes = range(at, at + 9000)
+            member.say(saying({NodeId(node): Seq(1) for node in nodes}))
+        until(lambda: "dropped odd: it knows of more than" in caplog.text)
+    still_serves(a, b)
+
+
 def test_what_a_member_says_that_we_made_leaves_us_numbers(
     pair: tuple[Running, Running], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
