@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from fusefs.errors import ChunkMissing, FsError
+from fusefs.errors import ChunkMissing, FsError, NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.store import gc
 from fusefs.store.store import Store
-from fusefs.store.types import StoreStatistics
 
 log = logging.getLogger("dfs.housekeeping")
 
@@ -98,6 +97,7 @@ class Housekeeping:
         self._thread.join()
 
     def _run(self) -> None:
+        self._do(self._store.reserve.make)
         tasks: list[tuple[float, Callable[[], None]]] = [
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
@@ -117,6 +117,8 @@ class Housekeeping:
             task()
         except Stopped:
             pass
+        except NoSpace as error:
+            log.info("waits for room: %s", error)
         except Exception:
             log.exception("failed; trying again later")
 
@@ -124,16 +126,21 @@ class Housekeeping:
         """What needs no room first: a disk may be full."""
         self._store.sync_all()
         self._namespace.sync()
+        self._store.reserve.make()
         self._namespace.fold()
-        self._namespace.checkpoint()
+        if self._is_scarce():  # later there may be no room for what the logs hold
+            self._store.database.checkpoint(0)
+            self._namespace.checkpoint(0)
+        else:
+            self._namespace.checkpoint()
 
     def _evict(self) -> None:
         if freed := self._store.evict():
             log.info("evicted bytes=%d", freed)
 
     def _shrink(self) -> None:
-        space, kept = self._store.space, KEPT_FREE_SCARCE_BYTES
-        if not self._is_scarce(space.free_bytes(), space.total_bytes()):
+        kept = KEPT_FREE_SCARCE_BYTES
+        if not self._is_scarce():
             kept = max(KEPT_FREE_BYTES, self._store.database.size_bytes())
         if given := self._store.shrink(kept, self._pause):
             log.info("gave back bytes=%d of small.db", given)
@@ -151,7 +158,7 @@ class Housekeeping:
         found = self._store.statistics()
         since_s = time.monotonic() - self._collected_s
         grown = found.bytes - self._bytes_then
-        if self._scarce(found) and self._may_have_garbage():
+        if self._is_scarce() and self._may_have_garbage():
             if since_s >= SCARCE_EVERY_S:
                 self._collect(SCARCE_GRACE_S)
         elif grown > max(GROWN_BYTES, self._bytes_then * GROWN_SHARE):
@@ -160,12 +167,10 @@ class Housekeeping:
         elif since_s >= COLLECT_EVERY_S:
             self._collect(gc.GRACE_S)
 
-    def _scarce(self, found: StoreStatistics) -> bool:
-        return self._is_scarce(found.free_bytes, found.total_bytes)
-
-    def _is_scarce(self, free_bytes: int, total_bytes: int) -> bool:
-        kept = 2 * self._store.space.min_free_bytes
-        return free_bytes < max(total_bytes * SCARCE_SHARE, kept)
+    def _is_scarce(self) -> bool:
+        space = self._store.space
+        least = max(space.total_bytes() * SCARCE_SHARE, 2 * space.min_free_bytes)
+        return space.free_bytes() < least
 
     def _may_have_garbage(self) -> bool:
         """Whether no collection began since all that the last change may have freed is

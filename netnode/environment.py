@@ -11,7 +11,11 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from fusefs.errors import NoSpace
+
 AFTER_BUG_S = 1.0
+FULL_S = 5.0
+"""Until what needs room on a full disk is tried again."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -65,6 +69,9 @@ class Environment:
         while True:
             try:
                 await task()
+            except NoSpace as error:
+                log.info("a background task waits: %s", error)
+                await trio.sleep(FULL_S)
             except Exception:
                 self.bug("a background task")
                 await trio.sleep(AFTER_BUG_S)

@@ -459,9 +459,9 @@ class Replicas:
         """Enough others keep them: our copy is one of the replicas from now on."""
         while self._settled:
             batch = self._settled[:SETTLE_BATCH]
-            del self._settled[:SETTLE_BATCH]
             await self._environment.offload(
                 lambda batch=batch: self._store.set_flags(  # type: ignore[misc]
                     batch, set_=RESPONSIBLE, clear=PUSHED
                 )
             )
+            del self._settled[: len(batch)]

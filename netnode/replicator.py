@@ -22,6 +22,7 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicate import Applied
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
+from netnode.applying import Applying
 from netnode.bodies import check_bodies, keep_bodies
 from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
@@ -82,6 +83,7 @@ class Replicator:
         self._fencing = Fencing(namespace, fence)
         self.me = namespace.node_id
         self.vector: dict[NodeId, Seq] = namespace.vector()
+        self._apply = Applying(namespace, store)
         self._losses = Losses(namespace)
         self._comparing = Comparing(namespace, environment)
         self.holding = Holding(namespace, guard, environment, self._publish_own)
@@ -266,7 +268,7 @@ class Replicator:
             try:  # nothing else runs from the acknowledgement to the commit
                 early = self._acknowledge_early(peer, txs)
                 keep_bodies(self._store, bodies)
-                applied = self._namespace.apply(txs)
+                applied = self._apply.txs(txs, removals)
             except BaseException:
                 if early:
                     self._fencing.take_back()
@@ -277,7 +279,7 @@ class Replicator:
             keep_bodies(self._store, bodies)
             async with self._applying:
                 applied = await self._environment.offload(
-                    lambda: self._namespace.apply(txs)
+                    lambda: self._apply.txs(txs, removals)
                 )
         self._note(applied)
         self.holding.applied(removals)
@@ -338,7 +340,7 @@ class Replicator:
             return
         async with self._applying:
             applied = await self._environment.offload(
-                lambda: self._namespace.apply_states(states, advance, target)
+                lambda: self._apply.states(states, advance, target, removals)
             )
         self._note(applied)
         self.holding.applied(removals)

@@ -18,6 +18,7 @@ from fusefs.store.durability import Durability
 from fusefs.store.files import Files, path_of
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
+from fusefs.store.reserve import Reserve
 from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects
 from fusefs.store.types import (
@@ -46,6 +47,7 @@ class Objects:
         lock: WriteLock,
         database: Database,
         space: Space,
+        reserve: Reserve,
         suspects: Suspects,
         clock: Clock,
     ) -> None:
@@ -54,6 +56,7 @@ class Objects:
         self.database = database
         self.index = Index(database)
         self.space = space
+        self.reserve = reserve
         self.suspects = suspects
         self._clock = clock
         self._descriptors = Descriptors()
@@ -70,19 +73,27 @@ class Objects:
         """Raises NoSpace when that many bytes more would not fit: ask before
         accepting a write that is only buffered."""
         self.space.require(size_bytes)
+        self.reserve.require()
 
     def put(
-        self, data: Buffer, cid: ChunkId | None = None, *, pushed: bool = True
+        self,
+        data: Buffer,
+        cid: ChunkId | None = None,
+        *,
+        pushed: bool = True,
+        removes: bool = False,
     ) -> ChunkId:
         """Store bytes made here; readable by both processes when it returns.
 
         Args: data: up to 1 MiB, not kept; cid: its id when the caller has it.
-        pushed: keep it until the peers have confirmed enough copies.
+        pushed: keep it until the peers have confirmed enough copies; removes: more will
+        go because of it, so it may take what is kept free.
         Raises: NoSpace, before anything is stored.
         """
         if cid is None:
             cid = chunk_id(data)
-        self.space.require(len(data))
+        if not removes:
+            self.space.require(len(data))
         self._store(cid, data, PUSHED if pushed else 0)
         return cid
 

@@ -30,6 +30,7 @@ from fusefs.store.files import Files
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
 from fusefs.store.objects import Objects
+from fusefs.store.reserve import Reserve
 from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects, window_start
 from fusefs.store.types import (
@@ -63,11 +64,12 @@ class Store(Objects):
         lock: WriteLock,
         database: Database,
         space: Space,
+        reserve: Reserve,
         suspects: Suspects,
         clock: Clock,
         cache_quota_bytes: int | None,
     ) -> None:
-        super().__init__(files, lock, database, space, suspects, clock)
+        super().__init__(files, lock, database, space, reserve, suspects, clock)
         self.cache_quota_bytes = cache_quota_bytes
         self._fetched_bytes = 0
         self._closed = False
@@ -100,11 +102,13 @@ class Store(Objects):
             with lock:
                 index.set_state("suspect_s", suspect_s)
         files.remove_stale_tmp(clock())
+        space = Space(files.fd, min_free_bytes)
         return cls(
             files,
             lock,
             database,
-            Space(files.fd, min_free_bytes),
+            space,
+            Reserve(directory, space),
             Suspects(suspect_s),
             clock,
             cache_bytes,

@@ -20,6 +20,7 @@ from fusefs.errors import FsError
 from fusefs.mountpoint.checks import FORMAT
 from fusefs.mountpoint.exits import FAILED, MOUNT_FAILURE, CommandError
 from fusefs.namespace.namespace import Namespace
+from fusefs.store import reserve
 from fusefs.supervisor import lock
 
 log = logging.getLogger("dfs.supervisor")
@@ -42,6 +43,7 @@ def prepare(config: Config) -> tuple[Config, int]:
     descriptor = lock.acquire(Path(config.store), config.mountpoint)
     try:
         rotate_logs(config.run_dir)
+        reserve.give_up_if_full(Path(config.store))
         # What the kernel held of a mount that is no more.
         (config.run_dir / "fence").unlink(missing_ok=True)
         write_settings(config)
@@ -180,7 +182,20 @@ def _is_damage(error: OSError | sqlite3.Error) -> bool:
 
 
 def mark_clean(config: Config) -> None:
-    """Notes that everything is on disk; only after all children ended well."""
+    """Notes that everything is on disk; only after all children ended well. Where a
+    full disk does not take even that, this one counts as killed."""
+    try:
+        _mark_clean(config)
+    except (FsError, sqlite3.Error) as first:
+        log.warning("that all is on disk is not noted yet: %s", first)
+        if reserve.give_up(Path(config.store)):
+            try:
+                _mark_clean(config)
+            except (FsError, sqlite3.Error) as error:
+                log.warning("nor with more room: %s", error)
+
+
+def _mark_clean(config: Config) -> None:
     namespace = Namespace.open(Path(config.store))
     try:
         namespace.life.mark_clean()

@@ -134,6 +134,11 @@ class Draft:
     def truncated(self) -> bool:
         return self.cut < self.base.size
 
+    @property
+    def shrinks(self) -> bool:
+        """The file will be shorter than it is."""
+        return self.size < self.base.size
+
     # -- writing ---------------------------------------------------------------
 
     def write(self, offset: int, data: memoryview) -> list[tuple[int, Patch]]:

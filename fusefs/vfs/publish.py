@@ -18,6 +18,7 @@ from fusefs.model.manifest import chunk_count
 from fusefs.model.tx import Effects
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_APPENDS, Inode
+from fusefs.relief import Relief
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
 from fusefs.vfs.attributes import version_of
@@ -73,6 +74,7 @@ class Publisher:
         fetcher: Fetcher,
         pool: Pool,
         appends: Appends,
+        relief: Relief,
     ) -> None:
         self._files = files
         self._commits = commits
@@ -81,6 +83,7 @@ class Publisher:
         self._fetcher = fetcher
         self._pool = pool
         self._appends = appends
+        self._relief = relief
         self.storing = Storing(store, objects, pool, commits.options.body_bytes)
         self._recutting = Recutting(
             self.storing, objects, commits.options.fine_chunk_log2
@@ -137,6 +140,18 @@ class Publisher:
         Raises: NoSpace; Unreachable, TimedOut, Interrupted when a chunk that was
         written in part cannot be had. The draft is kept then.
         """
+        draft = file.draft
+        if draft is None:
+            return
+        publish = partial(self._publish_until_done, file, cancelled, writer)
+        if draft.shrinks:
+            self._relief.removing(publish)
+        else:
+            publish()
+
+    def _publish_until_done(
+        self, file: File, cancelled: Cancelled, writer: int
+    ) -> None:
         fetching = self._fetcher.begin(cancelled)
         moves, half_until_s = 0, 0.0
         while moves < MOST_MOVES:

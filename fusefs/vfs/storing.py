@@ -205,7 +205,7 @@ class Storing:
         try:
             if len(assembled.data) <= self._body_bytes:
                 return None
-            return self._store.put(assembled.data)
+            return self._store.put(assembled.data, removes=draft.shrinks)
         finally:
             if assembled.scratch is not None:
                 self._pool.give(assembled.scratch)
@@ -296,13 +296,13 @@ class Storing:
         """Store a chunk of the draft's next version, and keep it, or how it differs
         from an older one, for the transaction to take along."""
         if len(data) > self._body_bytes or len(draft.bodies) >= most_bodies:
-            cid = self._store.put(data)
+            cid = self._store.put(data, removes=draft.shrinks)
         elif over is not None:
-            cid = self._store.put(data)
+            cid = self._store.put(data, removes=draft.shrinks)
             draft.bodies.append(over.body(cid, data))
         else:
             data = bytes(data)
-            cid = self._store.put(data)
+            cid = self._store.put(data, removes=draft.shrinks)
             draft.bodies.append(Body(cid, data))
         self.note_unsynced(file, (cid,))
         return cid

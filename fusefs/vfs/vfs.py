@@ -27,6 +27,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -35,6 +36,7 @@ from fusefs.model.ids import Ino
 from fusefs.model.tx import Effects
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.namespace import Namespace
+from fusefs.relief import Relief
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
 from fusefs.vfs.attributes import Attributes
@@ -117,9 +119,10 @@ class Vfs:
         coherence = Coherence(namespace, files, objects, cache, snapshots)
         risks = Risks(store)
         commits = Commits(namespace, peers, coherence, options, risks)
+        self._relief = Relief(namespace, store)
         self._appends = Appends(namespace, commits, store, objects, fetcher)
         publisher = Publisher(
-            files, commits, store, objects, fetcher, pool, self._appends
+            files, commits, store, objects, fetcher, pool, self._appends, self._relief
         )
         restore(namespace, files, objects, pool, same_mount=options.same_mount)
         publisher.spill(options.dirty_bytes)
@@ -202,7 +205,9 @@ class Vfs:
     ) -> Attr:
         """chmod, chown, truncate, utimensat. With a handle a change of size is
         published at its flush, else at once. An empty change drops set-id bits."""
-        return self._inodes.setattr(ino, change, caller, handle)
+        act = partial(self._inodes.setattr, ino, change, caller, handle)
+        # Of sizes publishing knows whether something goes.
+        return act() if change.size is not None else self._relief.removing(act)
 
     def readlink(self, ino: Ino) -> bytes:
         return self._inodes.readlink(ino)
@@ -210,25 +215,29 @@ class Vfs:
     # -- names -----------------------------------------------------------------
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        self._store.reserve.require()
         return self._tree.symlink(parent, name, target, caller)
 
     def mknod(
         self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller
     ) -> Attr:
         """Any type but a directory; a mode without type is a regular file."""
+        self._store.reserve.require()
         return self._tree.mknod(parent, name, mode, rdev, caller)
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        self._store.reserve.require()
         return self._tree.mkdir(parent, name, mode, caller)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
+        self._store.reserve.require()
         return self._tree.link(ino, parent, name)
 
     def unlink(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._tree.unlink(parent, name)
+        self._relief.removing(lambda: self._tree.unlink(parent, name))
 
     def rmdir(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._tree.rmdir(parent, name)
+        self._relief.removing(lambda: self._tree.rmdir(parent, name))
 
     def rename(
         self,
@@ -240,13 +249,16 @@ class Vfs:
         caller: Caller = _NOBODY,
     ) -> None:
         """Flags of renameat2(2): NOREPLACE (1), EXCHANGE (2)."""
-        self._tree.rename(parent, name, new_parent, new_name, flags)
+        self._relief.removing(
+            lambda: self._tree.rename(parent, name, new_parent, new_name, flags)
+        )
 
     # -- files -----------------------------------------------------------------
 
     def create(
         self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller
     ) -> Opened:
+        self._store.reserve.require()
         return self._opener.create(parent, name, mode, flags, caller)
 
     def tmpfile(self, parent: Ino, mode: int, flags: int, caller: Caller) -> Opened:
@@ -365,6 +377,7 @@ class Vfs:
         flags: int = 0,
         caller: Caller = _NOBODY,
     ) -> None:
+        self._store.reserve.require()
         self._xattrs.set(ino, name, bytes(value), flags)
 
     def listxattr(self, ino: Ino, caller: Caller = _NOBODY) -> list[bytes]:
@@ -372,7 +385,7 @@ class Vfs:
         return self._xattrs.list(ino, caller.uid)
 
     def removexattr(self, ino: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._xattrs.remove(ino, name)
+        self._relief.removing(lambda: self._xattrs.remove(ino, name))
 
     def getlk(
         self,

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.lib.cluster import Cluster, Node, dfs, errno_of
+from tests.lib.cluster import Cluster, Node, dfs, errno_of, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(180)]
 SIDE_FILES = [(name, kind) for name in ("meta", "small") for kind in ("wal", "shm")]
 CONTENT = bytes(range(256)) * 4000
 
 
+def _disk_for(kind: str, node: Node) -> list[str]:
+    """Words for mount(8)."""
+    if kind == "tmpfs":
+        return ["-t", "tmpfs", "-o", "size=64M", "none", str(node.store)]
+    image = node.store.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(96 << 20)
+    made = subprocess.run(["mkfs.ext4", "-q", "-m0", "-b4096", str(image)], check=False)
+    if made.returncode:
+        pytest.skip("no mkfs.ext4 here")
+    return ["-o", "loop", str(image), str(node.store)]
+
+
 @pytest.fixture
-def small_disk(fresh: Cluster) -> Iterator[Node]:
+def small_disk(fresh: Cluster, request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node with its store on a disk of its own."""
     node = fresh.add()
     node.store.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=64M", "none", str(node.store)]
+    options = _disk_for(getattr(request, "param", "tmpfs"), node)
     if subprocess.run(["mount", *options], capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
+    if (node.store / "lost+found").exists():
+        (node.store / "lost+found").rmdir()
     try:
         node.mount("--min-free=1M")
         yield node
@@ -64,6 +82,121 @@ def filled(node: Node) -> Iterator[None]:
         yield
         filler.kill()
     path.unlink()
+
+
+@contextmanager
+def filled_once(node: Node) -> Iterator[None]:
+    """Not a byte is left, and who filled it has given up."""
+    path = node.store / "filler"
+    with path.open("wb", buffering=0) as filler:
+        size = 1 << 20
+        while size:
+            try:
+                filler.write(bytes(size))
+            except OSError:
+                size //= 2
+        yield
+    path.unlink()
+
+
+def _populate(top: Path) -> None:
+    for number in range(60):
+        (top / f"file{number}").write_bytes(CONTENT[: 20 * number])
+        (top / "directory" / f"{number}").mkdir(parents=True)
+    for number in range(4):
+        (top / f"large{number}").write_bytes(CONTENT * 2)
+
+
+def _remove_in_every_way(top: Path) -> None:
+    (top / "file1").unlink()
+    (top / "directory" / "1").rmdir()
+    os.truncate(top / "file2", 0)
+    (top / "file3").open("wb").close()
+    (top / "file4").rename(top / "file5")
+    (top / "large0").unlink()
+    shutil.rmtree(top / "directory")
+    for number in range(5, 50):
+        (top / f"file{number}").unlink()
+
+
+def _kill(node: Node) -> None:
+    """Worker and node; returns when others serve."""
+    now = node.processes()
+    assert now is not None
+    for pid in (now.worker, now.node):
+        os.kill(pid, signal.SIGKILL)
+
+    def served() -> bool:
+        new = node.processes()
+        return (
+            new is not None
+            and new.worker not in (0, now.worker)
+            and new.node not in (0, now.node)
+            and new.worker_ready
+            and new.node_ready
+        )
+
+    wait_until(served, "others run instead")
+
+
+on_both = pytest.mark.parametrize("small_disk", ["tmpfs", "ext4"], indirect=True)
+
+
+@on_both
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_removes_is_done_on_a_full_disk(small_disk: Node, killed: bool) -> None:
+    """Also where another program takes every block that is free for a moment."""
+    top = small_disk.mnt
+    _populate(top)
+    assert (small_disk.store / "reserve").stat().st_size > 0
+    with filled(small_disk):
+        if killed:
+            _kill(small_disk)
+        _remove_in_every_way(top)
+        refused = errno_of(lambda: (top / "new").mkdir())
+        assert refused == errno.ENOSPC
+    kept = {"file0", "file2", "file3", "large1", "large2", "large3"}
+    assert {*os.listdir(top)} == kept | {f"file{n}" for n in range(50, 60)}
+
+
+@on_both
+def test_a_file_is_cut_within_a_chunk_on_a_full_disk(small_disk: Node) -> None:
+    top = small_disk.mnt
+    _populate(top)
+    with filled_once(small_disk):
+        os.truncate(top / "file59", 100)
+        os.truncate(top / "large1", 1_000_100)
+    assert (top / "file59").read_bytes() == CONTENT[:100]
+    assert (top / "large1").read_bytes() == CONTENT[:1_000_100]
+
+
+def test_a_full_disk_is_mounted_and_what_removes_is_done(small_disk: Node) -> None:
+    top = small_disk.mnt
+    _populate(top)
+    small_disk.umount()
+    with filled_once(small_disk):
+        small_disk.mount("--min-free=1M")
+        _remove_in_every_way(top)
+        os.truncate(top / "file59", 100)
+        small_disk.umount()
+    small_disk.mount("--min-free=1M")
+    assert len(os.listdir(top)) == 16
+    wait_until((small_disk.store / "reserve").exists, "there is a reserve again")
+
+
+def test_what_a_peer_removes_goes_from_a_full_disk(
+    small_disk: Node, fresh: Cluster
+) -> None:
+    top = small_disk.mnt
+    _populate(top)
+    other = fresh.add().mount(token=small_disk.token())
+    fresh.wait_connected()
+    wait_until(lambda: len(os.listdir(other.mnt)) == 65, "all is there")
+    with filled(small_disk):
+        _remove_in_every_way(other.mnt)
+        wait_until(lambda: len(os.listdir(top)) == 16, "it is gone here, too")
+        assert small_disk.name in other.connected()
+    other.stop()
 
 
 def test_a_full_disk_does_not_take_the_mount_when_it_is_upgraded(

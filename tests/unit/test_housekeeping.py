@@ -104,9 +104,9 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     house = housekeeping.Housekeeping(store, namespace)
     found = store.statistics()
     monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes)
-    assert house._scarce(found)
+    assert house._is_scarce()
     monkeypatch.setattr(store.space, "min_free_bytes", found.free_bytes // 3)
-    assert not house._scarce(found)
+    assert not house._is_scarce()
     house.stop()
 
 
@@ -131,6 +131,27 @@ def test_a_full_disk_is_synced_all_the_same(kept, monkeypatch) -> None:
             house._do(house._sync)
         assert len(synced) == 3
         assert store.statistics().unsynced == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 2.0])
+def test_logs_are_moved_while_there_is_room_for_what_they_hold(
+    kept, monkeypatch, share: float
+) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "SCARCE_SHARE", share)
+    monkeypatch.setattr(store.space, "min_free_bytes", 0)
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    store.put(b"n" * 30_000)
+    with namespace.transaction() as t:
+        for number in range(200):
+            ino = t.new_ino(ROOT_INO, b"%d" % number, S_REG)
+            t.create(ROOT_INO, b"%d" % number, ino, 0o100644, 0, 0)
+    paths = [namespace.path.parent / name for name in ("meta.db", "small.db")]
+    before = [path.stat().st_size for path in paths]
+    house._sync()
+    grown = [path.stat().st_size > size for path, size in zip(paths, before)]
+    assert grown == [bool(share)] * 2
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0])

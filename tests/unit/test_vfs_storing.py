@@ -52,7 +52,9 @@ def test_chunks_of_one_file_are_stored_together(
     store, two = local.store.put, threading.Barrier(min(2, THREADS))
     together = threading.Event()
 
-    def put(data: bytes, cid: ChunkId | None = None) -> ChunkId:
+    def put(
+        data: bytes, cid: ChunkId | None = None, *, removes: bool = False
+    ) -> ChunkId:
         if len(data) == CHUNK and not together.is_set():
             two.wait(20)
             together.set()
@@ -71,7 +73,9 @@ def test_a_disk_that_fills_loses_nothing_of_what_was_written(
     data, handle = edited(local)
     store, left = local.store.put, COUNT // 2
 
-    def put(data: bytes, cid: ChunkId | None = None) -> ChunkId:
+    def put(
+        data: bytes, cid: ChunkId | None = None, *, removes: bool = False
+    ) -> ChunkId:
         nonlocal left
         left -= 1
         if left < 0:
