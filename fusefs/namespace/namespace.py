@@ -123,7 +123,7 @@ class Namespace(Reads):
         try:
             self._checkpoint.run(at_least_bytes)
         except sqlite3.Error as error:
-            raise translated(error, "meta.db") from error
+            raise translated(error, self.path) from error
 
     def close(self) -> None:
         self._checkpoint.close()
@@ -156,7 +156,7 @@ class Namespace(Reads):
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise translated(error, "meta.db") from error
+                raise translated(error, self.path) from error
             raise
 
     @contextmanager

@@ -81,7 +81,7 @@ class Reads:
             try:
                 return self._reader.execute(sql, args).fetchall()
             except sqlite3.Error as error:
-                raise translated(error, "meta.db") from error
+                raise translated(error, self.path) from error
 
     def _rows(self, sql: str, args: tuple[object, ...]) -> list[Row]:
         """A few rows. Read through the writer's connection where it is free: our own
@@ -91,7 +91,7 @@ class Reads:
             try:
                 return self._writer.execute(sql, args).fetchall()
             except sqlite3.Error as error:
-                raise translated(error, "meta.db") from error
+                raise translated(error, self.path) from error
             finally:
                 lock.leave_here()
         return self._read(sql, args)
@@ -309,7 +309,7 @@ class Reads:
             try:
                 return totals.read(self._reader)
             except sqlite3.Error as error:
-                raise translated(error, "meta.db") from error
+                raise translated(error, self.path) from error
 
     def made_before(self, btime_ns: int) -> int:
         """How many of the inodes."""

@@ -22,6 +22,7 @@ from fusefs.store.checkpoint import (
     LONGEST_BYTES,
     Checkpoint,
 )
+from fusefs.store.files import is_full
 from fusefs.store.locking import WriteLock
 
 SCHEMA_VERSION = 1
@@ -29,6 +30,7 @@ APPLICATION_ID = 0x64667332  # "dfs2"
 BUSY_TIMEOUT_S = 30.0
 """Only recovery after a crash of the other process ever blocks this long."""
 READERS_KEPT = 4
+_UNCLEAR = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 PAGE_BYTES = 4096
 """SQLite's default, with which every small.db is made."""
 SHRINKS = "auto_vacuum = INCREMENTAL"
@@ -48,13 +50,14 @@ CREATE TABLE IF NOT EXISTS state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 Row = tuple[Any, ...]
 
 
-def translated(error: sqlite3.Error, name: str = "small.db") -> FsError:
-    """Our error for one of SQLite's about this database."""
+def translated(error: sqlite3.Error, path: Path) -> FsError:
+    """Our error for one of SQLite's about this database. SQLite does not tell a quota
+    that is used up from a disk that fails."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return NoSpace(f"the store's disk is full ({name})")
-    repair = " --repair" if name == "small.db" else ""
-    return Corrupt(f"{name}: {error}; run `dfs fsck{repair}`")
+    if code == sqlite3.SQLITE_FULL or (code in _UNCLEAR and is_full(path.parent)):
+        return NoSpace(f"the store's disk is full ({path.name})")
+    repair = " --repair" if path.name == "small.db" else ""
+    return Corrupt(f"{path.name}: {error}; run `dfs fsck{repair}`")
 
 
 class Database:
@@ -67,7 +70,7 @@ class Database:
             with lock:
                 self._writer = self._prepare()
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
         self._readers: list[sqlite3.Connection] = []
         self._checkpoint = Checkpoint(self._connect, Path(f"{path}-wal"), lock)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -118,7 +121,7 @@ class Database:
             row: Row | None = reader.execute(sql, parameters).fetchone()
             return row
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
         finally:
             self._give_back(reader)
 
@@ -128,7 +131,7 @@ class Database:
         try:
             return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
         finally:
             self._give_back(reader)
 
@@ -152,7 +155,7 @@ class Database:
         try:
             return self._writer.execute(sql, parameters).rowcount
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
 
     def fresh(self, sql: str, parameters: tuple[object, ...] = ()) -> Row | None:
         """The first row, read by the writer: the caller holds the WriteLock."""
@@ -160,7 +163,7 @@ class Database:
             row: Row | None = self._writer.execute(sql, parameters).fetchone()
             return row
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -189,7 +192,7 @@ class Database:
         try:
             self._checkpoint.run(at_least_bytes)
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
 
     def free_pages(self) -> int:
         """Of the file, for rows to come."""
@@ -202,7 +205,7 @@ class Database:
         try:
             self._writer.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self._path) from error
 
     def size_bytes(self) -> int:
         """Space of the tables, without free pages."""

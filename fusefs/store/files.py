@@ -22,6 +22,8 @@ from fusefs.store.types import Buffer
 
 STALE_TMP_S = 600
 """A temporary file this old belongs to no writer: a write takes milliseconds."""
+PROBE_BYTES = 64 << 10
+"""More than may be left where a page found no room."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -204,6 +206,19 @@ class Files:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def is_full(directory: Path) -> bool:
+    """Whether a file that grows there meets the end of the disk, or of a quota."""
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, bytes(PROBE_BYTES))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno in _FULL
+    return False
 
 
 @contextmanager

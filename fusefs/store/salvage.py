@@ -76,7 +76,7 @@ def damage(path: Path, *, quick: bool = False) -> str:
                 database.execute(sql).fetchone()
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in _DAMAGE:
-            raise translated(error) from error
+            raise translated(error, path) from error
         return str(error)
     return "" if found == ["ok"] else found[0].splitlines()[-1]
 
@@ -93,7 +93,7 @@ def rebuild(directory: Path) -> tuple[int, int]:
         counts = _write(new, _Pages(old), directory / "objects")
     except sqlite3.Error as error:
         new.unlink(missing_ok=True)
-        raise translated(error) from error
+        raise translated(error, old) from error
     except OSError as error:
         raise NoSpace(f"small.db could not be made anew: {error.strerror}") from error
     kept = directory / DAMAGED

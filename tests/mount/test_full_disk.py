@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.cluster import Cluster, Node, dfs, errno_of, wait_until
+from tests.lib.cluster import ROOT, Cluster, Node, dfs, errno_of, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(180)]
 SIDE_FILES = [(name, kind) for name in ("meta", "small") for kind in ("wal", "shm")]
@@ -197,6 +197,48 @@ def test_what_a_peer_removes_goes_from_a_full_disk(
         wait_until(lambda: len(os.listdir(top)) == 16, "it is gone here, too")
         assert small_disk.name in other.connected()
     other.stop()
+
+
+def test_a_quota_that_is_used_up_is_told_as_a_full_disk(
+    fresh: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SQLite says "disk I/O error" of it."""
+    shim, flag = tmp_path / "quota.so", tmp_path / "used-up"
+    source = ROOT / "tests/lib/quota.c"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True
+    )
+    node, other = fresh.add(), fresh.add()
+    with monkeypatch.context() as patch:
+        patch.setenv("LD_PRELOAD", str(shim))
+        patch.setenv("QUOTA_OF", str(node.store))
+        patch.setenv("QUOTA_USED_UP", str(flag))
+        node.mount()
+    top = node.mnt
+    _populate(top)
+    other.mount(token=node.token())
+    fresh.wait_connected()
+    flag.touch()
+
+    def make_many() -> None:
+        for number in range(10_000):
+            (top / f"new{number}").mkdir()
+
+    assert errno_of(make_many) == errno.ENOSPC
+    refused = errno_of(lambda: (top / "file0").write_bytes(CONTENT))
+    assert refused in (errno.ENOSPC, errno.EDQUOT)
+    assert (top / "file59").read_bytes() == CONTENT[: 20 * 59]
+    (other.mnt / "from-there").write_bytes(b"1")
+    now = node.processes()
+    assert now is not None and (now.worker_starts, now.node_starts) == (1, 1)
+    flag.unlink()
+    wait_until((top / "from-there").exists, "what came meanwhile is applied")
+    (top / "again").write_bytes(CONTENT)
+    assert (other.mnt / "again").read_bytes() == CONTENT
+    assert "I/O error" not in node.logs()
+    node.stop()
+    other.stop()
+    node.fsck()
 
 
 def test_a_full_disk_does_not_take_the_mount_when_it_is_upgraded(
