@@ -146,13 +146,16 @@ class Objects:
         self._descriptors.drop(cid)
 
     def _finish_for_killed(self) -> None:
-        """Who was killed between a rename and the row has the row made for it. It may
-        have been the only copy, so it counts as pushed. The caller holds `lock`."""
+        """Who was killed, or had no room on the disk, between a file and its row has
+        the row made, or removed, for it. It may have been the only copy, so it counts
+        as pushed. The caller holds `lock`."""
         cid = ChunkId(self.lock.noted(CHUNK_ID_BYTES))
         if cid == HOLE:
             return
         stat = self.files.stat(cid)
-        if stat is not None and self.index.flags(cid) is None:
+        if stat is None:
+            self.index.delete_large(cid)
+        elif self.index.flags(cid) is None:
             self.index.put_large(cid, stat.st_size, PUSHED, int(stat.st_mtime))
         self.lock.note(HOLE)
 
@@ -310,12 +313,16 @@ class Objects:
             self.remove_locked(cid)
 
     def remove_locked(self, cid: ChunkId) -> None:
-        """Remove file, row and what is remembered; the caller holds `lock`."""
-        if self.files.unlink(path_of(cid)) or not self.index.delete_small(cid):
-            self.index.delete_large(cid)
+        """Remove file, row and what is remembered; the caller holds `lock`. Raises
+        NoSpace, and the file has given its room back then: it goes first."""
+        self._finish_for_killed()
         self._descriptors.drop(cid)
         self._known.pop(cid, None)
         self._durability.removed(cid)
+        self.lock.note(cid)
+        if self.files.unlink(path_of(cid)) or not self.index.delete_small(cid):
+            self.index.delete_large(cid)
+        self.lock.note(HOLE)
 
     # -- checking -------------------------------------------------------------
 

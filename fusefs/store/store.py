@@ -73,8 +73,11 @@ class Store(Objects):
         self.cache_quota_bytes = cache_quota_bytes
         self._fetched_bytes = 0
         self._closed = False
-        with lock:
-            self._finish_for_killed()
+        try:
+            with lock:
+                self._finish_for_killed()
+        except NoSpace as error:  # who writes next does it
+            log.info("what a predecessor left waits: %s", error)
 
     @classmethod
     def open(

@@ -24,6 +24,7 @@ import pytest
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.nodelink import control
 from fusefs.supervisor import state
+from tests.lib.netns import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 30.0
@@ -64,11 +65,11 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def dfs(
-    *words: str, check: bool = True, **env: str
+    *words: str, check: bool = True, host: Host | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one `dfs` command to its end."""
+    """Runs one `dfs` command to its end. `host`: in its network."""
     done = subprocess.run(
-        [*DFS, *words],
+        [*(host.prefix if host else []), *DFS, *words],
         env=clean_environment(**env),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -82,11 +83,18 @@ def dfs(
 
 
 class Node:
-    """One node of a test's cluster: a store, and a mountpoint when it is mounted."""
+    """One node of a test's cluster: a store, and a mountpoint when it is mounted.
 
-    def __init__(self, base: Path, name: str, binding: str) -> None:
+    `host`: in whose network it runs; `settings`: what each mount of it is given, too.
+    """
+
+    def __init__(
+        self, base: Path, name: str, binding: str, host: Host | None = None
+    ) -> None:
         self.name = name
         self.binding = binding
+        self.host = host
+        self.settings: tuple[str, ...] = ()
         self.store = base / f"store-{name}"
         self.mnt = base / f"mnt-{name}"
         self.mnt.mkdir(parents=True, exist_ok=True)
@@ -98,7 +106,8 @@ class Node:
     def mount(self, *words: str, token: str = "") -> Node:
         """Returns when the mount answers. The port stays the same over mounts."""
         join = ["--join", token] if token else []
-        dfs("mount", str(self.mnt), *self._common(), *join, *words)
+        words = (*self._common(), *self.settings, *join, *words)
+        dfs("mount", str(self.mnt), *words, host=self.host)
         self.port = int(self.ask("status")["port"])  # type: ignore[call-overload]
         return self
 
@@ -106,7 +115,7 @@ class Node:
         return [
             f"--store={self.store}",
             f"--port={self.port}",
-            "--listen=127.0.0.1",
+            f"--listen={self.host.address if self.host else '127.0.0.1'}",
             f"--name={self.name}",
             "--discovery=no",
             f"--binding={self.binding}",
@@ -115,7 +124,8 @@ class Node:
     def run_without_mount(self, token: str = "") -> Node:
         """A storage node in the background."""
         join = ["--join", token] if token else []
-        dfs("node", "--background", *self._common()[:-1], *join)
+        words = (*self._common()[:-1], *self.settings, *join)
+        dfs("node", "--background", *words, host=self.host)
         self.port = int(self.ask("status")["port"])  # type: ignore[call-overload]
         return self
 
@@ -224,9 +234,10 @@ class Cluster:
         self.binding = binding
         self.nodes: list[Node] = []
 
-    def add(self, name: str = "") -> Node:
+    def add(self, name: str = "", host: Host | None = None) -> Node:
         """A node that is not started yet."""
-        node = Node(self.base, name or "ABCDEFGH"[len(self.nodes)], self.binding)
+        name = name or "ABCDEFGH"[len(self.nodes)]
+        node = Node(self.base, name, self.binding, host)
         self.nodes.append(node)
         return node
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 _numbers = itertools.count(1)
+NOBODY = "02:00:00:00:00:01"
+"""A hardware address that nobody has."""
 
 
 def ip(*words: str, check: bool = True) -> None:
@@ -30,7 +32,7 @@ class Host:
         self.namespace = f"dfs-{network.tag}-{number}"
         self._port = f"d{network.tag}p{number}"
         ip("netns", "add", self.namespace)
-        inside = f"d{network.tag}i{number}"
+        self._inside = inside = f"d{network.tag}i{number}"
         ip("link", "add", self._port, "type", "veth", "peer", "name", inside)
         ip("link", "set", self._port, "master", network.bridge, "up")
         ip("link", "set", inside, "netns", self.namespace)
@@ -50,6 +52,16 @@ class Host:
 
     def heal(self, network: Network) -> None:
         ip("link", "set", self._port, "master", network.bridge)
+
+    def cut_towards(self, other: Host) -> None:
+        """What this one sends to another one vanishes, and nobody is told."""
+        where = (other.address, "dev", self._inside)
+        nowhere = ("lladdr", NOBODY, "nud", "permanent")
+        ip("-n", self.namespace, "neigh", "replace", *where, *nowhere)
+
+    def heal_towards(self, other: Host) -> None:
+        where = (other.address, "dev", self._inside)
+        ip("-n", self.namespace, "neigh", "del", *where, check=False)
 
     def slow(self, delay_ms: int) -> None:
         """Every packet towards this host is late."""

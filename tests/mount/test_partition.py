@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.lib.cluster import (
-    DFS,
     LIMIT_S,
     Cluster,
     Node,
-    clean_environment,
     cluster,
     wait_until,
 )
@@ -35,30 +33,10 @@ class Machines:
         self.hosts: list[Host] = []
 
     def add(self) -> Node:
-        host, node = self.net.add(), self.made.add()
+        host = self.net.add()
         token = self.made.nodes[0].token() if self.hosts else ""
         self.hosts.append(host)
-        words = [
-            *host.prefix,
-            *DFS,
-            "mount",
-            str(node.mnt),
-            f"--store={node.store}",
-            "--port=4000",
-            f"--listen={host.address}",
-            f"--name={node.name}",
-            "--discovery=no",
-            *(["--join", token] if token else []),
-        ]
-        subprocess.run(
-            words,
-            env=clean_environment(),
-            check=True,
-            timeout=LIMIT_S,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
-        return node
+        return self.made.add(host=host).mount(token=token)
 
     def cut(self) -> None:
         """The second machine is alone; both notice."""

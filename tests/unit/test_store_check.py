@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import Corrupt
+from fusefs.errors import Corrupt, NoSpace
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import PUSHED, Store
 from fusefs.store.files import path_of
+from fusefs.store.index import Index
 from fusefs.store.scrub import START
 from tests.lib.stores import bytes_of, checked_store
 
@@ -221,6 +222,30 @@ def test_killed_between_rename_and_row_the_next_makes_the_row(
         assert [p.kind for p in store.check(contents=False)] == ["unindexed"]
         if by_put:
             store.put(bytes_of(200_000))
+        else:
+            Store.open(tmp_path, min_free_bytes=0).close()
+        assert list(store.check(contents=True)) == []
+
+
+def full(*_: object) -> None:
+    raise NoSpace("the store's disk is full")
+
+
+@pytest.mark.parametrize("by_put", [True, False])
+def test_no_room_for_removing_a_row_the_next_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_put: bool
+) -> None:
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "delete_large", full)
+            with pytest.raises(NoSpace):
+                store.delete(cid)
+            Store.open(tmp_path, min_free_bytes=0).close()
+            assert not store.has(cid)
+        assert [p.kind for p in store.check(contents=False)] == ["row-without-file"]
+        if by_put:
+            store.put(bytes_of(LARGE, 1))
         else:
             Store.open(tmp_path, min_free_bytes=0).close()
         assert list(store.check(contents=True)) == []
