@@ -308,7 +308,10 @@ class ChunkPlane:
     def _held(self, message: Have) -> tuple[ChunkId, ...]:
         held = self._here(message.cids)
         if message.keep and held:
-            self._store.set_flags(held, set_=RESPONSIBLE)
+            try:
+                self._store.set_flags(held, set_=RESPONSIBLE)
+            except NoSpace:
+                return ()
             # The asker drops its copy for it: what was evicted before the flag was
             # set is not held, and afterwards nothing is evicted.
             held = self._here(held)

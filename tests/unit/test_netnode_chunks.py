@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fusefs.errors import NoSpace
 from fusefs.model.ids import ChunkId, NodeId
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED
@@ -36,4 +37,22 @@ def test_held_after_an_eviction_in_between_is_what_is_left(
     assert held == tuple(cids[1:] if keep else cids)
     assert store.missing(held) == []
     assert [str(problem) for problem in store.check()] == []
+    store.close()
+
+
+def test_nothing_is_held_for_good_while_no_room_is_left_to_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the connection on which it was asked stays."""
+    store = Store.open(tmp_path, min_free_bytes=0)
+    cids = (store.put(b"x" * 50_000),)
+
+    def full(cids: Iterable[ChunkId], *, set_: int = 0, clear: int = 0) -> None:
+        raise NoSpace("the store's disk is full (small.db)")
+
+    plane = ChunkPlane(store, Membership(NodeId(1)), Environment(), lambda: 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_flags", full)
+        assert plane._held(Have(1, cids, keep=True)) == ()
+    assert plane._held(Have(2, cids, keep=True)) == cids
     store.close()
