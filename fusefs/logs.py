@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 from fusefs.plain import plain
 
@@ -17,8 +18,16 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """On a full disk lines are lost, and nothing is said of it there, too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 def begin(level: str) -> None:
     """From now on messages go to standard error, which is the log."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -37,8 +37,9 @@ def keep_bodies(store: Store, bodies: Sequence[Body]) -> None:
     try:
         store.put_many(chunks.items(), pushed=False)
     except FsError as error:
-        # They can be fetched when they are read; the transactions still count.
-        log.warning("attached chunks were not stored: %s", error)
+        # They can be fetched when they are read; the transactions still count. On a
+        # full disk that is so for each of them.
+        log.debug("attached chunks were not stored: %s", error)
 
 
 def _over_basis(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,30 @@ def test_scarce_disk_lets_old_versions_go_at_once(kept, monkeypatch) -> None:
     assert leased.is_set()
     assert store.missing([named, old]) == [old]
     assert named == chunk_id(b"n" * 40_000)
+
+
+def test_a_full_disk_is_a_line_of_the_log_and_no_traceback(
+    kept, monkeypatch, caplog
+) -> None:
+    namespace, store = kept
+
+    class Full:
+        def run(self) -> None:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(namespace, "_checkpoint", Full())
+    house = housekeeping.Housekeeping(store, namespace)
+    with caplog.at_level("INFO"):
+        house._do(house._sync)
+    house.stop()
+    said = [(r.levelname, r.exc_info) for r in caplog.records]
+    assert said == [("INFO", None)]
+    assert "full (meta.db)" in caplog.text
 
 
 def test_roomy_disk_keeps_young_objects(kept, monkeypatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import sys
 
 import pytest
 
@@ -76,3 +79,23 @@ def test_a_message_of_the_log_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert first.endswith(f"ERROR root connected to {SHOWN}")
     assert second == "Traceback (most recent call last):"
+
+
+def test_a_line_that_finds_no_room_is_lost_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "lost" in text:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    out, root = Full(), logging.getLogger()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    logs.begin("info")
+    logging.info("this one is lost")
+    assert out.getvalue() == ""
+    logging.info("%d", "a mistake of the program")
+    assert "Logging error" in out.getvalue()
