@@ -455,9 +455,17 @@ class ChunkPlane:
         return recent or bool(source.to_serve)
 
     def served_lately(self, peer: NodeId, cid: ChunkId) -> bool:
-        """The peer has fetched this chunk from us."""
+        """The peer has fetched this chunk from us since it was offered."""
         source = self._sources.get(peer)
         return source is not None and cid in source.served
+
+    def offered(self, peer: NodeId, cids: Iterable[ChunkId]) -> None:
+        """The peer is asked whether it has them. What it fetched before and has not, it
+        could not store, or did not keep."""
+        source = self._sources.get(peer)
+        if source is not None:
+            for cid in cids:
+                source.served.pop(cid, None)
 
     def next_number(self) -> int:
         """For a Have of the pushes."""

@@ -435,6 +435,7 @@ class Replicas:
             if batch:
                 number = self._plane.next_number()
                 self._offers.setdefault(peer, {})[number] = batch
+                self._plane.offered(peer, batch)
                 connection.send(Have(number, batch, keep=True))
             await trio.sleep(TICK_S)
 

@@ -88,7 +88,8 @@ class Source:
         self.work = trio.Event()
         self.finding: dict[int, tuple[ChunkId, ...]] = {}
         self.served: OrderedDict[ChunkId, None] = OrderedDict()
-        """What it fetched lately: it has these."""
+        """What it fetched lately, and was not asked about since: it has these, unless
+        it found no room, or did not keep them."""
         self.served_at = float("-inf")
         self._pace = Pace()
 

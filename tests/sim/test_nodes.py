@@ -329,6 +329,22 @@ async def test_what_was_collected_and_is_written_again_is_pushed_again(
 
 
 @simulated
+async def test_what_a_keeper_fetched_and_did_not_keep_is_pushed(
+    cluster: SimCluster,
+) -> None:
+    """A reader there had it, and it was evicted, or found no room."""
+    a, b = await cluster.start(2)
+    ids = write_large(a, b"file")
+    assert await b.fetch(ids) == 0
+    for cid in ids:
+        b.store.delete(cid)
+    await trio.sleep(10)
+    assert a.node is not None and a.node.keeper.backlog() == 0
+    assert b.store.missing(ids) == []
+    assert list(a.store.pushed()) == []
+
+
+@simulated
 async def test_what_was_missed_is_fetched_by_its_keepers(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
     await b.stop()
