@@ -121,7 +121,7 @@ def make_namespace(config: Config, identity: identities.Identity) -> None:
             namespace.put_setting(b"replicas", msgspec.msgpack.encode(config.replicas))
         namespace.close()
     except sqlite3.Error as error:
-        raise translated(error, "meta.db") from error
+        raise translated(error, making / "meta.db") from error
     if (making / "meta.db-wal").exists():  # what is in it did not fit into meta.db
         raise NoSpace("meta.db: no space left on the disk")
     for left in ("meta.db-wal", "meta.db-shm"):

@@ -57,7 +57,7 @@ def test_a_full_disk_is_a_line_of_the_log_and_no_traceback(
     namespace, store = kept
 
     class Full:
-        def run(self) -> None:
+        def run(self, at_least_bytes: int) -> None:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
