@@ -324,6 +324,10 @@ class Derivation(Facts):
         if self._names:
             self._inodes[ino] = None  # its entries are about to change: come back
             return
+        base = self._version_of(ino) if self._any_odd() else None
+        if base is not None and not self._registers.load(attrs_key(ino)).live:
+            self._versions[base] = None  # not a file of its own yet
+            return
         after = self._compute_inode(ino)
         if after == before:
             return

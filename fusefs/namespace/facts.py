@@ -151,6 +151,13 @@ class Facts:
         ).fetchone()
         return row is not None and row[0] == "twin"
 
+    def _version_of(self, ino: Ino) -> Ino | None:
+        """The file that this inode is shown as a losing version of."""
+        row = self._db.execute(
+            "SELECT base FROM odd WHERE ino = ? AND why = 'version'", (ino,)
+        ).fetchone()
+        return Ino(row[0]) if row else None
+
     def _has_twin(self, ino: Ino) -> bool:
         """Whether it is one of several inodes that want one name."""
         row = self._db.execute(_HAS_TWIN, (ino,)).fetchone()
