@@ -108,7 +108,8 @@ class Holding:
         self, unlinked: Iterable[tuple[Ino, bytes]], named: Collection[bytes]
     ) -> Removals:
         """`named`: dirents that are live after the changes. Whose name is among them
-        was replaced (by `sed -i`, rsync, a checkout), not removed."""
+        was replaced (by `sed -i`, rsync, a checkout), not removed; nor is it what a
+        name shows that went to another inode before (a claim that is taken back)."""
         old_ns = self._old_ns()
         found: dict[Ino, bool] = {}
         for ino, value in unlinked:
@@ -116,7 +117,10 @@ class Holding:
             if ino in found or dirent_key(where.parent, where.name) in named:
                 continue
             row = self._namespace.inode(ino)
-            if row is not None and not _has_others(row, where):
+            if row is None or _has_others(row, where):
+                continue
+            entry = self._namespace.entry(where.parent, where.name)
+            if entry is None or entry.ino == ino:
                 found[ino] = row.btime_ns < old_ns
         return Removals(list(found), sum(found.values()))
 

@@ -13,6 +13,7 @@ from fusefs.model.tx import State as RegisterState
 from netnode.core.guard import YOUNG_S, Guard, Removals, State
 from netnode.environment import Environment
 from netnode.holding import Holding
+from tests.lib.cluster import wait_until
 from tests.lib.local import Local, RecordingPeers, local_vfs, replicate
 
 
@@ -124,6 +125,9 @@ class Pair:
         self._vector = self.here.namespace.vector()
         self._told = len(self._peers.published)
 
+    def has_news(self) -> bool:
+        return len(self._peers.published) > self._told
+
     def removed(self) -> int:
         """The same whether it comes as transactions or as a delta."""
         txs = [tx for tx, _ in self._peers.published[self._told :]]
@@ -222,3 +226,17 @@ def test_emptied_directory_counts_with_its_children(pair: Pair) -> None:
     there.vfs.rmdir(ROOT_INO, b"d")
     there.mkdir("/d2")
     assert pair.removed() == 2
+
+
+def test_a_claim_to_a_name_that_another_has_does_not_count(pair: Pair) -> None:
+    """The same file, put there by both: theirs lost."""
+    for local, temporary in ((pair.there, b"t"), (pair.here, b"h")):
+        local.put("/" + temporary.decode(), b"same")
+        local.vfs.rename(ROOT_INO, temporary, ROOT_INO, b"both")
+    pair.level()
+    assert len(pair.here.listing()) == FILES + 2
+    replicate(pair.here, pair.there)
+    wait_until(pair.has_news, "the claim is taken back")
+    assert pair.removed() == 0
+    pair.level()
+    assert len(pair.here.listing()) == FILES + 1
