@@ -10,8 +10,8 @@ usage: ./mount.sh DIR [options]        mount, and start this machine's node
        ./mount.sh DIR --join TOKEN     the same, as a member of another's cluster
        ./mount.sh -u DIR               unmount, and stop the node
 
-The first run makes .venv beside this script and installs what is needed there; as
-root it also installs libfuse and fuse3 with apt where they are missing.
+The first run makes .venv beside this script and installs what is needed there; as root
+it also installs Python, libfuse and fuse3 with apt where they are missing.
 
   --store DIR      where this node keeps its data (~/.local/share/dfs)
   --port N         TCP port for the other nodes (4000); 0 is any free one
@@ -35,16 +35,22 @@ TEXT
 # itself: root needs nothing else, other users need fusermount3.
 need_fuse() {
   local missing=()
-  command -v fusermount3 >/dev/null || missing+=(fuse3)
-  have_libfuse2 || missing+=("$(libfuse2_package)")
-  if [ ${#missing[@]} -gt 0 ] && ! install_packages "${missing[@]}"; then
-    if [[ $binding = fusepy || $(id -u) != 0 && " ${missing[*]} " = *" fuse3 "* ]]; then
-      die 2 "libfuse is missing; $(install_hint "${missing[@]}")"
-    fi
-  fi
+  [ "$(id -u)" = 0 ] || command -v fusermount3 >/dev/null || missing+=(fuse3)
+  [ "$binding" != fusepy ] || have_libfuse2 || missing+=("$(libfuse2_package)")
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}" ||
+    die 2 "libfuse is missing; $(install_hint "${missing[@]}")"
   [ -e /dev/fuse ] || [ "$(id -u)" != 0 ] || modprobe fuse 2>/dev/null || true
   [ -e /dev/fuse ] || die 32 "/dev/fuse does not exist; load the kernel's module with" \
     "'modprobe fuse', or give this container the device (docker run --device /dev/fuse)"
+}
+
+# What other users, fstab or the other binding would need, where it can be had.
+add_fuse() {
+  can_install || return 0
+  command -v fusermount3 >/dev/null || install_packages fuse3 ||
+    say "going on without fuse3, which other users and fstab need"
+  have_libfuse2 || install_packages "$(libfuse2_package)" ||
+    say "going on without libfuse 2, which only -o binding=fusepy needs"
 }
 
 unmounting= version= binding=${DFS_BINDING:-kernel}
@@ -62,6 +68,8 @@ done
 [ ${#arguments[@]} -gt 0 ] || [ -n "$version" ] || { usage >&2; exit 1; }
 
 install_project
+# With the first run only: no mount waits for a network that is not there.
+[ -z "$venv_is_new" ] || add_fuse
 if [ -n "$version" ]; then exec "$venv/bin/dfs" --version; fi
 if [ -n "$unmounting" ]; then exec "$venv/bin/dfs" umount "${arguments[@]}"; fi
 need_fuse

@@ -3,6 +3,7 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${DFS_VENV:-$here/.venv}
+venv_is_new=
 # Else Python takes modules out of the directory this is called in.
 export PYTHONSAFEPATH=1
 apt_is_fresh=
@@ -17,7 +18,7 @@ die() {
   exit "$code"
 }
 
-# Exits with 1 below 3.11, prints "own" or "shared", version and path: an interpreter
+# Exits with 1 below 3.11, prints "own" or "shared", version and path, with tabs: one
 # that comes as a shared library is 10 to 20 % slower here (the code that runs bytecode
 # calls itself through a table).
 about_python='
@@ -28,16 +29,19 @@ try:
     shared = "/libpython3" in open("/proc/self/maps").read()
 except OSError:
     shared = False
-print("shared" if shared else "own", "%d.%d" % sys.version_info[:2], sys.executable)
+kind, version = "shared" if shared else "own", "%d.%d" % sys.version_info[:2]
+print(kind, version, sys.executable, sep="\t")
 '
 
 # Each python3 there is that is new enough, once: kind, version and path.
 all_pythons() {
   local name about
-  for name in ${DFS_PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
-    about=$("$name" -c "$about_python" 2>/dev/null) || continue
-    echo "${about% *} $(readlink -f "${about##* }") ${about##* }"
-  done | awk '!seen[$3]++ { print $1, $2, $4 }'
+  local names=(python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11)
+  [ -z "${DFS_PYTHON:-}" ] || names=("$DFS_PYTHON")
+  for name in "${names[@]}"; do
+    about=$("$name" -c "$about_python" 2>/dev/null) && [ -n "$about" ] || continue
+    printf '%s\t%s\n' "$about" "$(readlink -f "${about##*$'\t'}")"
+  done | awk -F '\t' '!seen[$4]++ { print $1 FS $2 FS $3 }'
 }
 
 # find_python PYTHONS: of these the first that can make environments and is no shared
@@ -45,7 +49,7 @@ all_pythons() {
 find_python() {
   local wanted kind version path
   for wanted in own shared; do
-    while read -r kind version path; do
+    while IFS=$'\t' read -r kind version path; do
       [ "$kind" = $wanted ] && can_make_venv "$path" "$version" || continue
       echo "$path"
       return
@@ -62,15 +66,42 @@ can_make_venv() {
   "$1" -c "$has" 2>/dev/null
 }
 
+# Installs a new enough Python where the distribution has one; else ends with what to do.
+need_python() {
+  [ -z "${DFS_PYTHON:-}" ] || die 2 "DFS_PYTHON is $DFS_PYTHON, which is no Python 3.11 or newer"
+  local packages
+  can_install && refresh_lists
+  packages=$(python_packages) || die 2 "Python 3.11 or newer is needed, and this system's" \
+    "packages have none; install one, and name it with DFS_PYTHON=/path/to/python3"
+  # shellcheck disable=SC2086
+  install_packages $packages ||
+    die 2 "Python 3.11 or newer is needed; $(install_hint $packages)"
+}
+
+# The packages of a new enough Python, as far as is known; false where there is none.
+python_packages() {
+  local candidate name
+  command -v apt-cache >/dev/null || { echo "python3 python3-venv"; return; }
+  candidate=$(apt-cache policy python3 2>/dev/null | sed -n 's/^ *Candidate: 3\.\([0-9]*\).*/\1/p')
+  # Nothing known: the lists of packages were never fetched.
+  if [ "${candidate:-11}" -ge 11 ]; then echo "python3 python3-venv"; return; fi
+  name=$(apt-cache pkgnames python3. | grep -xE 'python3\.1[1-9]' | sort -V | tail -n 1)
+  [ -n "$name" ] && echo "$name $name-venv"
+}
+
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+refresh_lists() {
+  [ -n "$apt_is_fresh" ] || apt-get update -qq >/dev/null 2>&1 || true
+  apt_is_fresh=1
+}
+
 # install_packages PACKAGE...: as root by apt-get; false when that cannot be.
 install_packages() {
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  can_install || return 1
   say "installing $* (apt-get)"
   local out
-  if [ -z "$apt_is_fresh" ]; then
-    apt-get update -qq >/dev/null 2>&1 || true
-    apt_is_fresh=1
-  fi
+  refresh_lists
   out=$(DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "$@" 2>&1) || { say "$out"; return 1; }
 }
@@ -104,12 +135,12 @@ libfuse2_package() {
 
 # install_project GROUP...: the virtual environment holds this checkout and the
 # dependency groups. Editable, so changes of the source need no second install.
-# Costs one checksum when nothing changed.
+# Costs one checksum when nothing changed; else venv_is_new is set.
 install_project() {
   local stamp=$venv/.installed want
   want=$(environment_stamp)
   if venv_is_whole && stamp_covers "$stamp" "$want" "$@"; then return; fi
-  exec 9>"$venv.lock" || die 2 "$here is not writable; run it once as its owner"
+  { exec 9>"$venv.lock"; } 2>/dev/null || die 2 "$(why_no_lock)"
   flock 9
   if ! { venv_is_whole && stamp_covers "$stamp" "$want" "$@"; }; then
     make_venv
@@ -118,8 +149,21 @@ install_project() {
     mapfile -t groups < <(group_requirements "$@")
     pip_install -e "$here" "${groups[@]}"
     printf '%s\n' "$want" "$*" >"$stamp"
+    venv_is_new=1
   fi
   exec 9>&-
+}
+
+why_no_lock() {
+  if [ -x "$venv/bin/dfs" ] && venv_is_whole && ! [ -w "$venv" ]; then
+    echo "$venv lacks what this checkout needs; run $program once as its owner"
+  elif [ -e "$venv" ] && ! [ -w "$venv" ]; then
+    echo "$venv cannot be used by this user; its owner can make it readable with" \
+      "'chmod -R a+rX $venv', or DFS_VENV=DIR names another place for it"
+  else
+    echo "$venv cannot be made: $(dirname "$venv") is not writable, or not there;" \
+      "run $program once as its owner, or name another place with DFS_VENV=DIR"
+  fi
 }
 
 # Not so when the system's Python has gone since, or is another version, which looks for
@@ -155,14 +199,13 @@ make_venv() {
   if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
   local pythons python version
   pythons=$(all_pythons)
+  [ -n "$pythons" ] || { need_python; pythons=$(all_pythons); }
   if ! python=$(find_python "$pythons"); then
-    read -r _ version _ <<<"$pythons"
-    [ -n "$version" ] ||
-      die 2 "Python 3.11 or newer is needed; $(install_hint python3.11 python3.11-venv)"
+    IFS=$'\t' read -r _ version _ <<<"$pythons"
     die 2 "Python's venv module is missing; $(install_hint "python$version-venv")"
   fi
   say "making $venv"
-  "$python" -m venv --clear "$venv" || die 2 "$venv cannot be made"
+  "$python" -m venv --clear "$venv" || die 2 "$venv cannot be made$(if_disk_is_full)"
   # The version is part of the stamp, and is only known now.
   want=$(environment_stamp)
 }
@@ -171,7 +214,16 @@ pip_install() {
   local log=$venv/install.log
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >"$log" 2>&1 && return
   tail -n 15 "$log" >&2
-  die 2 "installing the Python packages failed; the whole log: $log"
+  say "the whole log: $log"
+  die 2 "installing the Python packages failed$(if_disk_is_full); it takes them from" \
+    "pypi.org, or where pip is told to (HTTPS_PROXY, PIP_INDEX_URL, PIP_FIND_LINKS)"
+}
+
+# Half a sentence; of what venv and pip say one does not always see it.
+if_disk_is_full() {
+  local free
+  free=$(df -Pm "$(dirname "$venv")" 2>/dev/null | awk 'END { print $4 }')
+  [ "${free:-999}" -ge 100 ] || echo ": its disk has $free MB free, it needs 100"
 }
 
 # The requirements of pyproject's dependency groups, one a line (pip only learned

@@ -14,9 +14,11 @@ need_programs() {
     ip:iproute2 cc:gcc make:make setfattr:attr; do
     command -v "${program_and_package%:*}" >/dev/null || missing+=("${program_and_package#*:}")
   done
-  have_libfuse2 || missing+=("$(libfuse2_package)")
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
     say "missing, so some tests will fail: $(install_hint "${missing[@]}")"
+  # Apart from the others, for newer distributions do not have it any more.
+  have_libfuse2 || install_packages "$(libfuse2_package)" ||
+    say "libfuse 2 is missing, so tests of binding=fusepy will fail"
 }
 
 # All of them, so that one run tells everything.

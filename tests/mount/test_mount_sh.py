@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,54 @@ def test_no_code_is_taken_from_the_directory_it_is_called_in(tmp_path: Path) -> 
     assert done.returncode == 0 and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("candidate", "names", "packages"),
+    [
+        ("3.13.5-1", "python3.13", "python3 python3-venv"),
+        ("", "", "python3 python3-venv"),
+        ("3.10.6", "python3.10 python3.9 python3.11", "python3.11 python3.11-venv"),
+        ("3.10.6", "python3.10 python3.1", ""),
+    ],
+)
+def test_the_distributions_python_is_named_where_it_is_new_enough(
+    tmp_path: Path, candidate: str, names: str, packages: str
+) -> None:
+    """As `apt-cache policy python3` and `apt-cache pkgnames` tell of it."""
+    fake = tmp_path / "apt-cache"
+    said = f"python3:\\n  Installed: (none)\\n  Candidate: {candidate}\\n"
+    policy = f"printf '{said if candidate else ''}'"
+    fake.write_text(
+        f"#!/bin/sh\nif [ $1 = policy ]; then {policy}; "
+        f"else printf '%s\\n' {names}; fi\n"
+    )
+    fake.chmod(0o755)
+    done = _environment_sh("python_packages", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.stdout.decode().strip() == packages
+    assert (done.returncode == 0) == bool(packages)
+
+
+def test_a_python_in_a_directory_with_spaces_can_be_named(tmp_path: Path) -> None:
+    python = tmp_path / "a directory" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    found = _environment_sh('find_python "$(all_pythons)"', DFS_PYTHON=str(python))
+    assert found.stdout.decode().strip() == str(python)
+
+
+def test_what_is_in_the_way_of_the_environment_is_said_without_noise(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "missing" / "venv"
+    done = _environment_sh("install_project", DFS_VENV=str(place))
+    said = done.stderr.decode()
+    assert done.returncode == 2
+    assert said.startswith(f"test: {place} cannot be made: {place.parent} is not")
+    assert "DFS_VENV" in said and said.count("\n") == 1
+    done = _environment_sh("make_venv", DFS_VENV=str(place), DFS_PYTHON="/bin/false")
+    assert done.returncode == 2
+    assert "DFS_PYTHON is /bin/false, which is no Python" in done.stderr.decode()
+
+
 def _environment_sh(
     command: str, cwd: Path = ROOT, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
@@ -107,4 +156,10 @@ def _environment_sh(
     environment = clean_environment(**env)
     environment.pop("PYTHONSAFEPATH", None)
     script = f"program=test; . '{ROOT}/scripts/environment.sh'; {command}"
-    return subprocess.run(["bash", "-c", script], env=environment, cwd=cwd, check=False)
+    return subprocess.run(
+        ["bash", "-c", script],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        check=False,
+    )
