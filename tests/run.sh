@@ -14,6 +14,8 @@ need_programs() {
     ip:iproute2 cc:gcc make:make setfattr:attr; do
     command -v "${program_and_package%:*}" >/dev/null || missing+=("${program_and_package#*:}")
   done
+  # Without which cc finds no header; only recommended by gcc.
+  [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
     say "missing, so some tests will fail: $(install_hint "${missing[@]}")"
   # Apart from the others, for newer distributions do not have it any more.
