@@ -46,7 +46,7 @@ HANDOVER_S = 40.0
 """A worker asked to make way finishes what it is doing, a fetch included. Then it is
 killed: its successor takes over all but what it had not stored yet."""
 LOOK_EVERY_S = 0.2
-"""A killed worker that cannot end has a successor after this."""
+"""A killed worker that cannot end has a successor after twice this."""
 ROTATE_EVERY_S = 60.0
 NUDGE_EVERY_S = 0.2
 MOST_NUDGES = 100
@@ -73,6 +73,7 @@ class Supervisor:
         self._announced = False
         self._stopping = False
         self._exit_code = 0
+        self._half_dead = 0
         self._connection = ""
         self._watchdog: Watchdog | None = None
         self._side_files = SideFiles(Path(config.store))
@@ -197,8 +198,10 @@ class Supervisor:
 
     def _look_for_half_dead(self) -> None:
         self._loop.after(LOOK_EVERY_S, self._look_for_half_dead)
-        worker = self._worker
-        if worker is None or not worker.is_half_dead:
+        worker, before = self._worker, self._half_dead
+        self._half_dead = worker.pid if worker and worker.is_half_dead else 0
+        # Whoever ends is it for a moment: all threads but the first.
+        if worker is None or not self._half_dead or self._half_dead != before:
             return
         self._loop.forget(worker.pidfd)
         self._loop.forget(worker.reports)

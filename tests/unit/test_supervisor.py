@@ -265,6 +265,37 @@ def test_logs_of_a_running_node_do_not_grow_without_end(
     assert (run / "node.log").read_text() == ""
 
 
+ENDING = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_worker_is_not_given_up_in_the_moment_in_which_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its threads but the first are there for a moment."""
+    (tmp_path / "run").mkdir()
+    loop = Loop()
+    one = Supervisor(Config(store=str(tmp_path), mountpoint="/x"), None, -1, loop)
+    child = one._worker = Child("worker", ["-c", ENDING], tmp_path / "log", ())
+    ended: list[int] = []
+    monkeypatch.setattr(one, "_go_on_without", lambda _, status: ended.append(status))
+    child.start()
+    process = child.pid
+    try:
+        until_s = time.monotonic() + 30
+        while not child.is_half_dead and time.monotonic() < until_s:
+            time.sleep(0.01)
+        one._look_for_half_dead()
+        assert child.running and not ended
+        one._look_for_half_dead()
+        assert not child.running and ended == [-signal.SIGKILL]
+    finally:
+        os.kill(process, signal.SIGKILL)
+
+
 def test_mount_table_octal_escapes_and_optional_fields() -> None:
     text = (
         b"36 35 0:52 / /mnt/with\\040space rw shared:1 - fuse.dfs dfs@a rw,user_id=7\n"
