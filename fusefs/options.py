@@ -116,7 +116,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _path(text: str) -> str:
-    if not text:
+    if not text or "\0" in text:
         raise ValueError("a directory")
     try:
         return str(Path(text).expanduser().absolute())
@@ -124,7 +124,10 @@ def _path(text: str) -> str:
         raise ValueError("a directory, and nobody knows that user's home") from None
 
 
-def _text(text: str) -> str:
+def _token(text: str) -> str:
+    """An empty one is a variable that was not set, and not a cluster of one's own."""
+    if not text.strip():
+        raise ValueError("a join token (dfs invite on a member prints one)")
     return text.strip()
 
 
@@ -178,7 +181,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("name", _name, "name of this node (its store's, else the host's)", "NAME"),
     Option(
         "join",
-        _text,
+        _token,
         "join the cluster of this token (dfs invite); - reads it from stdin",
         "TOKEN",
     ),
@@ -316,6 +319,11 @@ def _words(groups: Iterable[str]) -> Iterable[str]:
 
 # -- sources --------------------------------------------------------------------------
 
+
+class Unreadable(ConfigError):
+    """A settings file that this user may not read."""
+
+
 FOREIGN_VARIABLES = frozenset(
     {"DFS_CONFIG", "DFS_CHECKOUT", "DFS_OPTS", "DFS_PYTHON", "DFS_VENV"}
 )
@@ -355,12 +363,22 @@ def load_file(path: Path) -> dict[str, str]:
     """The settings of a TOML file, as text (`options` is a string as of `-o`).
 
     Raises:
-        ConfigError: unreadable, not TOML, or an unknown key.
+        Unreadable: this user may not.
+        ConfigError: not TOML, or an unknown key.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except PermissionError as error:
+        raise Unreadable(
+            f"{path}: {error.strerror}; let this user read it, or name another file "
+            "with --config (/dev/null: none)"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # not TOML, not UTF-8, a number of a thousand digits
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: it is nested too deeply") from error
     found = {}
     for key, value in table.items():
         if key not in BY_NAME and key != "options":

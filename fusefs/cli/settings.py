@@ -79,14 +79,16 @@ def resolve(
     source: str = "",
     mountpoint: str = "",
     foreground: bool = False,
+    only_store: bool = False,
 ) -> Resolved:
-    """The settings in effect for these arguments, here and now.
+    """The settings in effect for these arguments, here and now. `only_store`: for a
+    verb that looks for a node and starts none.
 
     Raises:
         ConfigError: any source is wrong.
     """
     home = _home()
-    file, file_name = _file(getattr(arguments, "config", None), home)
+    file, file_name = _file(arguments, home, only_store)
     argv = {
         option.name: value
         for option in OPTIONS
@@ -123,17 +125,38 @@ def _home() -> Path | None:
         return None
 
 
-def _file(named: str | None, home: Path | None) -> tuple[dict[str, str], str]:
-    given = named or os.environ.get("DFS_CONFIG")
+def _file(
+    arguments: argparse.Namespace, home: Path | None, only_store: bool
+) -> tuple[dict[str, str], str]:
+    """The settings of the TOML file that counts, and its name. One that nobody named
+    keeps nobody from a node: it is left out where the store is named, and where this
+    user may not read it. Whoever starts a node has to know what is in it."""
+    given = getattr(arguments, "config", None) or os.environ.get("DFS_CONFIG")
     if given:
         path = Path(given)
         if not path.exists():
             raise ConfigError(f"{path}: no such settings file")
         return options.load_file(path), str(path)
+    if only_store and (getattr(arguments, "store", None) or "DFS_STORE" in os.environ):
+        return {}, ""
     for path in options.default_files(os.environ, home):
-        if path.exists():
+        if not _is_there(path):
+            continue
+        try:
             return options.load_file(path), str(path)
+        except options.Unreadable as error:
+            if not only_store:
+                raise
+            print(f"dfs: left out: {error}", file=sys.stderr)
     return {}, ""
+
+
+def _is_there(path: Path) -> bool:
+    """Or may be: what is in a directory that is closed to this user."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def store_of(arguments: argparse.Namespace) -> Path:
@@ -145,7 +168,7 @@ def store_of(arguments: argparse.Namespace) -> Path:
     directory = getattr(arguments, "directory", None)
     if directory is not None:
         return _store_at(directory)
-    config, origin = resolve(arguments)
+    config, origin = resolve(arguments, only_store=True)
     store = Path(config.store)
     if "store" in origin or (store / "format").exists():
         return store

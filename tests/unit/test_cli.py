@@ -15,6 +15,7 @@ import pytest
 from fusefs import cli
 from fusefs.cli import asking, fsck, invite, launching, settings, status
 from fusefs.config import Config
+from fusefs.errors import ConfigError
 from fusefs.mountpoint import checks, nodes, table
 from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
@@ -49,6 +50,36 @@ def test_an_empty_word_is_not_the_current_directory(
     """As a variable that is not set."""
     assert cli.main([verb, ""]) == code
     assert "is an empty word" in capsys.readouterr().err
+
+
+def test_a_settings_file_nobody_named_keeps_nobody_from_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/etc/dfs/config.toml may hold a token, and be closed to users."""
+    file = tmp_path / "dfs" / "config.toml"
+    file.parent.mkdir()
+    file.write_text("nonsense")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    parser = settings.Parser("status", "")
+    settings.add_store(parser)
+    named = parser.parse_args(["--store", "/s"])
+    assert settings.store_of(named) == Path("/s")
+    unnamed = parser.parse_args([])
+    with pytest.raises(ConfigError):
+        settings.store_of(unnamed)
+
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(settings, "_store_of_only_node", lambda: Path("/running"))
+    assert settings.store_of(unnamed) == Path("/running")
+    assert f"left out: {file}: Permission denied" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--config"):
+        settings.resolve(unnamed)
+    monkeypatch.setattr(Path, "exists", denied)  # its directory is closed
+    with pytest.raises(ConfigError, match="--config"):
+        settings.resolve(unnamed)
 
 
 def test_a_token_may_come_from_standard_input(

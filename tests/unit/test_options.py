@@ -188,6 +188,31 @@ def test_toml_file_with_a_wrong_key_names_the_nearest(tmp_path: Path) -> None:
     assert config.read_only
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "port = " + "9" * 5000,
+        "port = " + "[" * 20_000,
+        'store = "a\\u0000b"',
+        'join = " "',
+        "\xff",
+    ],
+    ids=["digits", "nested", "nul", "join", "bytes"],
+)
+def test_what_no_setting_can_be_is_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError):
+        resolve(file=options.load_file(path))
+
+
+def test_an_empty_token_is_none_and_founds_no_cluster() -> None:
+    """As `--join "$TOKEN"` where TOKEN is not set."""
+    for sources in ({"argv": {"join": ""}}, {"env": {"DFS_JOIN": ""}}):
+        with pytest.raises(ConfigError, match="must be a join token"):
+            resolve(**sources)  # type: ignore[arg-type]
+
+
 def test_config_survives_the_hand_over_and_ignores_what_is_newer() -> None:
     config = resolve({"name": "n"}, ("ro", "fsname=volume")).config
     assert configuration.decode(configuration.encode(config)) == config
