@@ -89,14 +89,14 @@ def init(config: Config) -> None:
     Raises ConfigError (a bad token), OSError.
     """
     store = Path(config.store)
+    token = identities.decode_token(config.join) if config.join else None
+    if token is not None and identities.exists(store):
+        same_cluster(config, token)
     if not identities.exists(store):
-        token = identities.decode_token(config.join) if config.join else None
         identities.create(store, config.name or os.uname().nodename, token)
     identity = identities.load(store)
-    if config.join:
-        same_cluster(config, identity)
-        if rejoining.refused(store):
-            identity = join_anew(config, store, identity)
+    if token is not None and rejoining.refused(store):
+        identity = join_anew(config, store, identity)
     if not (store / "meta.db").exists():
         make_namespace(config, identity)
         rejoining.rejoined(store)
@@ -140,14 +140,19 @@ def join_anew(
     return identities.create(store, config.name or old.name, token)
 
 
-def same_cluster(config: Config, identity: identities.Identity) -> None:
-    """Raises ConfigError when the token leads to another cluster than the store's."""
-    secret = identities.decode_token(config.join).secret
-    if identities.cluster_id(secret) != identity.cluster:
+def same_cluster(config: Config, token: identities.Token) -> None:
+    """Raises ConfigError when the token leads to another cluster than the store's. One
+    in which nothing ever was is given up: who mounts without the token first, or whose
+    first mount fails, has founded it without meaning to."""
+    store = Path(config.store)
+    if identities.cluster_id(token.secret) == identities.load(store).cluster:
+        return
+    if not rejoining.is_untouched(store):
         raise ConfigError(
             f"the store {config.store} belongs to another cluster than the token; "
             "join with a new store: --store DIR"
         )
+    rejoining.give_up_untouched(store)
 
 
 def run(config: Config) -> None:

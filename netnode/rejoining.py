@@ -13,6 +13,7 @@ import datetime
 import logging
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import trio
 
+from fusefs.errors import FsError
 from fusefs.housekeeping import ASIDE, HELD
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import ATTRS, S_DIR
@@ -71,6 +73,29 @@ def set_aside(store: Path, name: str, now: datetime.datetime) -> None:
         if path.exists():
             path.rename(folder / path.name)
     log.warning("the old namespace is set aside in %s", folder)
+
+
+def is_untouched(store: Path) -> bool:
+    """Nothing was ever put into the tree of this store, and no other node was met."""
+    if not (store / "meta.db").exists():
+        return True
+    try:
+        namespace = Namespace.open(store)
+    except (FsError, sqlite3.Error):  # who knows
+        return False
+    try:
+        return namespace.is_untouched()
+    finally:
+        namespace.close()
+
+
+def give_up_untouched(store: Path) -> None:
+    """Its identity, and the namespace with nothing in it: a new one can be made."""
+    for file in ("meta.db-wal", "meta.db-shm", "meta.db"):
+        (store / file).unlink(missing_ok=True)
+    # Last: an identity without a namespace is one with nothing in it.
+    (store / "identity" / "node.json").unlink()
+    log.info("a cluster of this node alone, with nothing in it, is given up")
 
 
 def rejoined(store: Path) -> None:

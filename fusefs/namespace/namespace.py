@@ -15,8 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fusefs.errors import NoSpace
-from fusefs.model.ids import Ino, NodeId, Seq
-from fusefs.model.records import Member
+from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
+from fusefs.model.records import (
+    SETTING,
+    Member,
+    attrs_key,
+    content_key,
+    member_key,
+)
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
 from fusefs.namespace import check, damage, schema, totals
@@ -209,6 +215,15 @@ class Namespace(Reads):
                 parent, name = change.parent, change.name
                 entry = Entry(parent, name, row.ino, stat.S_IFMT(row.mode) >> 12, 0)
                 entries.offer((parent, name), entry, entries.generation)
+
+    def is_untouched(self) -> bool:
+        """Nothing was ever put into the tree, and no other node was ever heard of."""
+        own = (attrs_key(ROOT_INO), content_key(ROOT_INO), member_key(self.node_id))
+        if self.vector().keys() != {self.node_id}:
+            return False
+        others = "SELECT key FROM register WHERE key < ? OR key >= ?"
+        after = bytes((SETTING[0] + 1,))
+        return all(key in own for (key,) in self._read(others, (SETTING, after)))
 
     def put_member(self, node: NodeId, member: Member) -> Tx | None:
         with self.transaction() as t:

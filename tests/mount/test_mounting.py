@@ -176,10 +176,23 @@ def test_a_token_of_another_cluster_is_refused(
 ) -> None:
     a, b = fresh.add().mount(), fresh.add().mount()
     token = b.token()
+    (a.mnt / "file").write_text("x")
     a.umount()
     said = refused(str(a.mnt), f"--store={a.store}", "--port=0", f"--join={token}")
     assert "belongs to another cluster" in said
     a.mount(token=a_token(a))
+
+
+def test_a_cluster_that_was_founded_by_mistake_is_given_up_to_join_another(
+    fresh: Cluster,
+) -> None:
+    """Mounted without the token first, or the first mount failed after that."""
+    a, b = fresh.add().mount(), fresh.add().mount()
+    (b.mnt / "file").write_text("x")
+    a.umount()
+    a.mount(token=b.token())
+    wait_until((a.mnt / "file").exists, "the file of the cluster that was joined")
+    assert (a.mnt / "file").read_text() == "x"
 
 
 def a_token(node: Node) -> str:
