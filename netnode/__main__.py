@@ -43,6 +43,7 @@ from netnode.console import Console
 from netnode.discovery import Discovery
 from netnode.environment import Environment
 from netnode.link import LinkServer
+from netnode.restoring import restored
 from netnode.service import Node, Settings
 from netnode.tcp import TcpNetwork, bind
 from netnode.threadfetch import ThreadFetch
@@ -90,11 +91,7 @@ def init(config: Config) -> None:
     """
     store = Path(config.store)
     token = identities.decode_token(config.join) if config.join else None
-    if token is not None and identities.exists(store):
-        same_cluster(config, token)
-    if not identities.exists(store):
-        identities.create(store, config.name or os.uname().nodename, token)
-    identity = identities.load(store)
+    identity = identity_of(config, token)
     if token is not None and rejoining.refused(store):
         identity = join_anew(config, store, identity)
     if not (store / "meta.db").exists():
@@ -130,6 +127,22 @@ def make_namespace(config: Config, identity: identities.Identity) -> None:
     shutil.rmtree(making)
 
 
+def identity_of(config: Config, token: identities.Token | None) -> identities.Identity:
+    """The one there is, or a new one. Raises ConfigError, FsError, OSError."""
+    store = Path(config.store)
+    if identities.exists(store) or (store / "meta.db").exists():
+        try:
+            identity = identities.load(store)
+        except identities.Damaged:
+            if not (store / "meta.db").exists():
+                raise
+            identity = restored(store, config.name, token)
+        if token is None or same_cluster(config, token, identity):
+            return identity
+        rejoining.give_up_untouched(store)
+    return identities.create(store, config.name or os.uname().nodename, token)
+
+
 def join_anew(
     config: Config, store: Path, old: identities.Identity
 ) -> identities.Identity:
@@ -140,19 +153,20 @@ def join_anew(
     return identities.create(store, config.name or old.name, token)
 
 
-def same_cluster(config: Config, token: identities.Token) -> None:
-    """Raises ConfigError when the token leads to another cluster than the store's. One
-    in which nothing ever was is given up: who mounts without the token first, or whose
-    first mount fails, has founded it without meaning to."""
-    store = Path(config.store)
-    if identities.cluster_id(token.secret) == identities.load(store).cluster:
-        return
-    if not rejoining.is_untouched(store):
+def same_cluster(
+    config: Config, token: identities.Token, identity: identities.Identity
+) -> bool:
+    """False when the token leads to another cluster than the store's, and nothing ever
+    was in that: who mounts without the token first, or whose first mount fails, has
+    founded it without meaning to. Raises ConfigError when something was."""
+    if identities.cluster_id(token.secret) == identity.cluster:
+        return True
+    if not rejoining.is_untouched(Path(config.store)):
         raise ConfigError(
             f"the store {config.store} belongs to another cluster than the token; "
             "join with a new store: --store DIR"
         )
-    rejoining.give_up_untouched(store)
+    return False
 
 
 def run(config: Config) -> None:

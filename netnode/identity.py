@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,10 @@ class Described(msgspec.Struct, frozen=True):
     node_id: int
     name: str
     seeds: tuple[str, ...] = ()
+
+
+class Damaged(ConfigError):
+    """Something of the identity in a store is not there, or not what it was."""
 
 
 class Identity(NamedTuple):
@@ -119,44 +124,74 @@ def exists(store: Path) -> bool:
 
 def create(store: Path, name: str, token: Token | None) -> Identity:
     """Make the identity of a new node: of a new cluster without a token."""
+    secret = token.secret if token else secrets.token_bytes(SECRET_BYTES)
+    node_id = NodeId((secrets.randbits(63) & MASK63) or 1)
+    write(store, secret, None, node_id, name, token.addresses if token else ())
+    return load(store)
+
+
+def write(
+    store: Path,
+    secret: bytes,
+    key: Ed25519PrivateKey | None,
+    node_id: NodeId,
+    name: str,
+    seeds: tuple[str, ...],
+) -> None:
+    """All files of an identity. `key`: None for a new one."""
     directory = store / "identity"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secret = token.secret if token else secrets.token_bytes(SECRET_BYTES)
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
+    pem = (key or Ed25519PrivateKey.generate()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    described = Described(
-        cluster=cluster_id(secret).hex(),
-        node_id=(secrets.randbits(63) & MASK63) or 1,
-        name=name,
-        seeds=token.addresses if token else (),
-    )
+    described = Described(cluster_id(secret).hex(), node_id, name, seeds)
     write_private(directory / "secret", secret)
     write_private(directory / "node.key", pem)
     # Last: its presence says that the identity is whole.
     write_private(directory / "node.json", msgspec.json.encode(described))
-    return load(store)
+
+
+class Parts(NamedTuple):
+    """What of an identity is there and fits its form; None: it is not."""
+
+    secret: bytes | None
+    key: Ed25519PrivateKey | None
+    described: Described | None
+
+    @property
+    def cluster(self) -> str:
+        """The one node.json names; empty: unknown."""
+        return self.described.cluster if self.described is not None else ""
+
+
+def parts(store: Path) -> Parts:
+    """What can be read. A secret of another cluster than node.json says is none."""
+    directory = store / "identity"
+    secret, key, described = None, None, None
+    with suppress(OSError, msgspec.DecodeError):
+        found = (directory / "node.json").read_bytes()
+        described = msgspec.json.decode(found, type=Described)
+    with suppress(OSError):
+        secret = (directory / "secret").read_bytes()
+        of = cluster_id(secret).hex() if len(secret) == SECRET_BYTES else ""
+        if not of or (described is not None and of != described.cluster):
+            secret = None
+    with suppress(OSError, ValueError):
+        pem = (directory / "node.key").read_bytes()
+        loaded = serialization.load_pem_private_key(pem, None)
+        key = loaded if isinstance(loaded, Ed25519PrivateKey) else None
+    return Parts(secret, key, described)
 
 
 def load(store: Path) -> Identity:
-    """Raises ConfigError when the identity is missing or damaged."""
-    directory = store / "identity"
-    try:
-        secret = (directory / "secret").read_bytes()
-        pem = (directory / "node.key").read_bytes()
-        described = msgspec.json.decode(
-            (directory / "node.json").read_bytes(), type=Described
-        )
-        key = serialization.load_pem_private_key(pem, None)
-    except (OSError, ValueError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f"the identity in {directory} is unusable: {error}"
-        ) from error
-    if len(secret) != SECRET_BYTES or not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"the identity in {directory} is damaged")
+    """Raises Damaged when it, or a part of it, is missing or damaged."""
+    secret, key, described = found = parts(store)
+    if secret is None or key is None or described is None:
+        files = zip(("secret", "node.key", "node.json"), found)
+        bad = ", ".join(name for name, part in files if part is None)
+        raise Damaged(f"{bad} in {store / 'identity'} is lost or damaged")
     return Identity(
         secret,
         cluster_id(secret),
