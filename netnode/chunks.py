@@ -66,6 +66,7 @@ QUIET_S = 0.3
 Done = Callable[[int, str], None]
 """Told (errno or 0, reason) once."""
 PushAnswer = Callable[[NodeId, AnyMessage], None]
+Promised = Callable[[Iterable[ChunkId]], None]
 
 
 class ChunkPlane:
@@ -90,6 +91,7 @@ class ChunkPlane:
         self._timer = trio.Event()
         self._no_space = False
         self._push_answer: PushAnswer | None = None
+        self._on_promise: Promised = lambda _: None
         self.received_bytes = 0
         self.served_bytes = 0
         self.served_chunks = 0
@@ -99,9 +101,11 @@ class ChunkPlane:
     def _likely(self, cid: ChunkId) -> Sequence[NodeId]:
         return holders(cid, self._membership.members(), self._replicas())
 
-    def answers_to(self, handler: PushAnswer) -> None:
-        """Who hears Held and Stored for what was offered and put."""
+    def answers_to(self, handler: PushAnswer, promised: Promised) -> None:
+        """Who hears Held and Stored for what was offered and put; `promised`: told of
+        what peers are about to be told that it is kept here."""
         self._push_answer = handler
+        self._on_promise = promised
 
     # -- fetching ------------------------------------------------------------------
 
@@ -308,6 +312,7 @@ class ChunkPlane:
     def _held(self, message: Have) -> tuple[ChunkId, ...]:
         held = self._here(message.cids)
         if message.keep and held:
+            self._on_promise(held)
             try:
                 self._store.set_flags(held, set_=RESPONSIBLE)
             except NoSpace:
@@ -329,6 +334,8 @@ class ChunkPlane:
         is_replica = isinstance(message, Put) or (
             isinstance(message, Patch) and message.keep
         )
+        if is_replica:
+            self._on_promise((cid,))
         basis = source.named.pop(cid, None)
         problem = ""
         try:

@@ -22,6 +22,7 @@ from fusefs.store.types import PUSHED, RESPONSIBLE, ROUND_TRIP_BYTES
 from netnode.chunks import ChunkPlane
 from netnode.core.basis import Basis
 from netnode.core.fetch import Priority
+from netnode.core.leaving import Leaving
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
 from netnode.core.pushes import Pushes
@@ -84,6 +85,7 @@ class Replicas:
         self._environment = environment
         self.replicas = 3
         self._pushes = Pushes()
+        self._leaving = Leaving()
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
         self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
         """Each with what the peer has in its place."""
@@ -101,7 +103,7 @@ class Replicas:
         self._kept: deque[ChunkId] = deque()
         """Found for these turns, and not owed yet."""
         self._scanned = self._looked = environment.now()
-        plane.answers_to(self._answered)
+        plane.answers_to(self._answered, self._leaving.promised)
 
     # -- inputs ----------------------------------------------------------------
 
@@ -165,9 +167,10 @@ class Replicas:
         self._to_put.pop(peer, None)
 
     def members_changed(self) -> None:
-        """Other nodes keep what was written here now, and what is kept here may
-        have lost a keeper."""
+        """Or how many keep a chunk. Other nodes keep what was written here now, and
+        what is kept here may have lost a keeper, or need us no more."""
         self._pushes.keep_only(self._membership.members())
+        self._leaving.members_changed()
         self._scan = self._rebalance = True
 
     def backlog(self) -> int:
@@ -230,7 +233,7 @@ class Replicas:
 
     async def _find_kept(self, turn: int) -> None:
         """Chunks in whose order this node is at `turn`; the last turn is for those
-        that others keep now."""
+        that others keep now, and that are given up once these say so."""
         kept = await self._environment.offload(
             lambda: [o.cid for o in self._store.stored() if o.flags & RESPONSIBLE]
         )
@@ -251,7 +254,11 @@ class Replicas:
             for _ in range(min(SETTLE_BATCH, len(self._kept))):
                 cid = self._kept.popleft()
                 keepers = holders(cid, members, self.replicas)
+                if me not in keepers and cid not in self._pushes:
+                    self._leaving.begin(cid)
                 self._pushes.owe(cid, [n for n in keepers if n != me], due)
+                if cid not in self._pushes:
+                    self._leaving.end(cid)
             await trio.lowlevel.checkpoint()
 
     async def _look_at_written(self) -> None:
@@ -457,8 +464,10 @@ class Replicas:
                 self._settled.append(message.cid)
 
     async def _settle(self) -> None:
-        """Enough others keep them: our copy is one of the replicas from now on."""
+        """Enough others keep them: our copy is one of the replicas from now on, or
+        cache where we are no keeper."""
         while self._settled:
+            self._give_up(self._settled[:SETTLE_BATCH])
             batch = self._settled[:SETTLE_BATCH]
             await self._environment.offload(
                 lambda batch=batch: self._store.set_flags(  # type: ignore[misc]
@@ -466,3 +475,12 @@ class Replicas:
                 )
             )
             del self._settled[: len(batch)]
+
+    def _give_up(self, confirmed: Sequence[ChunkId]) -> None:
+        """Not in a thread: nothing is promised while it happens."""
+        gone = self._leaving.taken(confirmed)
+        if gone:
+            self._store.set_flags(gone, clear=PUSHED | RESPONSIBLE)
+            left = set(gone)
+            self._settled = [cid for cid in self._settled if cid not in left]
+            log.info("chunks that others keep now: %d", len(gone))

@@ -314,10 +314,12 @@ class Node:
         self.chunks.patching.replaced(changes)
 
     def membership_changed(self) -> None:
-        before = self.membership.members()
+        before, replicas = self.membership.members(), self.replicas
         self._read_members()
-        if self.membership.members() != before:
+        changed = self.membership.members() != before
+        if changed or self.replicas != replicas:
             self.keeper.members_changed()
+        if changed:
             self.locking.members_changed()
             self.barriers_changed()
         for peer in self.peers:

@@ -20,6 +20,7 @@ from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.core import horizon, pushes
 from netnode.transport import BrokenStream
+from netnode.wire.messages import Have
 from tests.sim.cluster import SimCluster, SimNode, SimWorker
 from tests.sim.running import simulate, simulated
 
@@ -826,3 +827,91 @@ async def test_another_address_of_a_running_node_reaches_all(
     await trio.sleep(40)
     forgotten = a.node.membership.member(b.node.me)
     assert forgotten is not None and forgotten.forgotten  # it does not come back
+
+
+def keepers(cluster: SimCluster, cid: ChunkId) -> int:
+    """How many nodes that run never evict it."""
+    stores = [node.store for node in cluster.running]
+    flags = [store.flags(cid) for store in stores if store.has(cid)]
+    return sum(bool(found & (PUSHED | RESPONSIBLE)) for found in flags)
+
+
+def write_many(node: SimNode) -> list[ChunkId]:
+    """Files of one chunk each."""
+    contents = [b"%04d" % n * 20_000 for n in range(40)]
+    for number, data in enumerate(contents):
+        node.create(b"%d" % number, data=data)
+    return [chunk_id(data) for data in contents]
+
+
+async def with_two_copies(cluster: SimCluster) -> list[ChunkId]:
+    """Of each chunk, on some of four nodes."""
+    a, *_ = await cluster.start(4)
+    a.publish(a.namespace.put_setting(b"replicas", b"\x02"))
+    await cluster.until_equal()
+    ids = write_many(a)
+    await trio.sleep(10)
+    assert [keepers(cluster, cid) for cid in ids] == [2] * len(ids)
+    return ids
+
+
+@simulated
+async def test_who_keeps_a_chunk_no_more_gives_it_up_once_others_do(
+    cluster: SimCluster,
+) -> None:
+    ids = await with_two_copies(cluster)
+    joined = cluster.add()
+    await joined.start()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    await trio.sleep(200)
+    assert [keepers(cluster, cid) for cid in ids] == [2] * len(ids)
+    assert any(joined.store.has(cid) for cid in ids)
+    assert cluster.nodes[0].store.missing(ids) == [], "cache, while there is room"
+
+
+@simulated
+async def test_fewer_replicas_are_kept_once_the_setting_says_so(
+    cluster: SimCluster,
+) -> None:
+    ids = await with_two_copies(cluster)
+    a = cluster.nodes[0]
+    a.publish(a.namespace.put_setting(b"replicas", b"\x01"))
+    await cluster.until_equal()
+    await trio.sleep(200)
+    assert [keepers(cluster, cid) for cid in ids] == [1] * len(ids)
+
+
+@simulated
+async def test_nothing_is_given_up_while_who_should_keep_it_is_away(
+    cluster: SimCluster,
+) -> None:
+    ids = await with_two_copies(cluster)
+    joined = cluster.add()
+    await joined.start()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    await joined.stop()
+    await trio.sleep(400)
+    assert min(keepers(cluster, cid) for cid in ids) == 2
+    await joined.start()
+    await cluster.until_connected()
+    await trio.sleep(60)
+    assert min(keepers(cluster, cid) for cid in ids) == 2
+
+
+@simulated
+async def test_what_was_promised_meanwhile_is_not_given_up(cluster: SimCluster) -> None:
+    """A peer with another view of the members counts on it by then."""
+    ids = await with_two_copies(cluster)
+    a, b = cluster.nodes[:2]
+    assert a.node is not None and b.node is not None
+    a.node.keeper._leaving.begin(ids[0])
+    number = b.node.chunks.next_number()
+    connection = b.node.chunks.bulk(a.node.me)
+    assert connection is not None
+    connection.send(Have(number, (ids[0],), keep=True))
+    await trio.sleep(1)
+    a.node.keeper._settled.append(ids[0])
+    await trio.sleep(1)
+    assert a.store.flags(ids[0]) & RESPONSIBLE
