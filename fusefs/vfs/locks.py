@@ -21,12 +21,14 @@ import fcntl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from fusefs.errors import FsError, Interrupted, Invalid, NoLocks, WouldBlock
 from fusefs.model.ids import Ino
 from fusefs.nodelink.ranges import HeldLock, LockKey, Range
 from fusefs.vfs.lockjournal import LockJournal, Through
+from fusefs.vfs.lockqueue import Key, LockQueue, Sleeper
 from fusefs.vfs.ports import Alone, Peers
 from fusefs.vfs.types import FileLock
 
@@ -48,8 +50,6 @@ _EDEADLK = 35
 
 _F_RDLCK, _F_WRLCK, _F_UNLCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 _EVERYTHING = FileLock(_F_UNLCK, 0, OFFSET_MAX, 0)
-Key = tuple[Ino, bool]
-"""Inode, and whether flock."""
 Cancelled = Callable[[], bool] | None
 
 
@@ -77,7 +77,8 @@ class _Claim:
 
 
 class Locks:
-    """Thread-safe. Waiting happens on `_changed`, which gives the lock up."""
+    """Thread-safe. Waiting gives the mutex up: for a lock in the queue, else on
+    `_changed`."""
 
     def __init__(
         self,
@@ -91,7 +92,8 @@ class Locks:
         self._failure = failure
         self._journal = journal if journal is not None else LockJournal()
         # All tables; nothing is called under it but the journal, a short write.
-        self._changed = threading.Condition()
+        mutex = threading.RLock()
+        self._changed = threading.Condition(mutex)
         self._held: dict[Key, list[Held]] = {
             (key.ino, key.is_flock): [_held(range_) for range_ in ranges]
             for key, ranges in self._journal.held.items()
@@ -100,10 +102,9 @@ class Locks:
         self._through: dict[int, Through] = self._journal.through
         """Handles that were locked through."""
         self._claims: dict[Key, list[_Claim]] = {}
-        self._sleepers = 0
-        """Requests in `_wait`."""
-        self._waiting: dict[int, set[int]] = {}
-        """Record locks: owner -> owners it waits for, to find deadlocks."""
+        self._queue = LockQueue(mutex, self._is_free, _go_together)
+        self._waiting: dict[int, Sleeper] = {}
+        """Record locks: owner -> what it waits for, to find deadlocks."""
 
     # -- requests --------------------------------------------------------------
 
@@ -232,9 +233,10 @@ class Locks:
         self, key: Key, owner: int, want: FileLock, wait: bool, cancelled: Cancelled
     ) -> _Claim:
         """Wait until no process of this node is in the way, and keep it so."""
-        claim = _Claim(Held(owner, want.kind, want.start, want.end, want.pid), wait)
+        claim = _Claim(_lock(owner, want), wait)
         began_s = 0.0
-        with self._changed:
+        sleeper: Sleeper | None = None
+        with self._changed, ExitStack() as leaving:
             while True:
                 claims = self._claims_before(key, owner, want)
                 holders = self._conflicts(key, owner, want)
@@ -249,10 +251,20 @@ class Locks:
                     if not self._may_be_released(key, holders, began_s):
                         raise WouldBlock("locked by another process")
                     continue
-                others = {h.owner for h in holders} | {c.held.owner for c in claims}
-                self._wait(owner, others - {owner}, key[1], cancelled)
+                if sleeper is None:
+                    sleeper = self._queue.join(key, owner, want)
+                    leaving.callback(self._leave, sleeper)
+                elif sleeper.called:  # and another one came first
+                    self._queue.call(key, want.start, want.end)
+                self._wait(sleeper, cancelled)
             self._claims.setdefault(key, []).append(claim)
         return claim
+
+    def _leave(self, sleeper: Sleeper) -> None:
+        """Others may have been passed over for it."""
+        self._queue.leave(sleeper)
+        if sleeper.called:
+            self._queue.call(sleeper.key, sleeper.want.start, sleeper.want.end)
 
     def _may_be_released(self, key: Key, holders: list[Held], began_s: float) -> bool:
         """Give holders that have closed the file the time to be heard of: True, look
@@ -280,6 +292,7 @@ class Locks:
             if want is not None:
                 self._replace(key, claim.held.owner, want)
                 self._keep(key, _range(claim.held.owner, want), handle)
+            self._queue.call(key, claim.held.start, claim.held.end)
 
     def _unlock(self, key: Key, owner: int, want: FileLock) -> None:
         """Never fails, and waits for no other process."""
@@ -314,34 +327,45 @@ class Locks:
 
     # -- tables, under `_changed` ------------------------------------------------
 
-    def _wait(
-        self, owner: int, others: set[int], is_flock: bool, cancelled: Cancelled
-    ) -> None:
-        if not is_flock:
-            if self._deadlock(owner, others):
+    def _wait(self, sleeper: Sleeper, cancelled: Cancelled) -> None:
+        if not sleeper.is_flock:
+            if self._deadlock(sleeper):
                 raise FsError("waiting would never end", errno=_EDEADLK)
-            self._waiting[owner] = others
-        self._sleepers += 1
-        poll_s = _POLL_S * max(1.0, self._sleepers / _POLLERS)
+            self._waiting[sleeper.owner] = sleeper
+        poll_s = _POLL_S * max(1.0, len(self._queue) / _POLLERS)
         try:
-            self._changed.wait(poll_s if cancelled is not None else None)
+            sleeper.sleep(poll_s if cancelled is not None else None)
         finally:
-            self._sleepers -= 1
-            self._waiting.pop(owner, None)
+            self._waiting.pop(sleeper.owner, None)
         if cancelled is not None and cancelled():
             raise Interrupted("interrupted while waiting for a lock")
 
-    def _deadlock(self, owner: int, others: set[int]) -> bool:
+    def _deadlock(self, sleeper: Sleeper) -> bool:
         seen: set[int] = set()
-        todo = set(others)
+        todo = self._in_the_way(sleeper)
         while todo:
             other = todo.pop()
-            if other == owner:
+            if other == sleeper.owner:
                 return True
             if other not in seen:
                 seen.add(other)
-                todo |= self._waiting.get(other, set())
+                waiting = self._waiting.get(other)
+                if waiting is not None:
+                    todo |= self._in_the_way(waiting)
         return False
+
+    def _in_the_way(self, sleeper: Sleeper) -> set[int]:
+        """Owners whose locks, and claims, it waits for."""
+        key, owner, want = sleeper.key, sleeper.owner, sleeper.want
+        owners = {h.owner for h in self._conflicts(key, owner, want)}
+        owners.update(c.held.owner for c in self._claims_before(key, owner, want))
+        return owners - {owner}
+
+    def _is_free(self, sleeper: Sleeper) -> bool:
+        key, owner, want = sleeper.key, sleeper.owner, sleeper.want
+        return not (
+            self._claims_before(key, owner, want) or self._conflicts(key, owner, want)
+        )
 
     def _conflicts(self, key: Key, owner: int, want: FileLock) -> list[Held]:
         return [h for h in self._held.get(key, ()) if _conflict(h, owner, want)]
@@ -435,6 +459,17 @@ def _conflict(held: Held, owner: int, want: FileLock) -> bool:
         and _overlap(held, want)
         and _F_WRLCK in (held.kind, want.kind)
     )
+
+
+def _go_together(one: Sleeper, other: Sleeper) -> bool:
+    """Whether they may be granted at once; of one owner, which overlap, may not."""
+    if one.owner == other.owner:
+        return one.want.start > other.want.end or other.want.start > one.want.end
+    return not _conflict(_lock(one.owner, one.want), other.owner, other.want)
+
+
+def _lock(owner: int, want: FileLock) -> Held:
+    return Held(owner, want.kind, want.start, want.end, want.pid)
 
 
 def _held(range_: Range) -> Held:
