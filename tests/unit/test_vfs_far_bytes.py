@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import Unreachable
+from fusefs.model.tx import Effects
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.missing import ATTEMPTS
 from fusefs.vfs.types import SetAttr
@@ -199,6 +200,16 @@ def test_write_behind_the_end_of_a_peers_shorter_version_stays(pair: Pair) -> No
     pair.a.close(mine)
     shown = pair.a.cat("/f")
     assert shown == b"short".ljust(3 * MIB, b"\0") + b"PATCH"
+
+
+def test_appends_that_come_while_the_worker_ends_are_left_to_others(
+    pair: Pair,
+) -> None:
+    """The link to the node is open until all is published."""
+    ino = pair.a.put("/log", b"start\n")
+    pair.a.vfs._appends.merge_soon([ino])
+    pair.a.vfs._appends.close()
+    pair.a.vfs.tell_kernel(Effects(appends=[ino]))
 
 
 def test_punching_to_the_end_leaves_what_a_peer_appends(pair: Pair) -> None:
