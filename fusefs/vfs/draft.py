@@ -131,6 +131,11 @@ class Draft:
         return bool(self.patches) or self.size != self.base.size or self.truncated
 
     @property
+    def touched(self) -> tuple[object, ...]:
+        """Another one after each change."""
+        return self.mtime_ns, self.ctime_ns, self.atime_ns, self.permissions
+
+    @property
     def truncated(self) -> bool:
         return self.cut < self.base.size
 

@@ -68,11 +68,11 @@ class Opener:
         file = self._files.acquire(ino)
         try:
             if flags & os.O_TRUNC:
-                self._writer.edit(file, lambda draft: draft.truncate(0), caller)
+                began = self._writer.edit(file, lambda d: d.truncate(0), caller)
                 if kill_suid:
                     self._writer.kill_suid(file)
                 if not writes:
-                    self._writer.publish(file)
+                    self._writer.publish_or_undo(file, began)
                 attr = self._inodes.attr(ino)
             return self._opened(file, flags, attr)
         except BaseException:

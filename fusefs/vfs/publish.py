@@ -181,6 +181,24 @@ class Publisher:
                 time.sleep(OTHER_HALF_S / 8)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
+    def publish_or_undo(
+        self, file: File, began: Draft | None, cancelled: Cancelled = None
+    ) -> None:
+        """`publish` for who changed a file without a descriptor, and began this draft
+        for it. When it raises the file is as it was, unless somebody else writes to it,
+        too: nobody would expect the change to be done later.
+        """
+        before = began.touched if began is not None else None
+        try:
+            self.publish(file, cancelled)
+        except BaseException:
+            with file.lock:
+                draft = file.draft
+                if draft is not None and draft is began and draft.touched == before:
+                    self._end(file, file.view)
+                    self._files.refresh(file.ino)
+            raise
+
     def _merge_first(self, file: File) -> None:
         """Concurrent appends are merged before they are written over. If their bytes
         cannot be had, the losing ones become files of their own instead."""

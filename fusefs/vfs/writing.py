@@ -118,17 +118,21 @@ class Writer:
         file: File,
         change: Callable[[Draft], None],
         caller: Caller | None = None,
-    ) -> None:
-        """Apply a change to the file's draft, fetching what it needs to know."""
+    ) -> Draft | None:
+        """Apply a change to the file's draft, fetching what it needs to know. Gives the
+        draft if there was none before."""
         fetching = self._fetcher.begin(caller.cancelled if caller else None)
+        began: Draft | None = None
         while True:
             now = self._clock()
             try:
                 with file.lock:
-                    draft = file.draft or self._publisher.begin(file, now)
+                    draft = file.draft
+                    if draft is None:
+                        draft = began = self._publisher.begin(file, now)
                     draft.mtime_ns = draft.ctime_ns = now
                     change(draft)
-                    return
+                    return began
             except Missing as missing:
                 fetching.bring(missing)
 
@@ -151,10 +155,10 @@ class Writer:
         handle = self._files.handle_or_none(number) if number is not None else None
         file = handle.file if handle is not None else self._files.acquire(ino)
         try:
-            self.edit(file, lambda draft: draft.truncate(size), caller)
+            began = self.edit(file, lambda draft: draft.truncate(size), caller)
             self._privileges.written(file, kill_suid)
             if handle is None:
-                self._publisher.publish(file, caller.cancelled)
+                self._publisher.publish_or_undo(file, began, caller.cancelled)
                 self._publisher.barrier(file)
         finally:
             if handle is None and self._files.release(file):
@@ -189,6 +193,10 @@ class Writer:
     def publish(self, file: File) -> None:
         """What was written so far, without waiting for peers."""
         self._publisher.publish(file)
+
+    def publish_or_undo(self, file: File, began: Draft | None) -> None:
+        """What an open that only reads has cut off, without waiting for peers."""
+        self._publisher.publish_or_undo(file, began)
 
     def publish_older(self, age_s: float) -> list[FsError]:
         """Publish files whose writes have waited that long; what went wrong."""

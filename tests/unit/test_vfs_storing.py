@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from fusefs.errors import NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.storing import THREADS
-from tests.lib.local import Local, local_vfs
+from fusefs.vfs.types import SetAttr
+from tests.lib.local import USER, Local, local_vfs
 from tests.lib.pair import Pair, pair_of, random_bytes
 
 KIB = 1 << 10
@@ -168,3 +170,43 @@ def test_no_more_threads_to_be_had(
     handle = scattered(local, "/f", data)
     local.close(handle)
     assert local.cat("/f") == data
+
+
+def cut_by_name(local: Local) -> None:
+    local.vfs.setattr(local.walk("/file"), SetAttr(size=3), USER)
+
+
+def cut_by_open(local: Local) -> None:
+    local.open("/file", os.O_RDONLY | os.O_TRUNC)
+
+
+@pytest.mark.parametrize("cut", [cut_by_name, cut_by_open])
+def test_a_cut_without_a_descriptor_that_fails_is_not_done_later(
+    local: Local, monkeypatch: pytest.MonkeyPatch, cut: Callable[[Local], None]
+) -> None:
+    local.put("/file", b"sound and whole")
+    before = local.stat("/file")
+    with monkeypatch.context() as patch:
+        patch.setattr(local.namespace, "transaction", full)
+        with pytest.raises(NoSpace):
+            cut(local)
+    assert local.stat("/file") == before
+    local.vfs.sync()
+    assert local.stat("/file") == before
+    assert local.cat("/file") == b"sound and whole"
+
+
+def test_a_cut_that_fails_takes_no_writes_of_others_with_it(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = local.create("/file", b"written and not closed")
+    with monkeypatch.context() as patch:
+        patch.setattr(local.namespace, "transaction", full)
+        with pytest.raises(NoSpace):
+            cut_by_name(local)
+    local.close(handle)
+    assert local.cat("/file") == b"wri"
+
+
+def full(*_: object) -> None:
+    raise NoSpace("the disk is full")
