@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from fusefs.errors import ChunkMissing
+from fusefs.errors import ChunkMissing, NoSpace
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.namespace import replicate, tombstones, writing
@@ -325,6 +325,26 @@ async def test_what_was_collected_and_is_written_again_is_pushed_again(
             assert node.store.delete_older(cid, float("inf"))
     assert write_large(a, b"again") == ids
     await trio.sleep(5)
+    assert b.store.missing(ids) == []
+    assert list(a.store.pushed()) == []
+
+
+@simulated
+async def test_copies_that_are_confirmed_while_the_disk_is_full_count_later(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    set_flags, refusals = a.store.set_flags, iter(range(3))
+
+    def full(cids: Iterable[ChunkId], **flags: int) -> None:
+        if next(refusals, None) is not None:
+            raise NoSpace("the store's disk is full (small.db)")
+        set_flags(cids, **flags)
+
+    a.store.set_flags = full  # type: ignore[method-assign, assignment]
+    ids = write_large(a, b"file")
+    await trio.sleep(40)
+    assert next(refusals, None) is None
     assert b.store.missing(ids) == []
     assert list(a.store.pushed()) == []
 
