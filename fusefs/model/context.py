@@ -34,6 +34,15 @@ def has_seen(context: Context, dot: Dot) -> bool:
     return context.get(writer(*dot), 0) >= dot[1]
 
 
+def without(context: Context, dots: Iterable[Dot]) -> dict[NodeId, Seq]:
+    """The context that has not seen these, nor what their writers wrote later."""
+    out = dict(context)
+    for dot in dots:
+        key = writer(*dot)
+        out[key] = Seq(min(out.get(key, 0), dot[1] - 1))
+    return {key: seq for key, seq in out.items() if seq > 0}
+
+
 def dots_of(context: Context) -> list[Dot]:
     """The highest dot of each writer, sorted."""
     if all(seq >> EPOCH_BITS == 0 for seq in context.values()):

@@ -71,11 +71,6 @@ def written(register: Register, sibling: Sibling) -> Register:
     return Register(context, (sibling,))
 
 
-def withdrawn(register: Register, sibling: Sibling, dots: tuple[Dot, ...]) -> Register:
-    """The register after a local write that takes the place of these siblings only."""
-    return merge(register, Register(context_of([*dots, sibling.dot]), (sibling,)))
-
-
 def merge(a: Register, b: Register) -> Register:
     """The least register that knows what both know."""
     kept = {s.dot: s for s in a.siblings if not has_seen(b.context, s.dot)}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_128_intdigest
 
 from fusefs.errors import Corrupt
-from fusefs.model.context import dots_of
+from fusefs.model.context import dots_of, without
 from fusefs.model.ids import Dot, NodeId, Seq
 from fusefs.model.register import (
     EMPTY,
@@ -27,7 +27,6 @@ from fusefs.model.register import (
     encode_register,
     forgotten,
     merge,
-    withdrawn,
     written,
 )
 from fusefs.model.tx import Write
@@ -148,17 +147,17 @@ class Registers:
         """The caller looked: there is no such register."""
         self._loaded.setdefault(key, (EMPTY, b""))
 
-    def write(self, key: bytes, sibling: Sibling) -> Write:
-        """A local write: replaces every sibling; returns the record to broadcast."""
+    def write(
+        self, key: bytes, sibling: Sibling, beside: Collection[Dot] = ()
+    ) -> Write:
+        """A local write: replaces every sibling but those of other nodes that are
+        `beside` it; returns the record to broadcast."""
         before = self.load(key)
-        flat = tuple(number for dot in dots_of(before.context) for number in dot)
-        self._save(key, written(before, sibling))
+        seen = without(before.context, beside) if beside else before.context
+        flat = tuple(number for dot in dots_of(seen) for number in dot)
+        after = written(Register(seen, ()), sibling)
+        self._save(key, merge(before, after) if beside else after)
         return Write(key, flat, sibling.value)
-
-    def withdraw(self, key: bytes, sibling: Sibling, dots: tuple[Dot, ...]) -> Write:
-        """A local write that replaces these siblings and leaves the others."""
-        self._save(key, withdrawn(self.load(key), sibling, dots))
-        return Write(key, tuple(n for dot in dots for n in dot), sibling.value)
 
     def merge(self, key: bytes, other: Register) -> bool:
         """Merge a remote state in; False when it brought nothing."""

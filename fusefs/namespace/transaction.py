@@ -46,8 +46,14 @@ from fusefs.model.records import (
     unlinked_key,
     xattr_key,
 )
-from fusefs.model.register import GONE, Sibling
-from fusefs.namespace.types import FLAG_CONFLICT, FLAG_DERIVED, Entry, Inode
+from fusefs.model.register import GONE
+from fusefs.namespace.types import (
+    FLAG_APPENDS,
+    FLAG_CONFLICT,
+    FLAG_DERIVED,
+    Entry,
+    Inode,
+)
 from fusefs.namespace.writing import Writing
 
 _TWINS = (
@@ -158,14 +164,13 @@ class Transaction(Writing):
         from it and that shows as `twin`. Nothing else of the name changes, whatever
         others do to it at the same time."""
         key = dirent_key(parent, name)
-        dots = tuple(
+        beside = [
             sibling.dot
-            for sibling in self._registers.load(key).live
-            if decode_dirent(sibling.value).ino == twin.ino
-        )
+            for sibling in self._registers.load(key).siblings
+            if not sibling.value or decode_dirent(sibling.value).ino != twin.ino
+        ]
         others = self.has_other_name(twin)
-        gone = Sibling(self._node, self.seq, self._hlc, GONE)
-        self._writes[key] = self._registers.withdraw(key, gone, dots)
+        self._write(key, GONE, beside)
         if others:
             self._one_less(twin._replace(parent=parent, name=name))
         else:
@@ -290,17 +295,20 @@ class Transaction(Writing):
         ctime_ns: int | None = None,
         data_changed: bool = True,
         appended: bool = False,
+        unmerged: bool = False,
     ) -> None:
         """Publish a version of a file. Losing versions become real files first, so
         no byte of theirs is dropped. `ctime_ns` is when it was written, if that was
         before now: what fstat said before close stays true after it. `appended`: it
-        is what the file showed, with bytes added at the end."""
+        is what the file showed, with bytes added at the end; `unmerged`: what others
+        appended cannot be had now, and stays beside it."""
         row = self._real_inode(ino)
         ino = row.ino
-        if row.flags & FLAG_CONFLICT:
+        beside = self._beside(row) if appended and unmerged else []
+        if row.flags & FLAG_CONFLICT and not beside:
             self._keep_losers(ino)
             row = self._real_inode(ino)
-        versions = self.versions(ino)
+        versions = [v for v in self.versions(ino) if v[0].dot not in beside]
         contents = [c for _, c in versions]
         seen = merged_seen(contents)
         shown = next((c for s, c in versions if s.dot == (row.node, row.seq)), None)
@@ -321,7 +329,16 @@ class Transaction(Writing):
             appended_to=base,
             pieces=pieces,
         )
-        self._write(content_key(ino), encode_value(content))
+        self._write(content_key(ino), encode_value(content), beside)
+
+    def _beside(self, row: Inode) -> list[Dot]:
+        """Versions that merge with what is appended to the shown one. None of this
+        node's may stay: whoever knows its next one has seen it."""
+        if not row.flags & FLAG_APPENDS or content_key(row.ino) in self._writes:
+            return []
+        dots = [s.dot for s, _ in self.versions(row.ino)]
+        others = [dot for dot in dots if dot != (row.node, row.seq)]
+        return [] if any(node == self._node for node, _ in others) else others
 
     def merge_appends(
         self, ino: Ino, merge: Merge, root: bytes, versions: Sequence[Dot]

@@ -8,6 +8,7 @@ operations on it.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 
 from fusefs.model.context import after_power_cut
 from fusefs.model.hlc import Hlc, tick
@@ -199,9 +200,10 @@ class Writing:
 
     # -- writes, and the end ----------------------------------------------------
 
-    def _write(self, key: bytes, value: bytes) -> None:
+    def _write(self, key: bytes, value: bytes, beside: Collection[Dot] = ()) -> None:
+        """`beside`: siblings of others that stay; not of what was written before."""
         sibling = Sibling(self._node, self.seq, self._hlc, value)
-        write = self._registers.write(key, sibling)
+        write = self._registers.write(key, sibling, beside)
         first = self._writes.get(key)
         if first is not None:  # written twice: broadcast what was seen before both
             write = Write(key, first.context, value)

@@ -53,6 +53,7 @@ class File:
         "seq",
         "synced",
         "uncommitted",
+        "unmerged",
         "unsynced",
         "view",
         "waited",
@@ -80,6 +81,8 @@ class File:
         """Everything but `unsynced` is durable; before the first fsync: unknown."""
         self.half_written: tuple[int, float] | None = None
         """Handle and time of an append that may be the first part of a write(2)."""
+        self.unmerged = False
+        """What peers appended could not be had when it was tried last."""
         self.uncommitted: set[ChunkId] = set()
         """Stored since the last transaction about the file."""
         self.unsynced: set[ChunkId] = set()

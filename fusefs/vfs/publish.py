@@ -158,8 +158,7 @@ class Publisher:
             if file.draft is None:
                 return
             pinned = moves >= OPTIMISTIC
-            if not pinned:
-                self._merge_first(file)
+            file.unmerged = not pinned and not self._merge_first(file)
             try:
                 with file.lock:
                     if _half_is_due(file, writer, half_until_s):
@@ -199,15 +198,18 @@ class Publisher:
                     self._files.refresh(file.ino)
             raise
 
-    def _merge_first(self, file: File) -> None:
+    def _merge_first(self, file: File) -> bool:
         """Concurrent appends are merged before they are written over. If their bytes
-        cannot be had, the losing ones become files of their own instead."""
+        cannot be had, which gives False, they wait beside what is appended here; the
+        losing ones become files of their own when something else is written."""
         row = self._files.row(file.ino)
         if row is not None and row.flags & FLAG_APPENDS:
             try:
                 self._appends.merge(file.ino)
             except FsError as error:
                 log.info("appends to inode %d are not merged: %s", file.ino, error)
+                return False
+        return True
 
     def _publish_or_not(self, file: File, draft: Draft, pinned: bool) -> None:
         try:
@@ -330,6 +332,7 @@ class Publisher:
             ctime_ns=draft.ctime_ns,
             data_changed=not view.shows(row),
             appended=draft.appended,
+            unmerged=file.unmerged,
         )
         given = draft.permissions
         if draft.atime_ns is not None or given != UNCHANGED:
