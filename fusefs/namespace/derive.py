@@ -210,6 +210,7 @@ class Derivation(Facts):
             lambda nth: conflict_name(origin, self.node_name(c.node), c.hlc, nth),
             lambda name: name in taken,
             c.ino,
+            origin,
         )
 
     def _pick(
@@ -218,10 +219,12 @@ class Derivation(Facts):
         make: Callable[[int], bytes],
         taken: Callable[[bytes], bool],
         ino: Ino,
+        origin: bytes = b"",
     ) -> bytes:
         """The first made name that no dirent uses; of two odd entries that want one
-        name the lower inode number gets it, in whatever order they came."""
-        nth = 0
+        name the lower inode number gets it, in whatever order they came; of one inode
+        that lost two names the lower name, and a version before both (no `origin`)."""
+        nth, me = 0, (ino, origin)
         while True:
             name = make(nth)
             nth += 1
@@ -231,9 +234,12 @@ class Derivation(Facts):
                 "SELECT origin, why, base, ino FROM odd WHERE parent = ? AND name = ?",
                 (parent, name),
             ).fetchone()
-            if row is not None and row[3] > ino:
+            if row is None:
+                return name
+            other = (row[3], b"" if row[1] == "version" else row[0])
+            if other > me:
                 self._evict(parent, name, row[:3])
-            if row is None or row[3] >= ino:
+            if other >= me:
                 return name
 
     def _evict(self, parent: Ino, name: bytes, shadow: tuple[bytes, str, int]) -> None:
@@ -279,7 +285,10 @@ class Derivation(Facts):
                 "SELECT origin, why, base, ino FROM odd WHERE parent = ? AND name = ?",
                 (parent, row.name),
             ).fetchone()
-            if shadow is not None and (shadow[3], shadow[1]) != (row.ino, row.why):
+            if shadow is not None and (
+                (shadow[3], shadow[1]) != (row.ino, row.why)
+                or (row.why != "version" and shadow[0] != origin)
+            ):
                 self._evict(parent, row.name, shadow[:3])
         self._db.execute(
             "INSERT OR REPLACE INTO entry VALUES(?, ?, ?, ?, ?)",

@@ -201,6 +201,13 @@ def test_much_happens_in_one_millisecond_all_agree(seed: int, tmp_path: Path) ->
     exchange_at_random(seed, tmp_path, 300, 3)
 
 
+@pytest.mark.parametrize("seed", [4222, 6228])
+def test_much_happens_all_agree(seed: int, tmp_path: Path) -> None:
+    """4222: of a version that is a file elsewhere only the content came; 6228: one
+    inode lost two names, and both times to a conflict file of one name."""
+    exchange_at_random(seed, tmp_path, 250, TICK_NS)
+
+
 def exchange_at_random(seed: int, tmp_path: Path, steps: int, tick_ns: int) -> None:
     rng = random.Random(seed)
     nodes = [
