@@ -66,6 +66,8 @@ class Database:
     def __init__(self, path: Path, lock: WriteLock) -> None:
         self._path = path
         self._lock = lock
+        self.is_new = False
+        """There was none, or an empty one."""
         try:
             with lock:
                 self._writer = self._prepare()
@@ -78,6 +80,7 @@ class Database:
 
     def _prepare(self) -> sqlite3.Connection:
         if not self._path.exists() or not self._path.stat().st_size:
+            self.is_new = True
             with closing(sqlite3.connect(self._path, isolation_level=None)) as new:
                 new.execute(f"PRAGMA {SHRINKS}")  # before anything is in it
                 new.execute("PRAGMA journal_mode = WAL")

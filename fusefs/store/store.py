@@ -95,6 +95,7 @@ class Store(Objects):
         min_free_bytes: free space that is never used, default `space`'s;
         cache_bytes: limit for objects without a flag, None for no limit.
         """
+        had_objects = (directory / "objects").is_dir()
         files = Files(directory / "objects")
         lock = WriteLock(directory / "objects" / "lock")
         database = Database(directory / "small.db", lock)
@@ -106,7 +107,7 @@ class Store(Objects):
                 index.set_state("suspect_s", suspect_s)
         files.remove_stale_tmp(clock())
         space = Space(files.fd, min_free_bytes)
-        return cls(
+        store = cls(
             files,
             lock,
             database,
@@ -116,6 +117,13 @@ class Store(Objects):
             clock,
             cache_bytes,
         )
+        if database.is_new and had_objects:
+            log.warning(
+                "small.db was gone, and what was in it: others are asked for what this "
+                "node keeps; unmounted, `dfs fsck --repair` says what they have not"
+            )
+            store.note_lost()
+        return store
 
     # -- durability -----------------------------------------------------------
 

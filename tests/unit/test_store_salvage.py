@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_garbage_gives_no_objects(tmp_path):
         store = Store.open(tmp_path, min_free_bytes=0)
         assert list(store.objects()) == []
         store.close()
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_what_a_lost_database_knew_is_looked_for_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, emptied: bool
+) -> None:
+    with closing(Store.open(tmp_path)) as store:
+        assert store.lost_s() is None
+        large = store.put(bytes_of(40_000, 1))
+    (tmp_path / "small.db").unlink()
+    if emptied:
+        (tmp_path / "small.db").touch()
+    with closing(Store.open(tmp_path)) as store:
+        assert store.lost_s() is not None
+        assert store.get(large) == bytes_of(40_000, 1)
+    assert "small.db was gone" in caplog.text
 
 
 def test_a_database_of_a_newer_program_is_left_alone(tmp_path):
