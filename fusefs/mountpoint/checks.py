@@ -158,12 +158,17 @@ def check_store(config: Config) -> None:
 
 def other_format(store: Path) -> str:
     """The sentence for a user whose store this program does not know; else empty."""
+    file = store / "format"
     try:
-        found = (store / "format").read_text(errors="backslashreplace")
+        found = file.read_text(errors="backslashreplace")
     except FileNotFoundError:
         return ""
+    except IsADirectoryError:
+        found = "a directory"
     if found in (FORMAT, ""):  # a power cut may have emptied it
         return ""
+    if not found.startswith(FORMAT.rstrip("1\n")):
+        return f"{file} is damaged; remove it, and the next `dfs mount` makes it anew"
     return (
         f"store {store} is of another version of dfs: its format is {found.strip()!r}, "
         f"this program knows {FORMAT.strip()!r}"
@@ -183,9 +188,8 @@ def _check_apart(store: str, where: str) -> None:
 
 
 def _check_new_store(store: str) -> None:
-    strangers = [
-        name for name in os.listdir(store) if name not in ("run", "lock", "identity")
-    ]
+    ours = ("run", "lock", "identity", "aside", "held", "reserve")
+    strangers = [name for name in os.listdir(store) if name not in ours]
     known = ("meta.db", "small.db", "objects", "write.lock")
     strangers = [n for n in strangers if not n.startswith(known)]
     if strangers:

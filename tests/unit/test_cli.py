@@ -52,6 +52,22 @@ def test_an_empty_word_is_not_the_current_directory(
     assert "is an empty word" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("found", [None, b"dfs st\xff\x00", b"\x00" * 12])
+def test_a_damaged_format_is_no_other_version(
+    tmp_path: Path, found: bytes | None
+) -> None:
+    file = tmp_path / "format"
+    file.mkdir() if found is None else file.write_bytes(found)
+    assert checks.other_format(tmp_path) == (
+        f"{file} is damaged; remove it, and the next `dfs mount` makes it anew"
+    )
+    for name in ("meta.db", "aside", "held", "reserve", "small.db.new", "objects"):
+        (tmp_path / name).touch()
+    file.rmdir() if found is None else file.unlink()
+    assert checks.other_format(tmp_path) == ""
+    checks.check_store(Config(store=str(tmp_path)))
+
+
 def test_a_settings_file_nobody_named_keeps_nobody_from_a_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
