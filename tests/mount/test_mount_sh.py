@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_no_code_is_taken_from_the_directory_it_is_called_in(tmp_path: Path) -> 
     (tmp_path / "ensurepip.py").write_text(f"open('{tmp_path}/ran', 'w')")
     done = _environment_sh(f"can_make_venv {sys.executable} 3", cwd=tmp_path)
     assert done.returncode == 0 and not (tmp_path / "ran").exists()
+
+
+def test_the_environment_starts_with_any_alphabet() -> None:
+    """Before 3.13 a path in a .pth file was read in that of LC_ALL."""
+    links = list(Path(sysconfig.get_path("purelib")).glob("*dfs*.pth"))
+    if not links:
+        pytest.skip("dfs is not installed from this checkout")
+    for line in links[0].read_text().splitlines():
+        assert line.startswith("import ")
 
 
 @pytest.mark.parametrize(
