@@ -335,8 +335,9 @@ class Locking:
         moved = self._owner.of(asked.key) != asked.owner
         if answer.mistaken or moved:
             asked.done(errno.ENOLCK, None)
-        elif not answer.granted:
-            asked.done(errno.EAGAIN, answer.conflict)
+        elif not answer.granted:  # by nothing: too many wait there
+            error = errno.EAGAIN if answer.conflict else errno.ENOLCK
+            asked.done(error, answer.conflict)
         else:
             if asked.test:
                 asked.done(0, None)

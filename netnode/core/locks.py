@@ -24,6 +24,7 @@ from typing import NamedTuple
 from fusefs.model.ids import NodeId
 from fusefs.nodelink.ranges import (
     UNLOCK,
+    WRITE,
     HeldLock,
     Holding,
     LockKey,
@@ -66,6 +67,16 @@ class _Waiter(NamedTuple):
     wait: bool
     test: bool = False
     """It takes nothing."""
+
+
+_Kind = tuple[NodeId, int]
+"""Of requests: whose, and what for. There are few, however many wait."""
+
+
+def _may_keep_back(kind: _Kind, later: _Waiter) -> bool:
+    """Not those of the same node, and readers no readers."""
+    node, wants = kind
+    return node != later.node and WRITE in (wants, later.want.kind)
 
 
 class _Grant(NamedTuple):
@@ -157,12 +168,12 @@ class LockTable:
     def _keeps_back(self, first: _Waiter, later: _Waiter) -> bool:
         """A writer that waits is not overtaken for ever by readers. But who it waits
         for may go on: else both would wait for ever."""
+        if first.key != later.key or first.node == later.node:
+            return False
         if first.test or later.test:
             return False
         node, want = later.node, later.want
-        if first.key != later.key or not conflict(
-            [Holding(first.node, first.want)], node, want
-        ):
+        if not conflict([Holding(first.node, first.want)], node, want):
             return False
         ranges = self._held.get(later.key, {}).get(node, ())
         held = [Holding(node, r) for r in ranges if r.owner == want.owner]
@@ -195,11 +206,20 @@ class LockTable:
             return []
         verdicts: list[Verdict] = []
         left: list[_Waiter] = []
+        ahead: dict[LockKey, dict[_Kind, list[_Waiter]]] = {}
         for waiter in self._waiting:
-            blocked = waiter.wait and any(self._keeps_back(w, waiter) for w in left)
+            kinds = ahead.get(waiter.key, {})
+            blocked = waiter.wait and any(
+                self._keeps_back(first, waiter)
+                for kind, waiters in kinds.items()
+                if _may_keep_back(kind, waiter)
+                for first in waiters
+            )
             verdict = None if blocked else self._verdict(waiter)
             if verdict is None:
                 left.append(waiter)
+                kinds = ahead.setdefault(waiter.key, {})
+                kinds.setdefault((waiter.node, waiter.want.kind), []).append(waiter)
             else:
                 verdicts.append(verdict)
         self._waiting = left

@@ -11,8 +11,9 @@ from trio.testing import MockClock
 
 from fusefs.model.ids import ROOT_INO, Ino, NodeId
 from fusefs.model.records import S_DIR, dirent_key
-from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, Range
-from netnode.core.locks import LEASE_S
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, LockKey, Range
+from netnode.core import locks
+from netnode.core.locks import LEASE_S, LockTable
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulate, simulated
 
@@ -304,3 +305,27 @@ async def test_whoever_made_a_directory_decides_about_its_names(
     assert entry is not None
     key = dirent_key(entry.ino, b"name")
     assert reserver(b, key) == reserver(c, key) != a.id
+
+
+@simulated
+async def test_where_too_many_wait_there_are_no_locks(cluster: SimCluster) -> None:
+    """Neither is one free, nor is it another one's that would not wait."""
+    a, b, c = await cluster.start(3)
+    ino, told = Ino(30), []
+    assert a.ask_lock(ino, ALL).error in (None, 0)
+    await trio.sleep(0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks, "MAX_WAITING", 1)
+        waits = b.ask_lock(ino, ALL)
+        await trio.sleep(0.1)
+        refused = c.ask_lock(ino, ALL)
+        patch.setattr(LockTable, "_verdict", lambda *_: None)  # as of one that is lent
+        assert c.node is not None
+        key = LockKey(ino, False)
+        c.node.locking.test(key, ALL, lambda error, _: told.append(error))
+        await trio.sleep(0.1)
+        assert (waits.error, refused.error) == (None, errno.ENOLCK)
+        assert told == [errno.ENOLCK]
+    a.ask_lock(ino, DROP)
+    await trio.sleep(0.1)
+    assert waits.error == 0

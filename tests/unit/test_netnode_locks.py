@@ -185,3 +185,22 @@ def test_what_was_granted_while_an_assertion_was_on_its_way_stays() -> None:
     assert stands(table, B) is not None
     table.asserted(A, [], 3)
     assert stands(table, B) is None
+
+
+def test_looking_at_those_who_wait_is_not_their_square(monkeypatch) -> None:
+    """It is done again for each release, and every second."""
+    table, looked = LockTable(0), []
+    keeps_back = LockTable._keeps_back
+    for number in range(200):
+        table.ask(A, number, LockKey(Ino(number), False), W, True, False)
+    for number in range(200):
+        table.ask(B, number, KEY, Range(number, READ), True, False)
+        table.ask(B, 1000 + number, LockKey(Ino(number), False), W, True, False)
+
+    def counted(self: LockTable, *waiters: object) -> bool:
+        looked.append(1)
+        return keeps_back(self, *waiters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LockTable, "_keeps_back", counted)
+    assert table.retry(False) == []
+    assert len(looked) < 400
