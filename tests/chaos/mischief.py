@@ -1,0 +1,168 @@
+"""What happens to machines and lines. Each function does one thing, waits, undoes it.
+
+Those that take a machine's life in hand are told apart by `LIVES`: of one machine only
+one of them goes on at a time, beside any number of cut lines.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+
+from tests.chaos.machines import FULL, GONE, Machine, Machines
+from tests.chaos.weather import AGAIN
+from tests.lib.cluster import dfs, wait_until
+
+Mischief = Callable[[Machines, Machine, random.Random], None]
+
+
+def cut(all: Machines, one: Machine, chance: random.Random) -> None:
+    """A machine is alone."""
+    with all.weather.spell("cut", one.name):
+        one.host.cut()
+        time.sleep(chance.choice((0.5, 2, 5, 9)))
+        one.host.heal(all.net)
+
+
+def cut_line(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Two machines do not reach each other, or one the other: others reach both."""
+    other = chance.choice([m for m in all.all if m is not one])
+    both = chance.random() < 0.6
+    with all.weather.spell(f"{'line' if both else 'one way'} cut to {other.name}", ""):
+        one.host.cut_towards(other.host)
+        if both:
+            other.host.cut_towards(one.host)
+        time.sleep(chance.choice((0.5, 2, 5, 9, 14)))
+        one.host.heal_towards(other.host)
+        other.host.heal_towards(one.host)
+
+
+def kill_worker(all: Machines, one: Machine, chance: random.Random) -> None:
+    # A write in flight in that moment may be EIO.
+    with all.weather.spell("worker killed", one.name, errno.EIO, AGAIN):
+        _kill(one, "worker")
+
+
+def kill_node(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("node killed", one.name):
+        _kill(one, "node")
+
+
+def kill_both(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("both killed", one.name, errno.EIO, AGAIN):
+        _kill(one, "node", "worker")
+
+
+def _kill(one: Machine, *which: str) -> None:
+    one.kill(*which)
+    wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def kill_all(all: Machines, one: Machine, chance: random.Random) -> None:
+    """The supervisor, too, under the programs."""
+    with all.weather.spell("all killed", one.name, *GONE):
+        one.kill("supervisor", "worker", "node")
+        time.sleep(chance.choice((0, 0, 1, 4)))
+        with one.quiet():
+            one.node.mount()
+
+
+def abort(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("umount --force", one.name, *GONE):
+        dfs("umount", "--force", str(one.node.mnt))
+        with one.quiet():
+            one.node.mount()
+
+
+def detach(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Unmounted while it is in use; the node ends with the last file."""
+    with all.weather.spell("umount --lazy", one.name, *GONE):
+        dfs("umount", "-l", str(one.node.mnt))
+        time.sleep(chance.choice((0, 1)))
+        with one.quiet():
+            one.node.mount()
+
+
+def remount(all: Machines, one: Machine, chance: random.Random) -> None:
+    with one.quiet(), all.weather.spell("unmounted", one.name):
+        one.node.umount()
+        time.sleep(chance.choice((0, 0, 2, 6)))
+        one.node.mount()
+
+
+def check(all: Machines, one: Machine, chance: random.Random) -> None:
+    """`dfs fsck`, in the middle of everything."""
+    with one.quiet(), all.weather.spell("fsck", one.name):
+        one.node.umount()
+        try:
+            one.node.fsck()
+        finally:
+            one.node.mount()
+
+
+def upgrade(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("upgrade", one.name, AGAIN):
+        dfs("upgrade", str(one.node.mnt))
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def stop_worker(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("worker stopped", one.name):
+        _stop(one, chance.choice((0.2, 1, 3)), "worker")
+
+
+def stop_node(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("node stopped", one.name):
+        _stop(one, chance.choice((0.2, 1, 3, 8)), "node")
+
+
+def stop_all(all: Machines, one: Machine, chance: random.Random) -> None:
+    """As a machine that sleeps."""
+    with all.weather.spell("all stopped", one.name):
+        which = ("supervisor", "worker", "node")
+        _stop(one, chance.choice((1, 3, 8, 17)), *which)
+
+
+def _stop(one: Machine, for_s: float, *which: str) -> None:
+    """By another process: this one may wait, all threads of it, for who is stopped."""
+    pids = " ".join(map(str, one.pids(*which)))
+    script = f"kill -STOP {pids}; sleep {for_s}; kill -CONT {pids}"
+    subprocess.run(["sh", "-c", script], check=False)
+
+
+def fill(all: Machines, one: Machine, chance: random.Random) -> None:
+    """The disk of a store has no room for a while, or not a byte."""
+    small = all.with_small_disk()
+    if not small:
+        return
+    one = chance.choice(small)
+    keep = chance.choice((0, 1 << 20, 6 << 20))
+    filler = one.node.store / f"filler-{chance.randrange(1 << 30)}"
+    with all.weather.spell(f"disk full but for {keep}", one.name, *FULL):
+        for size in (1 << 20, 1 << 12):
+            _fill(filler, size, keep)
+        time.sleep(chance.choice((1, 4, 8)))
+        filler.unlink()
+
+
+def _fill(filler: os.PathLike[str], size: int, keep: int) -> None:
+    with open(filler, "ab", buffering=0) as out:
+        while True:
+            free = os.statvfs(filler)
+            if free.f_bavail * free.f_frsize < keep + size:
+                return
+            try:
+                out.write(bytes(size))
+            except OSError:
+                return
+
+
+LINES: tuple[Mischief, ...] = (cut, cut, cut_line, cut_line, fill, fill)
+LIVES: tuple[Mischief, ...] = (
+    *(kill_worker, kill_node, kill_both, kill_all, abort, detach, remount, check),
+    *(upgrade, stop_worker, stop_node, stop_all),
+)
