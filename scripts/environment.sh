@@ -148,10 +148,28 @@ install_project() {
     local groups
     mapfile -t groups < <(group_requirements "$@")
     pip_install -e "$here" "${groups[@]}"
+    any_alphabet "$venv"/lib/python*/site-packages/*dfs.pth
     printf '%s\n' "$want" "$*" >"$stamp"
     venv_is_new=1
   fi
   exec 9>&-
+}
+
+# any_alphabet PATHFILE...: Python before 3.13 reads these in the alphabet of LC_ALL: with C
+# it would start nothing below /home/jürgen. A line of code may name the path in ASCII. (The
+# other way, dev-mode-exact of hatch, costs each start 15 ms.)
+any_alphabet() {
+  "$venv/bin/python" -S -c '
+import sys
+for file in sys.argv[1:]:
+    with open(file, "rb") as lines:
+        paths = set(lines.read().splitlines())
+    if not all(path.isascii() for path in paths):
+        with open(file, "w") as lines:
+            for path in paths:
+                path = ascii(path.decode("utf-8", "surrogateescape"))
+                lines.write(f"import sys; sys.path.append({path})\n")
+' "$@"
 }
 
 why_no_lock() {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -102,13 +101,25 @@ def test_no_code_is_taken_from_the_directory_it_is_called_in(tmp_path: Path) -> 
     assert done.returncode == 0 and not (tmp_path / "ran").exists()
 
 
-def test_the_environment_starts_with_any_alphabet() -> None:
-    """Before 3.13 a path in a .pth file was read in that of LC_ALL."""
-    links = list(Path(sysconfig.get_path("purelib")).glob("*dfs*.pth"))
-    if not links:
-        pytest.skip("dfs is not installed from this checkout")
-    for line in links[0].read_text().splitlines():
+@pytest.mark.parametrize("place", ["/home/jürgen/dfs", "/home/j\udcfcrgen", "/plain"])
+def test_the_environment_starts_with_any_alphabet(tmp_path: Path, place: str) -> None:
+    """Before 3.13 a path in a .pth file is read in that of LC_ALL."""
+    file = tmp_path / "_dfs.pth"
+    file.write_bytes(os.fsencode(f"{place}\n{place}"))
+    script = f". {ROOT}/scripts/environment.sh; venv={sys.prefix}; any_alphabet {file}"
+    for _ in range(2):
+        words = ["bash", "-c", script]
+        subprocess.run(words, env={**os.environ, "LC_ALL": "C"}, check=True, timeout=60)
+        line = file.read_text("ascii")
+        if line == f"{place}\n{place}":
+            continue
         assert line.startswith("import ")
+        before = list(sys.path)
+        try:
+            exec(line)
+            assert sys.path == [*before, place]
+        finally:
+            sys.path[:] = before
 
 
 @pytest.mark.parametrize(
