@@ -34,7 +34,7 @@ def work(node: SimNode, rng: random.Random) -> None:
             if new != name:
                 t.rename(ROOT_INO, name, ROOT_INO, new)
         elif choice == 2:
-            t.set_attrs(entry.ino, mode=rng.choice((0o600, 0o644, 0o755)))
+            t.set_attrs(entry.ino, mode=rng.choice((0o100600, 0o100644, 0o100755)))
         else:
             data = rng.randbytes(100)
             cid = node.store.put(data)

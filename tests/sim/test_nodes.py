@@ -442,7 +442,7 @@ async def test_lost_register_is_found_by_the_heartbeat_and_repaired(
     state = b.namespace.states([key for key, _ in b.namespace.bucket_keys(7)])
     # Make a register of b something a does not have: a merge of its own.
     with b.namespace.transaction() as t:
-        t.set_attrs(b.namespace.entry(1, b"f3").ino, mode=0o600)  # type: ignore[union-attr]
+        t.set_attrs(b.namespace.entry(1, b"f3").ino, mode=0o100600)  # type: ignore[union-attr]
     tx = t.tx
     assert tx is not None and state is not None
     a.namespace.apply_states([], {b.id: tx.seq})
