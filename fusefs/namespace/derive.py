@@ -436,9 +436,14 @@ class Derivation(Facts):
     def _show_version(
         self, ino: Ino, vino: Ino, sibling: Sibling, content: Content
     ) -> None:
+        """With what was written to it elsewhere, if that has come: whoever writes to
+        it here has to have seen it."""
         attrs = self.attrs(ino)
         if attrs is None or self._registers.load(attrs_key(vino)).live:
             return
+        latest, written, _ = shown_of(self.versions(vino))
+        if latest is not None and written is not None:
+            sibling, content = latest, written
         before = self.row_of(vino)
         self._inode_before.setdefault(vino, before)
         row = inode_row(vino, attrs, sibling, content, 1, 0, FLAG_DERIVED)

@@ -116,7 +116,8 @@ def test_version_changed_elsewhere_whose_data_came_first_is_not_written_over(
     write(a, loser.ino, b"of the loser")
     states = [s for part in a.delta(b.vector()) for s in part.states]
     b.apply_states([s for s in states if s.key == content_key(loser.ino)], {})
-    assert b.inode(loser.ino) is not None
+    row = b.inode(loser.ino)
+    assert row is not None and row.root == chunk_id(b"of the loser")
     assert b.problems() == []
     with b.transaction() as t:
         t.set_times(ino, mtime_ns=6)
