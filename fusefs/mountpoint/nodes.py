@@ -120,7 +120,20 @@ def is_ending(node: Running) -> bool:
     now = _state(node)
     if now is None or now.pid != node.pid or not _is_here(node):
         return False  # what is there is of the run before: it starts
-    return bool(now.connection) and not table.of_connection(now.connection)
+    if not now.connection:
+        return False
+    return not table.of_connection(now.connection) or _is_anothers(node, now)
+
+
+def _is_anothers(node: Running, now: state.State) -> bool:
+    """Whether a mount made later got the number of the node's connection."""
+    for other in running():
+        its = _state(other) if other.pid != node.pid else None
+        if its is None or its.pid != other.pid or its.connection != now.connection:
+            continue
+        if its.started_s > now.started_s:
+            return True
+    return False
 
 
 def is_child(pid: int, node: Running) -> bool:

@@ -275,6 +275,34 @@ def test_the_node_of_a_mount_is_one_of_who_made_it(
     assert nodes.at_mountpoint("/mnt") is None
 
 
+def test_a_node_is_ending_though_another_mount_got_its_connections_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, pid, started_s in (("one", 11, 5.0), ("other", 12, 9.0)):
+        (tmp_path / name / "run").mkdir(parents=True)
+        now = state.State(
+            pid=pid,
+            store=str(tmp_path / name),
+            mountpoint=f"/{name}",
+            connection="52",
+            started_s=started_s,
+        )
+        state.write(now)
+        found.append(nodes.Running(pid, now.store, now.mountpoint))
+    mount = table.Mount(b"/other", "0:52", table.FS_TYPE, "dfs", 0)
+    mounts = [mount]
+    monkeypatch.setattr(nodes, "running", lambda: found)
+    monkeypatch.setattr(nodes, "_is_here", lambda node: True)
+    monkeypatch.setattr(nodes, "_as_seen_by", lambda node: Path(node.store))
+    monkeypatch.setattr(table, "of_connection", lambda connection: mounts)
+    assert [nodes.is_ending(node) for node in found] == [True, False]
+    found.pop()
+    assert not nodes.is_ending(found[0])
+    mounts.clear()
+    assert nodes.is_ending(found[0])
+
+
 def test_only_a_child_of_the_node_is_taken_for_its_worker() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
