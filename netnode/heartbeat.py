@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import trio
 
-from fusefs.model.vector import MAX_NODES
-from netnode.core import hearsay
-from netnode.core.hearsay import Said
-from netnode.core.horizon import Told
 from netnode.environment import Environment
-from netnode.peers import Peer, Peers, heard_of
-from netnode.wire.messages import Heard, Ping
+from netnode.peers import Peer, Peers
+from netnode.wire.messages import Ping
 
 HEARTBEAT_S = 2.0
 DEAD_S = 6.0
@@ -47,38 +42,7 @@ class Heartbeat:
         peer.pings[self._number] = self._environment.now()
         while len(peer.pings) > REMEMBERED:
             del peer.pings[next(iter(peer.pings))]
-        peer.send(self._with_news(peer, ping))
-
-    def _with_news(self, peer: Peer, ping: Ping) -> Ping:
-        """Of members that it is not connected to."""
-        now = self._environment.now()
-        if now - peer.passed_on < hearsay.EVERY_S:
-            return ping
-        known = heard_of(self._peers, now)
-        news = hearsay.news_for(peer.id, peer.outgoing.links, known)
-        if not news:
-            return ping
-        peer.passed_on = now
-        heard = [
-            Heard(
-                node,
-                said.told.boot,
-                dict(said.told.vector),
-                int(1000 * (now - said.at)),
-            )
-            for node, said in news
-        ]
-        return msgspec.structs.replace(ping, heard=tuple(heard))
-
-    def told(self, peer: Peer, ping: Ping) -> None:
-        """The peer's heartbeat: what it has, and what it passes on of others."""
-        now = self._environment.now()
-        peer.told = ping.vector
-        for item in ping.heard:
-            told = Told(item.boot, item.vector)
-            peer.heard[item.node] = Said(told, now - item.age_ms / 1000)
-        if len(peer.heard) > MAX_NODES:
-            peer.heard.clear()
+        peer.send(ping)
 
     def answered(self, peer: Peer, number: int) -> bool:
         """A Pong; True when it measured the distance anew. Closes wait for nobody who

@@ -13,7 +13,7 @@ from fusefs.namespace.namespace import Namespace
 from netnode.core import horizon as horizons
 from netnode.core.membership import Membership
 from netnode.environment import Environment
-from netnode.peers import Peers, heard_of
+from netnode.peers import Peers
 
 
 async def keep_horizon(
@@ -34,15 +34,18 @@ async def keep_horizon(
         members = membership.members()
         if me != members[0]:
             continue
-        heard = heard_of(peers, environment.now())
-        told = {node: said.told for node, said in heard.items()}
+        told = {
+            p.id: horizons.Told(p.hello.boot, p.told)
+            for p in peers
+            if p.told is not None
+        }
         told[me] = horizons.Told(boot, namespace.vector())
         found = horizons.horizon(members, horizons.durable(before, told))
         before = told
         since_s = environment.now() - written
         if not found or not horizons.worth_writing(last, found.upto, since_s):
             continue
-        while heard_of(peers, environment.now()).keys() >= set(members) - {me}:
+        while all(node == me or node in peers for node in members):
             last = await _step(namespace, environment, found, publish)
             written = environment.now()
             if dominates(last, found.upto) or not dominates(namespace.horizon(), last):

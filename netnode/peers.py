@@ -8,9 +8,6 @@ import trio
 
 from fusefs.model.ids import NodeId, Seq
 from netnode.connection import Connection
-from netnode.core import hearsay
-from netnode.core.hearsay import Said
-from netnode.core.horizon import Told
 from netnode.core.membership import Link
 from netnode.core.nearness import Nearness
 from netnode.core.repair import Repair
@@ -40,10 +37,6 @@ class Peer:
         self.pings: dict[int, float] = {}
         self.told: dict[NodeId, Seq] | None = None
         """The vector of its last heartbeat."""
-        self.heard: dict[NodeId, Said] = {}
-        """What it passed on of others."""
-        self.passed_on = float("-inf")
-        """When something was passed on to it last."""
         self.why_closed = ""
         self._behind = trio.Event()
 
@@ -77,12 +70,6 @@ class Peer:
     async def until_behind(self) -> None:
         await self._behind.wait()
         self._behind = trio.Event()
-
-
-def heard_of(peers: Peers, now: float) -> dict[NodeId, Said]:
-    """What the members told last, as far as it has come here."""
-    own = {p.id: Told(p.hello.boot, p.told) for p in peers if p.told is not None}
-    return hearsay.heard_of(own, [p.heard for p in peers], now)
 
 
 class Peers:

@@ -123,7 +123,7 @@ class Serving:
                 await self._replicator.live(peer, (message,))
             case Ping():
                 peer.send(Pong(message.number))
-                self._heartbeat.told(peer, message)
+                peer.told = message.vector
                 self._replicator.heard(peer, message)
             case Pong():
                 if self._heartbeat.answered(peer, message.number):

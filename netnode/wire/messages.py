@@ -27,8 +27,6 @@ OLDEST = 1
 """The oldest version this code still speaks."""
 
 MAX63 = (1 << 63) - 1
-MAX_HEARD = 32
-"""Members of which a heartbeat tells what they said."""
 MAX_CIDS = 4096
 """Chunk ids in one message: 128 KiB."""
 
@@ -95,15 +93,6 @@ class Bye(Message, frozen=True, tag=2):
     """Dialling again soon is of no use."""
 
 
-class Heard(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a member told that the receiver is not connected to."""
-
-    node: Node
-    boot: Number
-    vector: Vector
-    age_ms: Number
-
-
 class Ping(Message, frozen=True, tag=3):
     """Heartbeat. `vector` is what the sender has applied, `digest` of then."""
 
@@ -113,7 +102,6 @@ class Ping(Message, frozen=True, tag=3):
     hlc: Stamp = Hlc(0)
     settled: bool = True
     """No cache of the sender shows anything older than `vector`."""
-    heard: Annotated[tuple[Heard, ...], msgspec.Meta(max_length=MAX_HEARD)] = ()
 
 
 class Pong(Message, frozen=True, tag=4):
