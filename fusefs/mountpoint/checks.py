@@ -110,6 +110,11 @@ def _clear_or_refuse(where: str) -> None:
         if (again := table.find(where)) is not None and again.is_ours:
             _clear_or_refuse(where)
         return
+    if nodes.at_mountpoint(where) is None and unmounting.answer(where) is None:
+        raise _failure(
+            f"{where} is a dfs mount that does not answer, and its node is gone; "
+            f"end it with: dfs umount -f {shlex.quote(where)}"
+        )
     raise _failure(
         f"{where} is already a dfs mount; "
         f"unmount it first with: dfs umount {shlex.quote(where)}"

@@ -16,7 +16,7 @@ from fusefs import cli
 from fusefs.cli import asking, fsck, invite, launching, settings, status
 from fusefs.config import Config
 from fusefs.errors import ConfigError
-from fusefs.mountpoint import checks, nodes, table
+from fusefs.mountpoint import checks, nodes, table, unmounting
 from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
 from fusefs.supervisor import lock, state
@@ -301,6 +301,21 @@ def test_a_node_is_ending_though_another_mount_got_its_connections_number(
     assert not nodes.is_ending(found[0])
     mounts.clear()
     assert nodes.is_ending(found[0])
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_mount_nobody_answers_for_is_told_from_one_that_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """Perhaps its node runs where we do not see it: then it answers."""
+    said = os.statvfs("/") if answers else None
+    monkeypatch.setattr(checks, "ORPHAN_S", 0.0)
+    monkeypatch.setattr(nodes, "at_mountpoint", lambda where: None)
+    monkeypatch.setattr(unmounting, "answer", lambda where: said)
+    with pytest.raises(CommandError) as refused:
+        checks._clear_or_refuse("/mnt/my dfs")
+    force = "" if answers else "-f "
+    assert str(refused.value).endswith(f": dfs umount {force}'/mnt/my dfs'")
 
 
 def test_only_a_child_of_the_node_is_taken_for_its_worker() -> None:
