@@ -19,6 +19,7 @@ _ALIKE = (
     f" AND i.mode & {0o170000} != {stat.S_IFDIR}"
     + "".join(f" AND i.{column} IS w.{column}" for column in _SEEN)
 )
+_ONLY = " AND o.parent = ? AND o.name = ?"
 
 
 class Twin(msgspec.Struct, frozen=True):
@@ -32,9 +33,14 @@ class Twin(msgspec.Struct, frozen=True):
     winner: Ino
 
 
-def alike(db: sqlite3.Connection, node: NodeId) -> list[Twin]:
-    """Those that this node gave the name to. Extended attributes are not compared."""
-    rows = db.execute(_ALIKE, (node, FLAG_CONFLICT)).fetchall()
+def alike(db: sqlite3.Connection, node: NodeId, only: Twin | None = None) -> list[Twin]:
+    """Those that this node gave the name to; `only`: of what is shown where that one
+    was. Extended attributes are not compared."""
+    values = (node, FLAG_CONFLICT)
+    if only is None:
+        rows = db.execute(_ALIKE, values).fetchall()
+    else:
+        rows = db.execute(_ALIKE + _ONLY, (*values, only.parent, only.name)).fetchall()
     return [
         Twin(Ino(p), origin, name, Ino(i), Ino(w)) for p, origin, name, i, w in rows
     ]

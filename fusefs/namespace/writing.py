@@ -133,12 +133,12 @@ class Writing:
         values = {key_name(key): self.xattr(ino, key_name(key)) for key in keys}
         return {name: value for name, value in values.items() if value is not None}
 
-    def alike_twins(self) -> list[Twin]:
+    def alike_twins(self, only: Twin | None = None) -> list[Twin]:
         """See `twins.alike`; those whose extended attributes differ are none."""
         self._settle()
         return [
             twin
-            for twin in alike(self._db, self._node)
+            for twin in alike(self._db, self._node, only)
             if self.xattrs(twin.ino) == self.xattrs(twin.winner)
         ]
 

@@ -65,7 +65,7 @@ class Twins:
         keep, commit = Kept(self._files), self._commits.begin()
         with keep, commit as tx:
             entry = tx.entry(twin.parent, twin.name)
-            if entry is None or twin not in tx.alike_twins():
+            if entry is None or twin not in tx.alike_twins(twin):
                 return
             if self._is_written(twin):
                 self._again = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +11,13 @@ from fusefs.errors import NoSpace
 from fusefs.model.ids import ROOT_INO, NodeId
 from fusefs.model.records import S_DIR
 from fusefs.namespace.namespace import Namespace
+from tests.lib import disks
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=8M", "none", str(disk)]
-    if subprocess.run(["mount", *options], capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with disks.small(tmp_path / "disk", "8M") as disk:
+        yield disk
 
 
 def make(node: Namespace, name: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,17 +16,13 @@ from fusefs.relief import Relief
 from fusefs.store.reserve import Reserve, give_up_if_full
 from fusefs.store.space import Space
 from fusefs.store.store import Store
+from tests.lib import disks
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=64M", "none", str(disk)]
-    if subprocess.run(["mount", *options], capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with disks.small(tmp_path / "disk", "64M") as disk:
+        yield disk
 
 
 @pytest.fixture

@@ -24,6 +24,16 @@ def put(local: Local, data: bytes, number: int) -> None:
     local.vfs.rename(ROOT_INO, b"tmp%d" % number, ROOT_INO, b"f")
 
 
+def put_while_written(pair: Pair) -> int:
+    """On both; `a` goes on writing to its own, which lost, by this handle."""
+    handle = pair.a.create("/tmp", b"data")
+    pair.a.vfs.flush(handle)
+    pair.a.vfs.rename(ROOT_INO, b"tmp", ROOT_INO, b"f")
+    put(pair.b, b"data", 2)
+    pair.sync()
+    return handle
+
+
 def names(local: Local) -> list[bytes]:
     return sorted(entry.name for entry in local.listing())
 
@@ -47,11 +57,7 @@ def test_other_files_are_kept_both(pair: Pair) -> None:
 
 
 def test_what_a_program_writes_to_is_kept_until_it_is_closed(pair: Pair) -> None:
-    handle = pair.a.create("/tmp", b"data")
-    pair.a.vfs.flush(handle)
-    pair.a.vfs.rename(ROOT_INO, b"tmp", ROOT_INO, b"f")
-    put(pair.b, b"data", 2)
-    pair.sync()
+    handle = put_while_written(pair)
     pair.a.vfs._twins.settle()
     assert len(names(pair.a)) == 2
     pair.a.close(handle)
@@ -60,11 +66,7 @@ def test_what_a_program_writes_to_is_kept_until_it_is_closed(pair: Pair) -> None
 
 
 def test_what_it_wrote_is_kept_for_good(pair: Pair) -> None:
-    handle = pair.a.create("/tmp", b"data")
-    pair.a.vfs.flush(handle)
-    pair.a.vfs.rename(ROOT_INO, b"tmp", ROOT_INO, b"f")
-    put(pair.b, b"data", 2)
-    pair.sync()
+    handle = put_while_written(pair)
     pair.a.vfs.write(handle, 4, b" and more", pair.a.caller)
     pair.a.close(handle)
     pair.a.vfs._twins.settle()
