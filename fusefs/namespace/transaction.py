@@ -270,7 +270,8 @@ class Transaction(Writing):
         row = self._real_inode(ino)
         ino = row.ino
         if mtime_ns is not None:
-            if row.flags & FLAG_CONFLICT:
+            beside = self._beside(row)
+            if row.flags & FLAG_CONFLICT and not beside:
                 self._keep_losers(ino)
                 row = self._real_inode(ino)
             versions = self.versions(ino)
@@ -280,7 +281,7 @@ class Transaction(Writing):
             content = msgspec.structs.replace(
                 shown, mtime_ns=mtime_ns, ctime_ns=max(self.now_ns, row.ctime_ns)
             )
-            self._write(content_key(ino), encode_value(content))
+            self._write(content_key(ino), encode_value(content), beside)
         if atime_ns is not None or mtime_ns is None:
             self.set_attrs(ino, atime_ns=atime_ns)
 

@@ -26,6 +26,7 @@ import msgspec
 
 from fusefs.model.ids import ChunkId, Ino, Seq
 from fusefs.vfs.regions import (
+    APPEND,
     ATTRIBUTES,
     SHARE,
     START,
@@ -92,6 +93,12 @@ class Log:
             self._wrote_edges(draft, offset, data, {index for index, _ in full})
         if self._region.outgrown:
             self._write_anew(draft)
+
+    def appended(self, draft: Draft, data: memoryview, request: int) -> None:
+        """Bytes came for the end, whatever offset the request has."""
+        self._append(APPEND, draft, request, data)
+        if self._region.outgrown and self._write_anew(draft):
+            self._append(APPEND, draft, request)  # which is not answered yet
 
     def _wrote_edges(
         self, draft: Draft, offset: int, data: memoryview, left_out: set[int]

@@ -306,7 +306,7 @@ class Publisher:
                 raise _Gone
             if (now.root, now.size) != (row.root, row.size):
                 raise _Moved
-            if now.flags & FLAG_APPENDS and not row.flags & FLAG_APPENDS:
+            if now.flags & FLAG_APPENDS and not file.unmerged:
                 raise _Moved  # a peer appended this moment: merge first
             self._note_risk(file, row)
             self._set_content(tx, file, draft, row, view)

@@ -36,7 +36,7 @@ _RECORD = struct.Struct("<8sBBxxIQQQqqq")
 """generation, kind, appends, bytes that follow, argument, size, lowest, mtime_ns,
 ctime_ns, atime_ns (-1: not set)."""
 _END_BYTES = 8
-START, WRITE, TRUNCATE, ZERO, SHARE, TIMES, ATTRIBUTES = range(1, 8)
+START, WRITE, TRUNCATE, ZERO, SHARE, TIMES, ATTRIBUTES, APPEND = range(1, 9)
 _PUNCH_HOLE_KEEP_SIZE = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Container
 
 from fusefs.errors import FsError
 from fusefs.model.context import has_seen
@@ -26,6 +28,12 @@ from fusefs.vfs.regions import Record, Start
 
 log = logging.getLogger(__name__)
 
+_MOST_REQUESTS = 256
+"""Of one file that may have been carried out without an answer: more than there are
+threads that serve."""
+
+Requests = Container[int]
+
 
 def restore(
     namespace: Namespace,
@@ -34,18 +42,21 @@ def restore(
     pool: Pool,
     *,
     same_mount: bool,
-) -> None:
+) -> dict[Ino, Requests]:
     """All that can be made anew; the rest is lost, and who has it open is told.
-    `same_mount`: programs may still have open what has no name."""
+    `same_mount`: programs may still have open what has no name. Gives the last requests
+    to append that are in each."""
+    found: dict[Ino, Requests] = {}
     for ino in files.journal.marks.live:
         try:
-            _restore(ino, namespace, files, objects, pool, same_mount)
+            found[ino] = _restore(ino, namespace, files, objects, pool, same_mount)
         except (FsError, Missing, OSError) as error:
             log.warning("unpublished writes of inode %d are lost: %r", ino, error)
             files.journal.marks.give_up(ino)
         except Exception:  # a bug must not keep all files from their users
             log.exception("unpublished writes of inode %d are lost", ino)
             files.journal.marks.give_up(ino)
+    return found
 
 
 def _restore(
@@ -55,19 +66,23 @@ def _restore(
     objects: Objects,
     pool: Pool,
     same_mount: bool,
-) -> None:
-    if _is_published(ino, namespace, files.journal.marks.published_as(ino)):
-        files.journal.end(ino, None)
-        return
+) -> Requests:
     start, records = files.journal.left(ino)
+    appended: deque[int] = deque(maxlen=_MOST_REQUESTS)
+    if _is_published(ino, namespace, files.journal.marks.published_as(ino)):
+        appended += [r.argument for r, _ in records if r.kind == regions.APPEND]
+        files.journal.end(ino, None)
+        return appended
     draft = _begin(start, objects, pool)
     end = 0
     for record, where in records:
         _apply(draft, record)
         end = where
+        if record.kind == regions.APPEND:
+            appended.append(record.argument)
     if files.row(ino) is None and not same_mount:
         files.journal.end(ino, None)  # who had it open is gone
-        return
+        return appended
     files.adopt_orphan(ino)
     file = files.acquire(ino)
     draft.log = files.journal.resume(ino, end)
@@ -75,6 +90,7 @@ def _restore(
     file.draft = draft
     files.dirty[ino] = file
     files.release(file)
+    return appended
 
 
 def _is_published(ino: Ino, namespace: Namespace, seq: int) -> bool:
@@ -103,6 +119,8 @@ def _apply(draft: Draft, record: Record) -> None:
     match record.kind:
         case regions.WRITE:
             draft.write(record.argument, memoryview(record.data))
+        case regions.APPEND:
+            draft.write(record.size - len(record.data), memoryview(record.data))
         case regions.TRUNCATE:
             draft.truncate(record.argument)
         case regions.ZERO:

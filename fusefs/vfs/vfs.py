@@ -124,7 +124,9 @@ class Vfs:
         publisher = Publisher(
             files, commits, store, objects, fetcher, pool, self._appends, self._relief
         )
-        restore(namespace, files, objects, pool, same_mount=options.same_mount)
+        self._appended = restore(
+            namespace, files, objects, pool, same_mount=options.same_mount
+        )
         publisher.spill(options.dirty_bytes)
         self._storing = publisher.storing
         privileges = Privileges(files, commits, namespace)
@@ -291,11 +293,14 @@ class Vfs:
         caller: Caller = _NOBODY,
         kill_suid: bool = False,
         appends: bool | None = None,
+        request: int = 0,
     ) -> int:
         """Takes all of `data`, which is not kept. With O_APPEND the kernel gives the
-        offset, which is moved to the end if a peer appended meanwhile; `appends`: see
-        Writer.write."""
-        return self._writer.write(handle, offset, data, caller, kill_suid, appends)
+        offset, which is moved to the end if a peer appended meanwhile; `appends`,
+        `request`: see Writer.write."""
+        return self._writer.write(
+            handle, offset, data, caller, kill_suid, appends, request
+        )
 
     def flush(
         self, handle: int, lock_owner: int = 0, caller: Caller | None = None
@@ -463,6 +468,12 @@ class Vfs:
         """Go on with an inode that lost its last name under an earlier worker, and that
         the kernel still knows; False: there is no such inode."""
         return self._files.adopt_orphan(ino)
+
+    def has_appended(self, ino: Ino, request: int) -> bool | None:
+        """Whether an earlier worker carried out this request to append, without having
+        answered it. None: it left no journal of the file."""
+        requests = self._appended.get(ino)
+        return None if requests is None else request in requests
 
     def adopt_directory(self, ino: Ino) -> bool:
         """Goes on with a directory that a peer removed and the kernel still knows."""

@@ -66,12 +66,14 @@ class Writer:
         caller: Caller,
         kill_suid: bool = False,
         appends: bool | None = None,
+        request: int = 0,
     ) -> int:
         """Take the bytes in; all readers on this node see them when it returns.
 
         `appends`: they belong at the end. O_APPEND may have been set or cleared since
         the open, and dirty pages of a mapping stay where they are whatever handle they
-        come through; None: the binding cannot tell.
+        come through; None: the binding cannot tell. `request`: what the next worker
+        will be asked for if this one is killed before it answers; 0: nothing.
 
         Raises: NoSpace before a byte is accepted; TooBig (EFBIG) past 8 EiB.
         """
@@ -100,7 +102,11 @@ class Writer:
                 offset = draft.size
             draft.mtime_ns = draft.ctime_ns = now
             full = draft.write(offset, part)
-            if draft.log is not None:
+            if draft.log is None:
+                pass
+            elif appends and request:
+                draft.log.appended(draft, part, request)
+            else:
                 draft.log.wrote(draft, offset, part, () if to_end else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:

@@ -101,6 +101,7 @@ class MemoryVfs:
         self.cancelled: list[str] = []
         self.forgotten: list[int] = []
         self.adopted: list[tuple[int, int]] = []
+        self.appended: dict[tuple[Ino, int], bool | None] = {}
 
     def number_handles_from(self, first: int) -> None:
         """A second process must not give out the numbers of the first again."""
@@ -401,10 +402,13 @@ class MemoryVfs:
         caller: Caller,
         kill_suid: bool = False,
         appends: bool | None = None,
+        request: int = 0,
     ) -> int:
         node = self._handle(handle)
         with self._lock:
             size = len(node.data)
+            if appends:
+                offset = size
             if offset > size:
                 node.data.extend(bytes(offset - size))
             node.data[offset : offset + len(data)] = data
@@ -534,6 +538,9 @@ class MemoryVfs:
 
     def adopt_orphan(self, ino: Ino) -> bool:
         return False
+
+    def has_appended(self, ino: Ino, request: int) -> bool | None:
+        return self.appended.get((ino, request))
 
     def record_locked(self) -> list[Ino]:
         return []

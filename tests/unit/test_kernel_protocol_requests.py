@@ -384,6 +384,38 @@ def test_exchange_that_was_done_is_not_done_again(adopted: Desk) -> None:
     assert ask(p.UNIQUE_RESEND | 10) == (left, node), "only the one before was"
 
 
+@pytest.mark.parametrize(
+    ("journal", "there", "size"),
+    [(True, b"", 0), (False, b"abc", 6), (None, b"abc", 3), (None, b"", 3)],
+)
+def test_append_is_repeated_unless_it_was_done(
+    adopted: Desk, journal: bool | None, there: bytes, size: int
+) -> None:
+    """What the journal says counts; the bytes, where it says nothing."""
+    made = adopted.fs.create(Ino(1), b"log", 0o644, os.O_RDWR | os.O_APPEND, WHO)
+    adopted.fs.write(made.handle, 0, there, WHO)
+    adopted.fs.appended[made.attr.ino, 2] = journal
+    body = p.READ_IN.pack(made.handle, 0, 3, 0, 0, os.O_APPEND, 0) + b"abc"
+    reply = adopted.ask(Op.WRITE, made.attr.ino, body, unique=RESENT)
+    assert reply == (0, b"\x03" + bytes(7))
+    assert adopted.fs.lookup(Ino(1), b"log").size == size
+    assert made.handle in adopted.connection.written
+
+
+def test_what_was_left_is_asked_for_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel repeats all that was read: what a thread of ours has begun, too."""
+    session = Session(flags=p.HAS_RESEND)
+    made = server.Server(MemoryVfs(), -1, adopted=session)
+    done: list[object] = []
+    monkeypatch.setattr(made, "_add_channel", lambda resident: done.append("reads"))
+    monkeypatch.setattr(made, "_notify", done.append)
+    made.start()
+    asked = p.OUT_HEADER.pack(16, p.NOTIFY_RESEND, 0)
+    assert done == [asked, *["reads"] * made.connection.settings.readers]
+
+
 def test_repeated_request_means_nothing_to_a_worker_from_the_start(desk: Desk) -> None:
     left_behind(desk)
     body = p.MKDIR_IN.pack(0o755, 0) + b"left\0"

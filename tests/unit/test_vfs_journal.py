@@ -260,6 +260,58 @@ def test_base_changed_by_a_peer_meanwhile_both_stay(
     peer.close_all()
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_append_that_was_not_answered_is_known_wherever_it_went(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    """Peers append, too: neither offset nor bytes tell whether it is there."""
+    workers.now.put("/f", b"1\n")
+    handle = workers.now.open("/f", os.O_WRONLY | os.O_APPEND)
+    peer = Local(tmp_path / "peer", root=False)
+    replicate(workers.now, peer)
+    _copy_objects(workers.now, peer)
+    peer_handle = peer.open("/f", os.O_WRONLY | os.O_APPEND)
+    peer.vfs.write(peer_handle, 2, b"mine\n", peer.caller)  # the same line
+    peer.close(peer_handle)
+    for request, line in ((22, b"mine\n"), (24, b"more\n")):
+        workers.now.vfs.write(
+            handle, 2, line, workers.now.caller, appends=True, request=request
+        )
+    if published:  # killed before the journal said so
+        marks = workers.now.vfs._files.journal.marks
+        monkeypatch.setattr(marks, "end", lambda ino: None)
+        workers.now.vfs.flush(handle, 0)
+    now, ino = workers.kill(), workers.now.walk("/f")
+    _copy_objects(peer, now)
+    replicate(peer, now)
+    now.vfs.sync()
+    asked = [now.vfs.has_appended(ino, request) for request in (22, 24, 26)]
+    assert asked == [True, True, False]
+    assert now.vfs.has_appended(Ino(1), 22) is None
+    if not published:
+        assert now.cat("/f") == b"1\nmine\nmine\nmore\n"
+    peer.close_all()
+
+
+def test_append_that_has_the_journal_written_anew_is_known(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "REWRITE_BYTES", 10_000)
+    handle = workers.now.create("/f")
+    for request in range(2, 200, 2):
+        vfs = workers.now.vfs
+        slots = vfs._files.journal.marks.live
+        vfs.write(
+            handle, 0, b"x" * 300, workers.now.caller, appends=True, request=request
+        )
+        if slots and vfs._files.journal.marks.live != slots:
+            break
+    now = workers.kill()
+    assert now.vfs.has_appended(now.walk("/f"), request) is True
+    now.vfs.sync()
+    assert now.cat("/f") == b"x" * (150 * request)
+
+
 def _copy_objects(source: Local, target: Local) -> None:
     for root, _, _ in filter(None, source.namespace.live_roots()):
         target.store.put(source.store.get(root))

@@ -14,6 +14,7 @@ from fusefs.model.records import S_DIR
 from fusefs.model.tx import Effects
 from fusefs.namespace.rows import content_change
 from fusefs.vfs import VfsOptions
+from fusefs.vfs.files import File
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import RecordingPeers, hear, local_vfs, replicate
 from tests.lib.pair import random_bytes
@@ -261,6 +262,58 @@ def test_appends_of_two_nodes_follow_each_other(pair: Watched) -> None:
     pair.sync()
     assert pair.a.cat("/log") == pair.b.cat("/log")
     assert len(pair.a.listing()) == 1
+
+
+def apart(pair: Watched) -> None:
+    """Both append to one log, `a` first; neither has heard of it."""
+    pair.a.put("/log", b"begin\n")
+    pair.sync()
+    for local, line in ((pair.a, b"a\n"), (pair.b, b"b\n")):
+        handle = local.open("/log", os.O_WRONLY | os.O_APPEND)
+        local.vfs.write(handle, 6, line, local.caller, appends=True)
+        local.close(handle)
+
+
+def test_an_append_that_comes_while_ours_is_published_is_merged(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After looking for others, before looking at what the file shows."""
+    apart(pair)
+    appends = pair.b.vfs._appends
+    seen: list[object] = []
+    publisher = pair.b.vfs._writer._publisher
+    merge_first = publisher._merge_first
+
+    def late(file: File) -> bool:
+        merged = merge_first(file)
+        if not seen:
+            monkeypatch.setattr(appends, "merge_soon", seen.append)
+            pair.tell(pair.a, pair.b)
+        return merged
+
+    monkeypatch.setattr(publisher, "_merge_first", late)
+    handle = pair.b.open("/log", os.O_WRONLY | os.O_APPEND)
+    pair.b.vfs.write(handle, 8, b"more\n", pair.b.caller, appends=True)
+    pair.b.close(handle)
+    assert seen
+    assert pair.b.cat("/log") == b"begin\na\nb\nmore\n"
+    pair.sync()
+    assert [e.name for e in pair.a.listing()] == [b"log"]
+
+
+def test_times_set_while_appends_are_not_merged_yet_lose_none(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart(pair)
+    with monkeypatch.context() as busy:
+        busy.setattr(pair.b.vfs._appends, "merge_soon", lambda inos: None)
+        pair.tell(pair.a, pair.b)
+    ino = pair.b.walk("/log")
+    pair.b.vfs.setattr(ino, SetAttr(mtime_ns=10**18), pair.b.caller, None)
+    assert pair.b.stat("/log").mtime_ns == 10**18
+    assert [e.name for e in pair.b.listing()] == [b"log"]
+    pair.b.vfs._appends.merge(ino)
+    assert pair.b.cat("/log") == b"begin\na\nb\n"
 
 
 @pytest.mark.parametrize("appends", [True, None])

@@ -57,6 +57,7 @@ def write(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         ch.caller(),
         bool(flags & p.WRITE_KILL_SUIDGID),
         bool(opened & os.O_APPEND) and not flags & p.WRITE_CACHE,
+        unique & ~p.UNIQUE_RESEND,
     )
     return encode.written(unique, count)
 

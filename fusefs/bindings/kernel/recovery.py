@@ -4,7 +4,8 @@
   having been sent. What cannot be done twice and shows its result is then answered
   with success: the mkdir that finds its directory, the unlink that finds nothing.
 * A write that came to be answered no more is there already, perhaps: again, it would
-  be appended twice to a file that is open with O_APPEND.
+  be appended twice to a file that is open with O_APPEND. The journal knows its number;
+  where it lies says nothing, for peers append, too.
 * Handles were given out by the predecessor: the vfs does not know them (BadHandle)
   until it is told of their inode; the rest is in their number.
 """
@@ -104,15 +105,20 @@ def _unless_written(handler: Handler) -> Handler:
     def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         if unique & p.UNIQUE_RESEND:
             fh, offset, size, _, _, _, _ = p.READ_IN.unpack_from(ch.buffer, REQUEST)
-            start = REQUEST + p.READ_IN.size
-            there = memoryview(bytearray(size))
-            got = ch.fs.read_into(fh, offset, there, ch.caller())
-            if there[:got] == ch.view[start : start + size]:
+            done = ch.fs.has_appended(nodeid, unique & ~p.UNIQUE_RESEND)
+            if done or (done is None and _is_there(ch, fh, offset, size)):
                 ch.connection.written.add(fh)
                 return encode.written(unique, size)
         return handler(ch, unique, nodeid)
 
     return served
+
+
+def _is_there(ch: Channel, fh: int, offset: int, size: int) -> bool:
+    start = REQUEST + p.READ_IN.size
+    there = memoryview(bytearray(size))
+    got = ch.fs.read_into(fh, offset, there, ch.caller())
+    return there[:got] == ch.view[start : start + size]
 
 
 _CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL

@@ -87,14 +87,15 @@ class Server:
     # -- life ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts serving. On a live mount: asks again for what was left unanswered."""
-        for _ in range(self.connection.settings.readers):
-            self._add_channel(resident=True)
+        """Starts serving. On a live mount: asks again for what was left unanswered,
+        before anything is read, for the kernel repeats all that was."""
         adopted = self.connection.session
         if self.connection.adopted and adopted is not None:
-            self.notifier.everything_later()
             if adopted.has(p.HAS_RESEND):
                 self._notify(p.OUT_HEADER.pack(16, p.NOTIFY_RESEND, 0))
+            self.notifier.everything_later()
+        for _ in range(self.connection.settings.readers):
+            self._add_channel(resident=True)
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Serves until the mount is gone or `stop` is called.
