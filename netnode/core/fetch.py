@@ -5,7 +5,7 @@ busy of the peers likely to have it (the writer, and those placement names); whe
 they have it not, all others are asked at once whether they do. A chunk that takes
 much longer than is usual for its owner is asked of a second peer; whichever comes
 first wins and the other request is cancelled. A chunk that no connected peer has
-fails at once.
+fails at once, or when no peer is expected back any more.
 
 `pump` and the inputs return actions in order; the caller carries them out.
 """
@@ -37,6 +37,8 @@ HEDGE_FLOOR_S = 0.15
 HEDGE_FACTOR = 4.0
 """Usual latencies of a peer after which a second one is asked."""
 FIRST_LATENCY_S = 0.1
+BACK_S = 5.0
+"""So long a peer that was lost is expected back: it may only be restarting."""
 SMOOTHING = 0.2
 ASK_DIRECTLY = 2
 """So many unlikely peers are just asked for the chunk, more are asked whether they
@@ -143,6 +145,8 @@ class FetchScheduler:
         self._overdue: dict[ChunkId, None] = {}
         """A second peer should be asked, as soon as there is one to ask."""
         self._hedged: set[ChunkId] = set()
+        self._expected: dict[NodeId, float] = {}
+        """Peers that were lost, and until when they are expected back."""
 
     # -- inputs ----------------------------------------------------------------
 
@@ -226,6 +230,7 @@ class FetchScheduler:
 
     def peer_joined(self, peer: NodeId, now: float) -> list[Action]:
         """It can be asked from now on."""
+        self._expected.pop(peer, None)
         self.peers.setdefault(peer, PeerLoad())
         for chunk in self._chunks.values():
             chunk.ruled_out.discard(peer)
@@ -233,6 +238,7 @@ class FetchScheduler:
 
     def peer_gone(self, peer: NodeId, now: float) -> list[Action]:
         """What it was asked for goes to others."""
+        self._expected[peer] = now + BACK_S
         self._take_from(peer)
         return self._pump(now)
 
@@ -270,6 +276,7 @@ class FetchScheduler:
         times = [r.deadline for r in self._requests.values()]
         late = (self._late_at(chunk) for chunk in self._chunks.values())
         times += [at for at in late if at is not None]
+        times += self._expected.values() if self._chunks else ()
         return min(times, default=None)
 
     @property
@@ -284,6 +291,8 @@ class FetchScheduler:
 
     def _pump(self, now: float) -> list[Action]:
         """Ask for as much as the windows allow."""
+        if self._expected:
+            self._expected = {p: at for p, at in self._expected.items() if at > now}
         asks: dict[NodeId, list[_Chunk]] = {}
         finds: dict[NodeId, list[ChunkId]] = {}
         failed: list[ChunkId] = []
@@ -308,7 +317,7 @@ class FetchScheduler:
                     self._ask(chunk, peer, now)
                     asks.setdefault(peer, []).append(chunk)
                     free = self._has_room(priority, small)
-                elif not self._look_around(chunk, finds):
+                elif not self._look_around(chunk, finds) and not self._expected:
                     failed.append(cid)
         actions: list[Action] = [_asked(p, chunks) for p, chunks in asks.items()]
         actions += [Find(p, tuple(c)) for p, c in finds.items()]

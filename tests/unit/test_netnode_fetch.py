@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fusefs.model.ids import ChunkId, NodeId, chunk_id
 from netnode.core.fetch import (
+    BACK_S,
     SMALL_WINDOW,
     WINDOW,
     Action,
@@ -47,6 +48,21 @@ def finished(actions: list[Action]) -> list[Finished]:
 def test_without_peers_it_is_unreachable_at_once() -> None:
     actions = scheduler().want(1, CIDS[:3], FORE, (), 0, 10)
     assert actions == [Finished(1, Outcome.UNREACHABLE)]
+
+
+def test_what_only_a_restarting_peer_has_is_waited_for() -> None:
+    made = scheduler(1)
+    made.want(1, CIDS[:1], FORE, (), 0, 60)
+    assert finished(made.peer_gone(NodeId(1), 1)) == []
+    assert finished(made.want(2, CIDS[1:2], FORE, (), 1.5, 60)) == []
+    assert asked(made.peer_joined(NodeId(1), 2)) == {1: CIDS[:2]}
+    made.peer_gone(NodeId(1), 3)
+    at = made.next_event()
+    assert at == 3 + BACK_S
+    outcomes = {f.request: f.outcome for f in finished(made.tick(at))}
+    assert outcomes == {1: Outcome.UNREACHABLE, 2: Outcome.UNREACHABLE}
+    assert finished(made.want(3, CIDS[:1], FORE, (), at, 60)), "as ever"
+    assert made.next_event() is None
 
 
 def test_chunks_are_spread_over_likely_peers() -> None:
