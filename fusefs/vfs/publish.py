@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 OPTIMISTIC, MOST_MOVES = 3, 16
 """Attempts to publish without holding the namespace while chunks are stored; and in
 all, when others change the inode meanwhile."""
-OTHER_HALF_S = 0.002
-"""After a piece of a write(2) the next one comes within a tenth of that."""
+OTHER_HALF_S, OTHER_HALF_POLL_S = 0.25, 0.00025
+"""After a piece of a write(2) the next one comes at once, where the program finds a
+processor. Few appends look as if they were cut and are not."""
 UNDECIDED_S = 0.0005
 """A transaction takes as long, and ends."""
 MOST_PATCHES = 64
@@ -177,7 +178,7 @@ class Publisher:
                 time.sleep(UNDECIDED_S)
             except _Half:
                 half_until_s = half_until_s or time.monotonic() + OTHER_HALF_S
-                time.sleep(OTHER_HALF_S / 8)
+                time.sleep(OTHER_HALF_POLL_S)
         raise FsError(f"inode {file.ino} changes faster than it can be written")
 
     def publish_or_undo(
@@ -437,8 +438,8 @@ class Publisher:
 
 
 def _half_is_due(file: File, writer: int, until_s: float) -> bool:
-    """An append that ends with a page may go on: the kernel sends one write(2) in
-    pieces that end there. Published between two, a peer's append would come between."""
+    """The last append may be a piece of a write(2) that goes on. Published between two,
+    a peer's append would come between."""
     half = file.half_written
     if half is None or half[0] == writer or file.draft is None:
         return False

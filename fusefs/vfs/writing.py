@@ -24,6 +24,8 @@ from fusefs.vfs.types import Buffer, Caller
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], int]
+WHOLE_BYTES = 128 << 10
+"""The least that any kernel sends at once of a longer write(2)."""
 SPILL_TO = 0.75
 """Share of the budget that is left in use after running out of buffers."""
 
@@ -90,9 +92,9 @@ class Writer:
         now = self._clock()
         with file.lock:
             draft = file.draft or self._publisher.begin(file, now, appends=to_end)
-            if to_end:  # the kernel cuts at pages, of where it thinks it is
-                ends = not (offset + n) % PAGE
-                file.half_written = (number, time.monotonic()) if ends else None
+            if to_end:
+                cut = _may_be_cut(offset, n)
+                file.half_written = (number, time.monotonic()) if cut else None
             if not to_end:
                 draft.appends = False
             elif offset != draft.size and (
@@ -233,3 +235,11 @@ def check_regular(row: Inode) -> None:
         raise IsADirectory("a directory has no data")
     if not stat.S_ISREG(row.mode):
         raise Invalid("not a regular file")
+
+
+def _may_be_cut(offset: int, length: int) -> bool:
+    """Whether it may be a piece of a write(2). The kernel cuts at the end of a page (of
+    where it thinks the end is): of the first one, if it does not know the beginning of
+    that, else when it has as much as it sends at once."""
+    ends = not (offset + length) % PAGE
+    return ends and (offset % PAGE != 0 or length >= WHOLE_BYTES)

@@ -203,16 +203,37 @@ def test_a_line_that_crosses_a_page_is_not_published_in_halves(
     pair.a.close(other)
 
 
-def test_a_writer_that_goes_on_and_on_holds_nobody_up(pair: Watched) -> None:
+@pytest.mark.parametrize(
+    ("offset", "size", "cut"),
+    [
+        (4090, 6, True),
+        (1, 8191, True),
+        (4090, 7, False),
+        (0, 4096, False),
+        (8192, 1 << 20, True),
+    ],
+)
+def test_only_what_the_kernel_may_have_cut_is_waited_for(
+    pair: Watched, offset: int, size: int, cut: bool
+) -> None:
+    pair.a.put("/log", b"x" * offset)
+    handle = pair.a.open("/log", os.O_WRONLY | os.O_APPEND)
+    pair.a.vfs.write(handle, offset, bytes(size))
+    assert (pair.a.vfs._files.handle(handle).file.half_written is not None) == cut
+
+
+def test_a_writer_that_goes_on_and_on_holds_nobody_up(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "OTHER_HALF_S", 0.005)
     append = os.O_WRONLY | os.O_APPEND
     pair.a.put("/log", b"")
     writing, other = pair.a.open("/log", append), pair.a.open("/log", append)
     ended = threading.Event()
 
     def write() -> None:
-        at = 0
         while not ended.is_set():
-            at += pair.a.vfs.write(writing, at, bytes(4096))
+            pair.a.vfs.write(writing, 1, bytes(4095), appends=True)
 
     writer = threading.Thread(target=write)
     writer.start()
