@@ -46,6 +46,10 @@ from fusefs.namespace.rows import content_change, inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_DERIVED, Inode
 from fusefs.namespace.warm import Warm
 
+_MAY_WANT = f" WHERE parent = ? AND (name = ? OR instr(name, x'{b'Z-'.hex()}'))"
+"""Odd entries that a name concerns: theirs, or one that a second or later choice
+(model.conflict.conflict_name) had to avoid."""
+
 
 class Derivation(Facts):
     """`warm`: what is known of rows and oddities; None asks for the general way
@@ -123,7 +127,7 @@ class Derivation(Facts):
         if kind == DIRENT:
             self._names[(key_ino(key), key_name(key))] = None
             if bool(before.live) != bool(after.live) and self._any_odd():
-                self._requeue_odd(key_ino(key))
+                self._requeue_odd((key_ino(key), key_name(key)))
             for sibling in before.live + after.live:
                 self._inodes[decode_dirent(sibling.value).ino] = None
         elif kind in (ATTRS, CONTENT, UNLINKED):
@@ -143,9 +147,11 @@ class Derivation(Facts):
         elif kind == MEMBER:
             self._requeue_odd()
 
-    def _requeue_odd(self, parent: int | None = None) -> None:
-        """A node's name changed, or names of a directory: derive odd entries anew."""
-        where, args = ("", ()) if parent is None else (" WHERE parent = ?", (parent,))
+    def _requeue_odd(self, name: Name | None = None) -> None:
+        """A name is used now, or no more: the odd entry that shows under it is derived
+        anew, and those that had to avoid any. Without a name, a node has another one:
+        all are."""
+        where, args = (_MAY_WANT, name) if name is not None else ("", ())
         rows = self._db.execute(
             "SELECT parent, origin, why, base FROM odd" + where, args
         ).fetchall()
@@ -275,7 +281,7 @@ class Derivation(Facts):
                 "DELETE FROM odd WHERE parent = ? AND name = ?", (parent, row.name)
             )
         if self._any_odd():  # a name became free that another had to avoid
-            self._requeue_odd(parent)
+            self._requeue_odd((parent, row.name))
         self._entry_moved(parent, row)
 
     def _insert(self, parent: Ino, origin: bytes, row: Row) -> None:

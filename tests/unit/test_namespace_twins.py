@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from fusefs.model.ids import ROOT_INO, Ino, chunk_id
+from fusefs.namespace.derive import Derivation
 from fusefs.namespace.namespace import Namespace
 from tests.lib.namespaces import meet, several
 
@@ -185,3 +187,25 @@ def test_changes_say_when_to_look(nodes: list[Namespace]) -> None:
     with b.transaction() as t:
         t.create(ROOT_INO, b"else", t.new_ino(ROOT_INO, b"else", 8), 0o100644, 0, 0)
     assert not t.effects.twins
+
+
+def test_one_that_goes_has_no_other_looked_at(
+    nodes: list[Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But those that had to avoid its name."""
+    for number in range(30):
+        monkeypatch.setattr(sys.modules[__name__], "NAME", b"object %d" % number)
+        for node in nodes[:2]:
+            put(node, b"data")
+    level(nodes)
+    derive, looked_at = Derivation._derive_name, []
+
+    def counting(self: Derivation, parent: Ino, origin: bytes) -> None:
+        looked_at.append(origin)
+        derive(self, parent, origin)
+
+    monkeypatch.setattr(Derivation, "_derive_name", counting)
+    assert sum(settle(node) for node in nodes) == 30
+    assert len(looked_at) <= 3 * 30
+    level(nodes)
+    check(nodes)
