@@ -89,6 +89,8 @@ def _restore(
     draft.inherited = True
     file.draft = draft
     files.dirty[ino] = file
+    if appended and not same_mount:  # numbers of requests are those of a mount
+        draft.log.rewrite(draft)
     files.release(file)
     return appended
 

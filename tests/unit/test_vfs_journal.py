@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fusefs.errors import NoSpace, WritesLost
@@ -291,6 +292,20 @@ def test_append_that_was_not_answered_is_known_wherever_it_went(
     if not published:
         assert now.cat("/f") == b"1\nmine\nmine\nmore\n"
     peer.close_all()
+
+
+def test_requests_of_another_mount_say_nothing(workers: Workers) -> None:
+    """Each mount numbers them anew."""
+    handle = workers.now.create("/f")
+    write = workers.now.vfs.write
+    write(handle, 0, b"before\n", workers.now.caller, appends=True, request=22)
+    workers.options = msgspec.structs.replace(workers.options, same_mount=False)
+    workers.kill()
+    workers.options = msgspec.structs.replace(workers.options, same_mount=True)
+    now = workers.kill()
+    assert now.vfs.has_appended(now.walk("/f"), 22) is False
+    now.vfs.sync()
+    assert now.cat("/f") == b"before\n"
 
 
 def test_append_that_has_the_journal_written_anew_is_known(
