@@ -24,6 +24,7 @@ from fusefs.model.ids import (
     Dot,
     Ino,
     NodeId,
+    Seq,
     derive_version_ino,
 )
 from fusefs.model.records import (
@@ -270,7 +271,7 @@ class Transaction(Writing):
         row = self._real_inode(ino)
         ino = row.ino
         if mtime_ns is not None:
-            beside = self._beside(row)
+            beside = self._beside(row, (NodeId(row.node), Seq(row.seq)))
             if row.flags & FLAG_CONFLICT and not beside:
                 self._keep_losers(ino)
                 row = self._real_inode(ino)
@@ -296,23 +297,24 @@ class Transaction(Writing):
         ctime_ns: int | None = None,
         data_changed: bool = True,
         appended: bool = False,
-        unmerged: bool = False,
+        over: Dot | None = None,
     ) -> None:
         """Publish a version of a file. Losing versions become real files first, so
         no byte of theirs is dropped. `ctime_ns` is when it was written, if that was
         before now: what fstat said before close stays true after it. `appended`: it
-        is what the file showed, with bytes added at the end; `unmerged`: what others
-        appended cannot be had now, and stays beside it."""
+        is what the file showed, with bytes added at the end; or, where what others
+        appended cannot be had now and stays beside it, what the version `over` is."""
         row = self._real_inode(ino)
         ino = row.ino
-        beside = self._beside(row) if appended and unmerged else []
+        beside = self._beside(row, over) if appended and over is not None else []
         if row.flags & FLAG_CONFLICT and not beside:
             self._keep_losers(ino)
             row = self._real_inode(ino)
         versions = [v for v in self.versions(ino) if v[0].dot not in beside]
         contents = [c for _, c in versions]
         seen = merged_seen(contents)
-        shown = next((c for s, c in versions if s.dot == (row.node, row.seq)), None)
+        under = over if beside else (row.node, row.seq)
+        shown = next((c for s, c in versions if s.dot == under), None)
         base, pieces = (shown.appended_to, shown.pieces) if shown else (None, ())
         if data_changed:
             seen = merged_seen(contents, (self._node, self.seq))
@@ -332,14 +334,15 @@ class Transaction(Writing):
         )
         self._write(content_key(ino), encode_value(content), beside)
 
-    def _beside(self, row: Inode) -> list[Dot]:
-        """Versions that merge with what is appended to the shown one. None of this
-        node's may stay: whoever knows its next one has seen it."""
+    def _beside(self, row: Inode, over: Dot) -> list[Dot]:
+        """Versions that merge with what is appended to that one. None of this node's
+        may stay: whoever knows its next one has seen it."""
         if not row.flags & FLAG_APPENDS or content_key(row.ino) in self._writes:
             return []
         dots = [s.dot for s, _ in self.versions(row.ino)]
-        others = [dot for dot in dots if dot != (row.node, row.seq)]
-        return [] if any(node == self._node for node, _ in others) else others
+        others = [dot for dot in dots if dot != over]
+        mine = any(node == self._node for node, _ in others)
+        return others if over in dots and not mine else []
 
     def merge_appends(
         self, ino: Ino, merge: Merge, root: bytes, versions: Sequence[Dot]

@@ -13,8 +13,9 @@ from functools import partial
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
-from fusefs.model.ids import ChunkId
+from fusefs.model.ids import ChunkId, Dot, NodeId, Seq
 from fusefs.model.manifest import chunk_count
+from fusefs.model.records import decode_content
 from fusefs.model.tx import Effects
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_APPENDS, Inode
@@ -233,8 +234,9 @@ class Publisher:
         else:
             waste = self._recutting.waste(draft)
             anew = self._cut_anew(file, draft, row, waste)
-            view = anew or self._over(file, draft, row)
-            self._commit(file, draft, row, view)
+            under = self._appended_to(file, draft, row)
+            view = anew or self._over(file, draft, under)
+            self._commit(file, draft, row, view, under)
             if view.log2 == draft.base.log2:
                 self._recutting.wasted(file.ino, waste)
         self._end(file, view)
@@ -255,6 +257,25 @@ class Publisher:
         if draft.appended or not draft.base.shows(row):
             return None
         return self._recutting.cut_if_due(file, draft, waste)
+
+    def _appended_to(self, file: File, draft: Draft, row: Inode) -> Inode:
+        """What is appended to as long as the appends of others cannot be had: what this
+        node wrote last, so that it leaves no version of its own beside the next."""
+        if not (file.unmerged and draft.appended and row.flags & FLAG_APPENDS):
+            return row
+        namespace = self._commits.namespace
+        for sibling in namespace.content_versions(file.ino).live:
+            if sibling.node == namespace.node_id != row.node:
+                own = decode_content(sibling.value)
+                file.behind = True
+                return row._replace(
+                    size=own.size,
+                    root=own.root,
+                    chunk_log2=own.chunk_log2,
+                    node=sibling.node,
+                    seq=sibling.seq,
+                )
+        return row
 
     def _over(self, file: File, draft: Draft, row: Inode) -> View:
         """The draft as a version over what the row shows. Raises Missing."""
@@ -298,7 +319,10 @@ class Publisher:
         if kept is not None:  # offsets and base are others now
             kept.rewrite(draft)
 
-    def _commit(self, file: File, draft: Draft, row: Inode, view: View) -> None:
+    def _commit(
+        self, file: File, draft: Draft, row: Inode, view: View, under: Inode
+    ) -> None:
+        """`under`: what it lies over, nearly always what the row shows."""
         commit = self._commits.begin()
         commit.bodies, commit.quiet = draft.bodies, True
         with commit as tx:
@@ -309,8 +333,10 @@ class Publisher:
                 raise _Moved
             if now.flags & FLAG_APPENDS and not file.unmerged:
                 raise _Moved  # a peer appended this moment: merge first
+            if under is not row and not _is_there(tx, under):
+                raise _Moved
             self._note_risk(file, row)
-            self._set_content(tx, file, draft, row, view)
+            self._set_content(tx, file, draft, under, view)
         file.uncommitted.clear()
         file.seq = commit.seq
 
@@ -333,7 +359,7 @@ class Publisher:
             ctime_ns=draft.ctime_ns,
             data_changed=not view.shows(row),
             appended=draft.appended,
-            unmerged=file.unmerged,
+            over=_dot(row) if file.unmerged else None,
         )
         given = draft.permissions
         if draft.atime_ns is not None or given != UNCHANGED:
@@ -435,6 +461,16 @@ class Publisher:
             if self._pool.used_bytes <= 2 * wanted_bytes:
                 return
             self.publish(file, cancelled)
+
+
+def _dot(row: Inode) -> Dot:
+    """The version that it shows."""
+    return NodeId(row.node), Seq(row.seq)
+
+
+def _is_there(tx: Transaction, row: Inode) -> bool:
+    """Whether nothing took the place of the version that it shows."""
+    return any(sibling.dot == _dot(row) for sibling, _ in tx.versions(row.ino))
 
 
 def _half_is_due(file: File, writer: int, until_s: float) -> bool:
