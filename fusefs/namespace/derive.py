@@ -227,9 +227,10 @@ class Derivation(Facts):
         ino: Ino,
         origin: bytes = b"",
     ) -> bytes:
-        """The first made name that no dirent uses; of two odd entries that want one
-        name the lower inode number gets it, in whatever order they came; of one inode
-        that lost two names the lower name, and a version before both (no `origin`)."""
+        """The first made name that no dirent uses, nor an odd entry whose own it is; of
+        two odd entries that want one name the lower inode number gets it, in whatever
+        order they came; of one inode that lost two names the lower name, and a version
+        before both (no `origin`)."""
         nth, me = 0, (ino, origin)
         while True:
             name = make(nth)
@@ -242,6 +243,8 @@ class Derivation(Facts):
             ).fetchone()
             if row is None:
                 return name
+            if row[1] != "version" and row[0] == name:
+                continue
             other = (row[3], b"" if row[1] == "version" else row[0])
             if other > me:
                 self._evict(parent, name, row[:3])
