@@ -17,6 +17,6 @@ def test_programs_do_not_notice_that_the_worker_was_killed(tmp_path: Path) -> No
     aside.mkdir()
     with cluster(tmp_path) as made:
         rounds = Rounds(made.add().mount(), aside, seed=1)
-        for number in range(3):
+        for number in range(2):
             assert not (problems := rounds.run(patient=False)), f"{number}: {problems}"
         assert not (problems := rounds.end()), problems
