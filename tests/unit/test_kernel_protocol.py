@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
+import mmap
 import os
 import re
 import stat
@@ -12,7 +14,7 @@ from struct import Struct
 
 import pytest
 
-from fusefs.bindings.kernel import encode, session
+from fusefs.bindings.kernel import channel, encode, session
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection, Settings
 from fusefs.bindings.kernel.lookups import Lookups
@@ -332,3 +334,20 @@ def test_epoch_is_like_no_other_while_something_is_not_applied() -> None:
     made.gate.reached(1)
     assert made.epoch not in (before, closed)
     assert made.epoch == made.epoch
+
+
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_what_most_requests_need_of_a_buffer_is_there(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that is being read when the worker is killed fails with EIO."""
+    if kernel == "old":
+        monkeypatch.setattr(channel, "_MADV_POPULATE_WRITE", 9999)
+    size = 1 << 20
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    channel._make_resident(buffer, 64 << 10)
+    where = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    there = (ctypes.c_ubyte * (size >> 12))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(ctypes.c_void_p(where), ctypes.c_size_t(size), there) == 0
+    assert [page & 1 for page in there[:17]] == [1] * 16 + [0]

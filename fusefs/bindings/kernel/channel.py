@@ -39,6 +39,10 @@ _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _RESIDENT: Final = _PRIVATE | mmap.MAP_POPULATE
 """A request that the kernel copies into a page not there yet fails with EIO when
 the worker is killed at that moment; with the pages there it is asked again."""
+_MADV_POPULATE_WRITE: Final = 23
+"""madvise(2), since Linux 5.14."""
+_USUAL_BYTES: Final = 64 << 10
+"""Most requests are shorter: so much of it every reader has."""
 _ENTRY_REPLIES: Final = frozenset(
     (Op.LOOKUP, Op.CREATE, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.TMPFILE)
 )
@@ -78,6 +82,8 @@ class Channel:
         self.handlers = handlers
         flags = _RESIDENT if resident else _PRIVATE
         self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=flags)
+        if not resident:
+            _make_resident(self.buffer, _USUAL_BYTES)
         self.view = memoryview(self.buffer)
         self.out = mmap.mmap(-1, p.PAGE + p.MAX_WRITE)
         """Replies with file data: the data page aligned, the header before it."""
@@ -241,6 +247,15 @@ def _told(opcode: int, reply: bytes | memoryview) -> list[Ino]:
             name = p.DIRENTPLUS.unpack_from(reply, at)[-2]
             at += p.DIRENTPLUS.size + name + -name % 8
     return [Ino(ino) for ino in found if ino]
+
+
+def _make_resident(buffer: mmap.mmap, length: int) -> None:
+    """The pages of its beginning."""
+    try:
+        buffer.madvise(_MADV_POPULATE_WRITE, 0, length)
+    except OSError:  # an older kernel
+        for at in range(0, length, p.PAGE):
+            buffer[at] = 0
 
 
 def _name(opcode: int) -> str:
