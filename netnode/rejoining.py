@@ -23,7 +23,7 @@ import trio
 
 from fusefs.errors import FsError
 from fusefs.housekeeping import ASIDE, HELD
-from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId, Seq
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
 from fusefs.model.records import ATTRS, S_DIR
 from fusefs.model.register import decode_register
 from fusefs.model.vector import Vector, covers
@@ -132,7 +132,7 @@ def _xattrs(old: Namespace, ino: Ino) -> dict[bytes, bytes]:
 def _unknown(old: Namespace, row: Inode, known: Vector) -> bool:
     """Whether nobody else ever had this version of the data (or the file at all)."""
     if row.node:
-        return not covers(known, (NodeId(row.node), Seq(row.seq)))
+        return not covers(known, row.dot)
     states = old.states([ATTRS + row.ino.to_bytes(8, "big")])
     siblings = decode_register(states[0].state).siblings if states else ()
     return not any(covers(known, sibling.dot) for sibling in siblings)

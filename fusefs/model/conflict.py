@@ -15,6 +15,8 @@ from fusefs.model.vector import dominates
 
 _DOUBLE = (b".gz", b".bz2", b".xz", b".zst", b".lz", b".lzma", b".z", b".gpg", b".enc")
 _MARK = b".conflict-"
+LATER_CHOICE = b"Z-"
+"""In every name that `conflict_name` makes with `nth`: the end of its time, and on."""
 
 
 def split_extension(name: bytes) -> tuple[bytes, bytes]:

@@ -17,7 +17,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from fusefs.model.conflict import all_appends, conflict_name
+from fusefs.model.conflict import LATER_CHOICE, all_appends, conflict_name
 from fusefs.model.hlc import Hlc
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, derive_version_ino
 from fusefs.model.records import (
@@ -46,9 +46,8 @@ from fusefs.namespace.rows import content_change, inode_row
 from fusefs.namespace.types import FLAG_APPENDS, FLAG_DERIVED, Inode
 from fusefs.namespace.warm import Warm
 
-_MAY_WANT = f" WHERE parent = ? AND (name = ? OR instr(name, x'{b'Z-'.hex()}'))"
-"""Odd entries that a name concerns: theirs, or one that a second or later choice
-(model.conflict.conflict_name) had to avoid."""
+_MAY_WANT = " WHERE parent = ? AND (name = ? OR instr(name, ?))"
+"""Odd entries that a name concerns: theirs, or one that a later choice had to avoid."""
 
 
 class Derivation(Facts):
@@ -151,7 +150,7 @@ class Derivation(Facts):
         """A name is used now, or no more: the odd entry that shows under it is derived
         anew, and those that had to avoid any. Without a name, a node has another one:
         all are."""
-        where, args = (_MAY_WANT, name) if name is not None else ("", ())
+        where, args = ("", ()) if name is None else (_MAY_WANT, (*name, LATER_CHOICE))
         rows = self._db.execute(
             "SELECT parent, origin, why, base FROM odd" + where, args
         ).fetchall()
@@ -243,9 +242,10 @@ class Derivation(Facts):
             ).fetchone()
             if row is None:
                 return name
-            if row[1] != "version" and row[0] == name:
+            its = b"" if row[1] == "version" else row[0]
+            if its == name:
                 continue
-            other = (row[3], b"" if row[1] == "version" else row[0])
+            other = (row[3], its)
             if other > me:
                 self._evict(parent, name, row[:3])
             if other >= me:

@@ -24,7 +24,6 @@ from fusefs.model.ids import (
     Dot,
     Ino,
     NodeId,
-    Seq,
     derive_version_ino,
 )
 from fusefs.model.records import (
@@ -271,14 +270,12 @@ class Transaction(Writing):
         row = self._real_inode(ino)
         ino = row.ino
         if mtime_ns is not None:
-            beside = self._beside(row, (NodeId(row.node), Seq(row.seq)))
+            beside = self._beside(row, row.dot)
             if row.flags & FLAG_CONFLICT and not beside:
                 self._keep_losers(ino)
                 row = self._real_inode(ino)
             versions = self.versions(ino)
-            shown = next(
-                (c for s, c in versions if s.dot == (row.node, row.seq)), Content(0, 0)
-            )
+            shown = next((c for s, c in versions if s.dot == row.dot), Content(0, 0))
             content = msgspec.structs.replace(
                 shown, mtime_ns=mtime_ns, ctime_ns=max(self.now_ns, row.ctime_ns)
             )
@@ -313,7 +310,7 @@ class Transaction(Writing):
         versions = [v for v in self.versions(ino) if v[0].dot not in beside]
         contents = [c for _, c in versions]
         seen = merged_seen(contents)
-        under = over if beside else (row.node, row.seq)
+        under = over if beside else row.dot
         shown = next((c for s, c in versions if s.dot == under), None)
         base, pieces = (shown.appended_to, shown.pieces) if shown else (None, ())
         if data_changed:

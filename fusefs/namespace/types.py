@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fusefs.model.ids import Ino
+from fusefs.model.ids import Dot, Ino, NodeId, Seq
 
 FLAG_DERIVED = 1
 """An entry or inode shown by a merge rule (conflict version, revived name,
@@ -37,6 +37,11 @@ class Inode(NamedTuple):
     target: bytes
     parent: int
     flags: int
+
+    @property
+    def dot(self) -> Dot:
+        """The version of the data that it shows."""
+        return NodeId(self.node), Seq(self.seq)
 
 
 class Entry(NamedTuple):

@@ -13,7 +13,7 @@ from functools import partial
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
-from fusefs.model.ids import ChunkId, Dot, NodeId, Seq
+from fusefs.model.ids import ChunkId
 from fusefs.model.manifest import chunk_count
 from fusefs.model.records import decode_content
 from fusefs.model.tx import Effects
@@ -235,6 +235,7 @@ class Publisher:
             waste = self._recutting.waste(draft)
             anew = self._cut_anew(file, draft, row, waste)
             under = self._appended_to(file, draft, row)
+            file.behind |= under is not row
             view = anew or self._over(file, draft, under)
             self._commit(file, draft, row, view, under)
             if view.log2 == draft.base.log2:
@@ -267,7 +268,6 @@ class Publisher:
         for sibling in namespace.content_versions(file.ino).live:
             if sibling.node == namespace.node_id != row.node:
                 own = decode_content(sibling.value)
-                file.behind = True
                 return row._replace(
                     size=own.size,
                     root=own.root,
@@ -333,7 +333,9 @@ class Publisher:
                 raise _Moved
             if now.flags & FLAG_APPENDS and not file.unmerged:
                 raise _Moved  # a peer appended this moment: merge first
-            if under is not row and not _is_there(tx, under):
+            if under is not row and all(
+                sibling.dot != under.dot for sibling, _ in tx.versions(file.ino)
+            ):
                 raise _Moved
             self._note_risk(file, row)
             self._set_content(tx, file, draft, under, view)
@@ -359,7 +361,7 @@ class Publisher:
             ctime_ns=draft.ctime_ns,
             data_changed=not view.shows(row),
             appended=draft.appended,
-            over=_dot(row) if file.unmerged else None,
+            over=row.dot if file.unmerged else None,
         )
         given = draft.permissions
         if draft.atime_ns is not None or given != UNCHANGED:
@@ -461,16 +463,6 @@ class Publisher:
             if self._pool.used_bytes <= 2 * wanted_bytes:
                 return
             self.publish(file, cancelled)
-
-
-def _dot(row: Inode) -> Dot:
-    """The version that it shows."""
-    return NodeId(row.node), Seq(row.seq)
-
-
-def _is_there(tx: Transaction, row: Inode) -> bool:
-    """Whether nothing took the place of the version that it shows."""
-    return any(sibling.dot == _dot(row) for sibling, _ in tx.versions(row.ino))
 
 
 def _half_is_due(file: File, writer: int, until_s: float) -> bool:

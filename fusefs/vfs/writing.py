@@ -104,12 +104,11 @@ class Writer:
                 offset = draft.size
             draft.mtime_ns = draft.ctime_ns = now
             full = draft.write(offset, part)
-            if draft.log is None:
-                pass
-            elif appends and request:
-                draft.log.appended(draft, part, request)
-            else:
-                draft.log.wrote(draft, offset, part, () if to_end else full)
+            kept = draft.log
+            if kept is not None and appends and request:
+                kept.appended(draft, part, request)
+            elif kept is not None:
+                kept.wrote(draft, offset, part, () if to_end else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:
             self._publisher.storing.seal(file, draft, index, patch)

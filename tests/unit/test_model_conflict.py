@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusefs.model.conflict import (
+    LATER_CHOICE,
     conflict_name,
     merge_attrs,
     split_extension,
@@ -41,6 +42,12 @@ def test_conflict_name_of_conflict_file_does_not_cascade() -> None:
 def test_conflict_name_of_longest_name_fits() -> None:
     assert len(conflict_name(b"x" * 255, "n" * 200, STAMP)) <= 255
     assert len(conflict_name(b"x." + b"e" * 253, "n", STAMP)) <= 255
+
+
+def test_only_later_choices_are_marked_as_such() -> None:
+    for name in (b"a", b"b.tar.gz", b"x" * 255):
+        assert LATER_CHOICE not in conflict_name(name, "node", STAMP)
+        assert LATER_CHOICE in conflict_name(name, "node", STAMP, 1)
 
 
 def test_equal_data_is_no_conflict() -> None:

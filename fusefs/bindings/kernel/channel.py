@@ -36,13 +36,10 @@ _AGAIN: Final = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOENT))
 _GONE: Final = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.EBADF))
 """Reading: unmounted, aborted, or closed by ourselves."""
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-_RESIDENT: Final = _PRIVATE | mmap.MAP_POPULATE
-"""A request that the kernel copies into a page not there yet fails with EIO when
-the worker is killed at that moment; with the pages there it is asked again."""
 _MADV_POPULATE_WRITE: Final = 23
 """madvise(2), since Linux 5.14."""
 _USUAL_BYTES: Final = 64 << 10
-"""Most requests are shorter: so much of it every reader has."""
+"""Most requests are shorter: so much is resident of every reader's buffer."""
 _ENTRY_REPLIES: Final = frozenset(
     (Op.LOOKUP, Op.CREATE, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.TMPFILE)
 )
@@ -75,15 +72,14 @@ class Channel:
         resident: bool = False,
     ) -> None:
         """`make_room`: called once before a request waits for somebody else; sees
-        to it that another thread reads, if there is one to be had. `resident`: keep the
-        buffer's pages (see _RESIDENT); only the usual readers: others come and go."""
+        to it that another thread reads, if there is one to be had. `resident`: keep all
+        pages of the buffer (see _make_resident); others than the usual readers come and
+        go."""
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers
-        flags = _RESIDENT if resident else _PRIVATE
-        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=flags)
-        if not resident:
-            _make_resident(self.buffer, _USUAL_BYTES)
+        self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=_PRIVATE)
+        _make_resident(self.buffer, len(self.buffer) if resident else _USUAL_BYTES)
         self.view = memoryview(self.buffer)
         self.out = mmap.mmap(-1, p.PAGE + p.MAX_WRITE)
         """Replies with file data: the data page aligned, the header before it."""
@@ -250,7 +246,9 @@ def _told(opcode: int, reply: bytes | memoryview) -> list[Ino]:
 
 
 def _make_resident(buffer: mmap.mmap, length: int) -> None:
-    """The pages of its beginning."""
+    """The pages of its beginning. A request that the kernel copies into a page not
+    there yet fails with EIO when the worker is killed at that moment; with the pages
+    there it is asked again."""
     try:
         buffer.madvise(_MADV_POPULATE_WRITE, 0, length)
     except OSError:  # an older kernel
