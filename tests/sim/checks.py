@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusefs.errors import FsError
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
+from fusefs.model.records import decode_content
 from fusefs.namespace.types import FLAG_APPENDS
 from tests.sim.cluster import SimNode
 
@@ -26,8 +27,7 @@ async def all_checks(nodes: Sequence[SimNode], run: Run) -> list[str]:
         found += [f"{node.name}: {p}" for p in node.namespace.problems()]
     files = [(ino, root) for ino, root, _ in walk(nodes[0])]
     found += run.promises.broken(files)
-    waiting = [ino for ino, _, flags in walk(nodes[0]) if flags & FLAG_APPENDS]
-    found += [f"appends to inode {ino} were not merged" for ino in waiting]
+    found += [f"appends to inode {ino} were not merged" for ino in unmerged(nodes, run)]
     roots = {root for _, root in files if root and not run.promises.may_be_lost(root)}
     found += await readable(nodes, sorted(roots), run)
     if not run.horizons and not run.power_cuts:
@@ -77,6 +77,20 @@ def walk(node: SimNode) -> list[tuple[Ino, bytes, int]]:
             elif stat.S_ISREG(row.mode):
                 out.append((row.ino, row.root, row.flags))
     return out
+
+
+def unmerged(nodes: Sequence[SimNode], run: Run) -> list[Ino]:
+    """Files with appends beside each other whose bytes are still to be had: those of a
+    node that lost power may be nowhere any more."""
+    waiting = [ino for ino, _, flags in walk(nodes[0]) if flags & FLAG_APPENDS]
+    return [
+        ino
+        for ino in waiting
+        if not any(
+            run.promises.may_be_lost(decode_content(version.value).root)
+            for version in nodes[0].namespace.content_versions(ino).live
+        )
+    ]
 
 
 async def readable(
