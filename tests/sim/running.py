@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +13,9 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
-from fusefs.model.ids import Ino
-from fusefs.vfs.appending import Appends
 from fusefs.vfs.background import Background
 from fusefs.vfs.coherence import Coherence
+from fusefs.vfs.later import Later
 from tests.sim.cluster import SimCluster
 
 
@@ -42,20 +42,17 @@ def without_threads() -> Iterator[None]:
         Background.start,
         Background.stop,
         Coherence.soon,
-        Appends.merge_soon,
+        Later.submit,
     )
     Background.start = Background.stop = lambda self: None  # type: ignore
     Coherence.soon = lambda self, work: work()  # type: ignore
-    Appends.merge_soon = _merge_now  # type: ignore
+    Later.submit = lambda self, call, *arguments: call(*arguments)  # type: ignore
+    threads = set(threading.enumerate())
     try:
         yield
+        assert threads.issuperset(threading.enumerate()), "one was started all the same"
     finally:
-        Background.start, Background.stop, Coherence.soon, Appends.merge_soon = before  # type: ignore
-
-
-def _merge_now(self: Appends, inos: Sequence[Ino]) -> None:
-    for ino in inos:
-        self._merge_or_log(ino)
+        Background.start, Background.stop, Coherence.soon, Later.submit = before  # type: ignore
 
 
 def _run(main: Callable[[], Awaitable[None]], seed: int) -> None:
