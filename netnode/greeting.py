@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from fusefs.model.hlc import MAX_AHEAD_MS, physical_ms
 from fusefs.model.ids import NodeId
-from fusefs.model.vector import Vector, dominates
+from fusefs.model.vector import Vector
+from netnode.core.horizon import is_older
 from netnode.core.membership import Membership
 from netnode.environment import Environment
 from netnode.tcp import join_address
@@ -63,7 +64,9 @@ class Greeter:
             return "it has the node id of this node: was a store copied?"
         if self._membership.forgotten(theirs.node):
             return f"it was removed from the cluster (dfs forget); {REJOIN}"
-        if theirs.channel == "control" and self._older_than_forgotten(theirs):
+        if theirs.channel == "control" and is_older(
+            theirs.vector, self._horizon(), theirs.node
+        ):
             return f"its store is older than what all members agreed on; {REJOIN}"
         now_ms, most_s = self._environment.wall_ms(), MAX_AHEAD_MS // 1000
         ahead_s = round((theirs.now_ms - now_ms) / 1000)
@@ -79,13 +82,6 @@ class Greeter:
                 f"its clock was wrong: it is left out until then, or {REJOIN}"
             )
         return ""
-
-    def _older_than_forgotten(self, theirs: Hello) -> bool:
-        """Deletes were forgotten that it had acknowledged, yet it knows nothing of
-        them: its store was restored from a copy. It would bring them back."""
-        upto = self._horizon()
-        counted = upto.get(theirs.node, 0) > 0
-        return counted and not dominates(theirs.vector, upto)
 
     def learn(self, theirs: Hello, remote: str, dialled: str | None) -> None:
         """Where it and those it knows can be dialled. `remote`: whence it dialled

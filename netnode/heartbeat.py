@@ -24,11 +24,11 @@ class Heartbeat:
         self,
         peers: Peers,
         environment: Environment,
-        content: Callable[[int], Ping],
+        content: Callable[[int, Peer], Ping],
         dismiss: Callable[[Peer], None],
     ) -> None:
-        """`content`: what a heartbeat of this number tells; `dismiss`: a silent peer
-        counts for nothing from now on."""
+        """`content`: what a heartbeat of this number tells a peer; `dismiss`: a silent
+        peer counts for nothing from now on."""
         self._peers = peers
         self._environment = environment
         self._content = content
@@ -38,7 +38,7 @@ class Heartbeat:
     def ping(self, peer: Peer) -> None:
         """Measures the distance, tells what we have."""
         self._number += 1
-        ping = self._content(self._number)
+        ping = self._content(self._number, peer)
         peer.pings[self._number] = self._environment.now()
         while len(peer.pings) > REMEMBERED:
             del peer.pings[next(iter(peer.pings))]

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import trio
 
-from fusefs.model.ids import NodeId, Seq
+from fusefs.model.ids import NodeId
 from netnode.connection import Connection
 from netnode.core.membership import Link
 from netnode.core.nearness import Nearness
 from netnode.core.repair import Repair
 from netnode.core.replication import Outgoing
+from netnode.core.timetable import Row
 from netnode.wire.messages import AnyMessage, Hello
 
 MAX_QUEUED_BYTES = 4 << 20
@@ -35,8 +36,8 @@ class Peer:
         self.repair = Repair()
         self.scope = trio.CancelScope()
         self.pings: dict[int, float] = {}
-        self.told: dict[NodeId, Seq] | None = None
-        """The vector of its last heartbeat."""
+        self.rows: dict[NodeId, Row] = {}
+        """What it was told of the disks of others."""
         self.why_closed = ""
         self._behind = trio.Event()
 

@@ -46,6 +46,7 @@ from netnode.wire.messages import (
     AskBuckets,
     Delta,
     Live,
+    OnDisk,
     Ping,
     States,
     Want,
@@ -406,7 +407,7 @@ class Replicator:
 
     # -- heartbeat and repair --------------------------------------------------------
 
-    def ping(self, number: int) -> Ping:
+    def ping(self, number: int, on_disk: tuple[OnDisk, ...]) -> Ping:
         """What a heartbeat tells of the namespace."""
         vector = self._namespace.vector()
         digest = self._digest.of(vector)
@@ -415,6 +416,7 @@ class Replicator:
             vector,
             digest,
             settled=not (self._settling.pending or self._applying.locked()),
+            on_disk=on_disk,
         )
 
     def digest_corrected(self) -> None:

@@ -32,7 +32,7 @@ from netnode.digest import verify_registers
 from netnode.environment import Environment
 from netnode.greeting import REJOIN, Greeter, Unwanted
 from netnode.heartbeat import Heartbeat
-from netnode.horizons import keep_horizon
+from netnode.horizons import Horizons
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
 from netnode.regaining import Regaining
@@ -115,8 +115,20 @@ class Node:
             Guard(settings.mass_delete, young_s=settings.mass_delete_age_s),
             fence,
         )
+        self._horizons = Horizons(
+            namespace,
+            self.membership,
+            environment,
+            self.replicator.told,
+            lambda tx: self.publish((tx,)),
+        )
         self._heartbeat = Heartbeat(
-            self.peers, environment, self.replicator.ping, self._dismiss
+            self.peers,
+            environment,
+            lambda number, peer: self.replicator.ping(
+                number, self._horizons.rows_for(peer)
+            ),
+            self._dismiss,
         )
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas
@@ -157,6 +169,7 @@ class Node:
             self.keeper,
             self.locking,
             self._heartbeat,
+            self._horizons,
             self.hello,
             self.barriers_changed,
         )
@@ -247,7 +260,7 @@ class Node:
                 self._regaining.run,
                 self._sync_disk,
                 self._verify_registers,
-                self._keep_horizon,
+                self._horizons.run,
                 self.locking.keep_leases,
                 self._announcing.run,
             ):
@@ -274,16 +287,6 @@ class Node:
     def _verify_registers(self) -> Awaitable[None]:
         return verify_registers(
             self.namespace, self.environment, self.replicator.digest_corrected
-        )
-
-    def _keep_horizon(self) -> Awaitable[None]:
-        return keep_horizon(
-            self.namespace,
-            self.membership,
-            self.peers,
-            self.boot,
-            self.environment,
-            lambda tx: self.publish((tx,)),
         )
 
     def _beat(self) -> None:

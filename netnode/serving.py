@@ -15,6 +15,7 @@ from netnode.chunks import ChunkPlane
 from netnode.connection import Connection, Refused
 from netnode.environment import Environment
 from netnode.heartbeat import Heartbeat
+from netnode.horizons import Horizons
 from netnode.locking import Locking
 from netnode.peers import Peer
 from netnode.replicas import Replicas
@@ -45,6 +46,7 @@ class Serving:
         keeper: Replicas,
         locking: Locking,
         heartbeat: Heartbeat,
+        horizons: Horizons,
         hello: Callable[[str], Hello],
         measured: Callable[[], None],
     ) -> None:
@@ -57,6 +59,7 @@ class Serving:
         self._keeper = keeper
         self._locking = locking
         self._heartbeat = heartbeat
+        self._horizons = horizons
         self._hello = hello
         self._measured = measured
 
@@ -123,7 +126,7 @@ class Serving:
                 await self._replicator.live(peer, (message,))
             case Ping():
                 peer.send(Pong(message.number))
-                peer.told = message.vector
+                self._horizons.told(peer, message)
                 self._replicator.heard(peer, message)
             case Pong():
                 if self._heartbeat.answered(peer, message.number):

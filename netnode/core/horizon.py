@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from fusefs.model.ids import NodeId, Seq
-from fusefs.model.vector import Vector, missing
+from fusefs.model.vector import Vector, dominates, missing
+from netnode.core.timetable import Row
 
 EVERY_S = 60.0
 """How often it is considered: much longer than it takes until things are on disk."""
@@ -31,43 +32,24 @@ class Horizon(NamedTuple):
     after: dict[NodeId, Seq]
 
 
-def horizon(
-    members: Collection[NodeId], vectors: Mapping[NodeId, Vector]
-) -> Horizon | None:
-    """From the vectors the members told last; None while one is unknown.
+def horizon(members: Collection[NodeId], rows: Mapping[NodeId, Row]) -> Horizon | None:
+    """From what the members have on their disks, so that no power cut takes it back
+    after the others forgot the deletes in it; None while that of one is unknown.
 
-    `upto` is the pointwise minimum, `after` each member's own seq when it told.
+    `upto` is the pointwise minimum, `after` each member's own seq when it said so.
     """
-    if not members or any(node not in vectors for node in members):
+    if not members or any(node not in rows for node in members):
         return None
-    told = [vectors[node] for node in members]
+    told = [rows[node].vector for node in members]
     nodes = set(told[0]).intersection(*told[1:])
     upto = {node: Seq(min(v[node] for v in told)) for node in sorted(nodes)}
-    after = {node: vectors[node].get(node, Seq(0)) for node in sorted(members)}
-    return Horizon(upto, after)
+    return Horizon(upto, {node: rows[node].own for node in sorted(members)})
 
 
-class Told(NamedTuple):
-    """The vector of a member's last heartbeat; `boot` is another after each start."""
-
-    boot: int
-    vector: Vector
-
-
-def durable(
-    before: Mapping[NodeId, Told], now: Mapping[NodeId, Told]
-) -> dict[NodeId, Vector]:
-    """What the members told one round ago and still have: it is on their disks since,
-    so that no power cut takes it back after the others forgot the deletes in it. Of
-    who started meanwhile nothing is known: perhaps a power cut took it already."""
-    return {
-        node: {
-            n: min(seq, told.vector.get(n, Seq(0)))
-            for n, seq in before[node].vector.items()
-        }
-        for node, told in now.items()
-        if node in before and before[node].boot == told.boot
-    }
+def is_older(vector: Vector, upto: Vector, node: NodeId) -> bool:
+    """Deletes were forgotten that the node had acknowledged, yet it knows nothing of
+    them: its store was restored from a copy. It would bring them back."""
+    return upto.get(node, 0) > 0 and not dominates(vector, upto)
 
 
 def worth_writing(last: Vector, upto: Vector, since_s: float) -> bool:

@@ -27,6 +27,8 @@ OLDEST = 1
 """The oldest version this code still speaks."""
 
 MAX63 = (1 << 63) - 1
+MAX_ROWS = 32
+"""Members of which a heartbeat tells what they have."""
 MAX_CIDS = 4096
 """Chunk ids in one message: 128 KiB."""
 
@@ -93,6 +95,16 @@ class Bye(Message, frozen=True, tag=2):
     """Dialling again soon is of no use."""
 
 
+class OnDisk(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a member had on its disk `at` ms by its own clock, and its last transaction
+    then."""
+
+    node: Node
+    at: Number
+    own: SeqNumber
+    vector: Vector
+
+
 class Ping(Message, frozen=True, tag=3):
     """Heartbeat. `vector` is what the sender has applied, `digest` of then."""
 
@@ -102,6 +114,8 @@ class Ping(Message, frozen=True, tag=3):
     hlc: Stamp = Hlc(0)
     settled: bool = True
     """No cache of the sender shows anything older than `vector`."""
+    on_disk: Annotated[tuple[OnDisk, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
+    """Of the sender, and of members that the receiver is not connected to."""
 
 
 class Pong(Message, frozen=True, tag=4):

@@ -504,6 +504,45 @@ async def test_deletes_are_forgotten_when_everybody_knows(cluster: SimCluster) -
         assert node.namespace.registers_count() < 50
 
 
+@pytest.mark.parametrize("lowest_at_the_end", [False, True])
+def test_deletes_are_forgotten_in_a_chain_of_members(
+    tmp_path: Path, lowest_at_the_end: bool
+) -> None:
+    """None is connected to all. Who says what is forgotten has the lowest id."""
+
+    async def body(cluster: SimCluster) -> None:
+        nodes = await cluster.start(4)
+        chain = sorted(nodes, key=lambda n: n.namespace.node_id)
+        if not lowest_at_the_end:
+            chain[0], chain[1] = chain[1], chain[0]
+        names = [node.name for node in chain]
+        for at, one in enumerate(names):
+            for other in names[at + 2 :]:
+                cluster.fabric.block(one, other)
+                cluster.fabric.block(other, one)
+                cluster.fabric.sever(one, other)
+        for number in range(500):
+            chain[0].create(b"f%d" % number)
+        for number in range(500):
+            chain[0].unlink(b"f%d" % number)
+        await trio.sleep(20)
+        assert chain[0].node is not None
+        assert len(chain[0].node.peers) == 1
+        assert chain[3].namespace.registers_count() > 1500
+        await trio.sleep(300)
+        for node in chain:
+            assert node.namespace.registers_count() < 50
+        cut = chain[3]
+        cluster.fabric.partition({cut.name}, {n.name for n in chain[:3]})
+        for number in range(500, 1000):
+            chain[0].create(b"f%d" % number)
+            chain[0].unlink(b"f%d" % number)
+        await trio.sleep(600)
+        assert chain[0].namespace.registers_count() > 1000, "one does not know them"
+
+    simulate(body, tmp_path)
+
+
 @simulated
 async def test_deletes_are_remembered_while_a_member_is_away(
     cluster: SimCluster,

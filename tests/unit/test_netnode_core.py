@@ -13,7 +13,7 @@ from netnode.comparing import _that_fit
 from netnode.core import pushes as pushes_module
 from netnode.core.backoff import Backoff
 from netnode.core.barrier import Barriers
-from netnode.core.horizon import Told, durable, horizon
+from netnode.core.horizon import horizon
 from netnode.core.membership import (
     MAX_ADDRESSES,
     MAX_SEEDS,
@@ -25,6 +25,7 @@ from netnode.core.nearness import SURE_SAMPLES, Nearness
 from netnode.core.placement import holders, ranked
 from netnode.core.pushes import Pushes
 from netnode.core.repair import Agreement, Repair, differing
+from netnode.core.timetable import Row
 from netnode.wire.frames import MAX_HEADER_BYTES
 from netnode.wire.messages import BucketKeys, encode
 
@@ -267,13 +268,15 @@ def test_two_different_heartbeats_start_a_repair() -> None:
     ]
 
 
-def test_horizon_counts_nothing_of_who_started_meanwhile() -> None:
-    """A power cut may have taken it; what it tells now may be lost in the next one."""
+def test_horizon_is_what_all_have_and_after_what_they_had_done_by_then() -> None:
+    """After a power cut a node says less of its own than it has done since."""
     a, b = NodeId(1), NodeId(2)
-    before = {a: Told(1, {a: Seq(9), b: Seq(3)}), b: Told(5, {a: Seq(8), b: Seq(4)})}
-    now = {a: Told(1, {a: Seq(12), b: Seq(4)}), b: Told(6, {a: Seq(8), b: Seq(4)})}
-    assert durable(before, now) == {a: {a: 9, b: 3}}
-    assert horizon([a, b], durable(before, now)) is None
+    rows = {
+        a: Row(7, Seq(9), {a: Seq(9), b: Seq(3)}),
+        b: Row(5, Seq(400), {a: Seq(8), b: Seq(4)}),
+    }
+    assert horizon([a, b], rows) == ({a: 8, b: 3}, {a: 9, b: 400})
+    assert horizon([a, b, NodeId(3)], rows) is None
 
 
 def test_a_refused_chunk_holds_up_no_other() -> None:
