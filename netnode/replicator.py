@@ -407,7 +407,7 @@ class Replicator:
 
     # -- heartbeat and repair --------------------------------------------------------
 
-    def ping(self, number: int, on_disk: tuple[OnDisk, ...]) -> Ping:
+    def ping(self, number: int, on_disk: tuple[OnDisk, ...] = ()) -> Ping:
         """What a heartbeat tells of the namespace."""
         vector = self._namespace.vector()
         digest = self._digest.of(vector)

@@ -1,0 +1,156 @@
+"""Deletes are forgotten once every member has them on its disk, and no sooner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from fusefs.namespace import replicate, tombstones, writing
+from netnode.core import horizon
+from tests.sim.cluster import SimCluster
+from tests.sim.running import simulate, simulated
+
+
+@simulated
+async def test_deletes_are_forgotten_when_everybody_knows(cluster: SimCluster) -> None:
+    a, b, c = await cluster.start(3)
+    for number in range(500):
+        a.create(b"f%d" % number)
+    for number in range(500):
+        b.namespace.drop_caches()
+        a.unlink(b"f%d" % number)
+    await cluster.until_equal()
+    before = c.namespace.registers_count()
+    await trio.sleep(200)
+    await cluster.until_equal()
+    assert before > 1500
+    for node in (a, b, c):
+        assert node.namespace.registers_count() < 50
+
+
+@pytest.mark.parametrize("lowest_at_the_end", [False, True])
+def test_deletes_are_forgotten_in_a_chain_of_members(
+    tmp_path: Path, lowest_at_the_end: bool
+) -> None:
+    """None is connected to all. Who says what is forgotten has the lowest id."""
+
+    async def body(cluster: SimCluster) -> None:
+        nodes = await cluster.start(4)
+        chain = sorted(nodes, key=lambda n: n.namespace.node_id)
+        if not lowest_at_the_end:
+            chain[0], chain[1] = chain[1], chain[0]
+        names = [node.name for node in chain]
+        for at, one in enumerate(names):
+            for other in names[at + 2 :]:
+                cluster.fabric.block(one, other)
+                cluster.fabric.block(other, one)
+                cluster.fabric.sever(one, other)
+        for number in range(500):
+            chain[0].create(b"f%d" % number)
+        for number in range(500):
+            chain[0].unlink(b"f%d" % number)
+        await trio.sleep(20)
+        assert chain[0].node is not None
+        assert len(chain[0].node.peers) == 1
+        assert chain[3].namespace.registers_count() > 1500
+        await trio.sleep(300)
+        for node in chain:
+            assert node.namespace.registers_count() < 50
+        cut = chain[3]
+        cluster.fabric.partition({cut.name}, {n.name for n in chain[:3]})
+        for number in range(500, 1000):
+            chain[0].create(b"f%d" % number)
+            chain[0].unlink(b"f%d" % number)
+        await trio.sleep(600)
+        assert chain[0].namespace.registers_count() > 1000, "one does not know them"
+
+    simulate(body, tmp_path)
+
+
+@simulated
+async def test_deletes_are_remembered_while_a_member_is_away(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    for number in range(500):
+        a.create(b"f%d" % number)
+    await cluster.until_equal()
+    await c.stop()
+    for number in range(500):
+        a.unlink(b"f%d" % number)
+    await trio.sleep(1000)
+    assert b.namespace.registers_count() > 1500
+    await c.start()
+    await cluster.until_connected()
+    await cluster.until_equal()
+    assert c.names() == []
+
+
+def test_many_deletes_are_forgotten_in_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member was away for long: nobody writes while one step is taken."""
+    monkeypatch.setattr(horizon, "STEP_REGISTERS", 100)
+    dropped: list[int] = []
+
+    def counted(*arguments: Any) -> int:
+        dropped.append(tombstones.collect(*arguments))
+        return dropped[-1]
+
+    for module in (writing, replicate):
+        monkeypatch.setattr(module, "collect", counted)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b, c = await cluster.start(3)
+        await c.stop()
+        for number in range(300):
+            a.create(b"f%d" % number)
+            a.unlink(b"f%d" % number)
+            b.create(b"g%d" % number)
+            b.unlink(b"g%d" % number)
+        await trio.sleep(200)
+        assert not any(dropped)
+        await c.start()
+        await cluster.until_connected()
+        await trio.sleep(200)
+        await cluster.until_equal()
+        for node in (a, b, c):
+            assert node.namespace.registers_count() < 50
+        assert 0 < max(dropped) <= 110
+
+    simulate(body, tmp_path)
+
+
+@simulated
+async def test_after_a_power_cut_nobody_counts_on_what_may_not_be_back(
+    cluster: SimCluster,
+) -> None:
+    """It asks each member for what it lost; as long as it cannot reach one of them, its
+    Hello says of its own transactions no more than what it had on its disk."""
+    a, b, c = await cluster.start(3)
+    await cluster.until_equal()
+    for one, other in ((a, c), (c, a)):
+        cluster.fabric.block(one.name, other.name)
+    cluster.fabric.sever(a.name, c.name)
+    a.checkpoint()
+    for number in range(20):
+        a.create(b"f%d" % number)
+        a.unlink(b"f%d" % number)
+    await cluster.until_equal()
+    await a.power_cut()
+    await a.start()
+    await cluster.until_equal()
+    for number in range(200):
+        b.create(b"g%d" % number)
+        b.unlink(b"g%d" % number)
+    await cluster.until_equal()
+    assert c.namespace.registers_count() > 600
+    await trio.sleep(400)
+    assert c.namespace.registers_count() < 200
+    cluster.fabric.heal()
+    await trio.sleep(60)
+    assert a.node is not None
+    assert c.id in a.node.peers
