@@ -95,10 +95,14 @@ class Store(Objects):
         min_free_bytes: free space that is never used, default `space`'s;
         cache_bytes: limit for objects without a flag, None for no limit.
         """
-        had_objects = (directory / "objects").is_dir()
-        files = Files(directory / "objects")
-        lock = WriteLock(directory / "objects" / "lock")
+        objects = directory / "objects"
+        had_objects = (objects / "tmp").is_dir()
+        objects.mkdir(0o700, parents=True, exist_ok=True)
+        lock = WriteLock(objects / "lock")
+        # Before what is in objects/: else the other process, which makes a new store at
+        # the same time, takes the database for lost.
         database = Database(directory / "small.db", lock)
+        files = Files(objects)
         index = Index(database)
         suspect_s = index.state("suspect_s")
         if power_cut:

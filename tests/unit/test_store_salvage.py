@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.model.ids import ChunkId
-from fusefs.store import PUSHED, Store, salvage
+from fusefs.store import PUSHED, Store, files, salvage
 from fusefs.store.types import RESPONSIBLE
 from tests.lib.stores import bytes_of, checked_store
 
@@ -107,6 +107,23 @@ def test_what_a_lost_database_knew_is_looked_for_elsewhere(
         assert store.lost_s() is not None
         assert store.get(large) == bytes_of(40_000, 1)
     assert "small.db was gone" in caplog.text
+
+
+def test_two_processes_that_make_a_store_have_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unannounced warning fails the test."""
+    make_fan_out = files._make_fan_out
+
+    def make_it_slowly(directory: Path) -> None:
+        make_fan_out(directory)
+        monkeypatch.undo()
+        with closing(Store.open(tmp_path)) as other:
+            assert other.lost_s() is None
+
+    monkeypatch.setattr(files, "_make_fan_out", make_it_slowly)
+    with closing(Store.open(tmp_path)) as store:
+        assert store.lost_s() is None
 
 
 def test_a_database_of_a_newer_program_is_left_alone(tmp_path):
