@@ -13,6 +13,8 @@ FLAG_CONFLICT = 2
 """An inode with concurrent versions of its data; the losers are shown beside it."""
 FLAG_APPENDS = 4
 """With FLAG_CONFLICT: every version only appended, so they wait to be merged."""
+FLAG_LINKABLE = 8
+"""O_TMPFILE without O_EXCL: link(2) may give it a name. Never in the table."""
 
 
 class Inode(NamedTuple):

@@ -2,8 +2,8 @@
 
 A `File` lives from the first open to the last release. An orphan is an inode
 without a name that somebody here still uses: unlinked while open (or known to the
-kernel), or made by O_TMPFILE. Its last row is kept in memory only, so it is seen
-by no listing and no peer, and is gone after a crash.
+kernel), or made by O_TMPFILE. Its last row is kept in memory, and beside it for the
+next worker only (unnamed.py), so it is seen by no listing and no peer.
 
 Locks: `File.lock` covers the file's draft; reading this disk and committing are
 allowed under it, waiting for peers is not. `Files.lock` is a leaf: under it only
@@ -23,7 +23,7 @@ import msgspec
 from fusefs.errors import BadHandle, Stale
 from fusefs.model.ids import ChunkId, Ino, Seq
 from fusefs.namespace.namespace import Namespace
-from fusefs.namespace.types import Inode
+from fusefs.namespace.types import FLAG_LINKABLE, Inode
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.journal import Journal
@@ -136,13 +136,15 @@ class Orphan(msgspec.Struct):
     row: Inode
     xattrs: dict[bytes, bytes] | None = None
     """Read from the namespace when first asked for: registers outlive names."""
-    linkable: bool = False
-    """O_TMPFILE without O_EXCL: link(2) may give it a name."""
     forgotten: bool = False
     """The kernel has no reference any more."""
     undecided: bool = False
     """A transaction is under way that makes it one, or gives it a name: until it ends
     the row stays as it is, and the namespace is not asked."""
+
+    @property
+    def linkable(self) -> bool:
+        return bool(self.row.flags & FLAG_LINKABLE)
 
 
 class Files:
@@ -169,6 +171,7 @@ class Files:
         first = (first_handle + 1) << HANDLE_FLAG_BITS
         self.journal = Journal(options.journal, options.unfinished, first)
         self._unnamed = Unnamed(options.unnamed, same_mount=options.same_mount)
+        self._keeping = threading.Lock()  # the file of `_unnamed`; before `lock`
         self.handle_or_none = self._handles.get
         self.get = self._files.get
 
@@ -296,7 +299,6 @@ class Files:
         self,
         row: Inode,
         *,
-        linkable: bool = False,
         born: bool = False,
         undecided: bool = False,
     ) -> bool:
@@ -308,7 +310,7 @@ class Files:
             if not self._kernel_refs and not born and row.ino not in self._files:
                 return False
             row = row._replace(nlink=0)
-            self.orphans[row.ino] = Orphan(row, None, linkable, undecided=undecided)
+            self.orphans[row.ino] = Orphan(row, undecided=undecided)
             return True
 
     def unorphan(self, ino: Ino) -> None:
@@ -341,11 +343,13 @@ class Files:
             unlinked = self._unnamed.left.get(ino)
         return unlinked is not None and self.orphan(unlinked, born=True)
 
-    def keep_orphans(self) -> None:
-        """Now and then, and at the end: those that are open, for the next worker."""
-        with self.lock:
-            open_ = [o.row for i, o in self.orphans.items() if i in self._files]
-        self._unnamed.keep(open_)
+    def keep_orphans(self) -> bool:
+        """Now and then, at the end, and when nothing else tells the next worker: those
+        that are open. False: it would not find them as they are."""
+        with self._keeping:
+            with self.lock:
+                open_ = [o.row for i, o in self.orphans.items() if i in self._files]
+            return self._unnamed.keep(open_)
 
     def adopt_directory(self, ino: Ino) -> bool:
         """The same of a directory that a peer removed: who is in it stays there."""

@@ -145,7 +145,9 @@ class Opener:
         """O_TMPFILE: a file without a name, which link(2) may name unless O_EXCL."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         ino = self._tree.unnamed(parent, mode, caller, not flags & os.O_EXCL)
-        return self._new(ino, flags, Seq(0))
+        opened = self._new(ino, flags, Seq(0))
+        self._files.keep_orphans()
+        return opened
 
     # -- closing ---------------------------------------------------------------
 

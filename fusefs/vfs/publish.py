@@ -377,8 +377,8 @@ class Publisher:
             draft.log.publishing(tx.seq)
 
     def _keep_orphan(self, file: File, draft: Draft) -> None:
-        """Without a name there is nobody to tell. The draft stays, for only its journal
-        outlives a kill. Raises Missing."""
+        """Without a name there is nobody to tell. The draft stays, for its journal
+        outlives a kill; but link(2) names what is stored. Raises Missing."""
         draft.since_s = time.monotonic()
         orphan = self._files.orphans.get(file.ino)
         if orphan is None:
@@ -390,11 +390,11 @@ class Publisher:
             self._end(file, file.view)
             self._files.published(file)
         elif orphan.linkable or (idle and draft.idle):
-            # It would not outlive a kill in any case, or there is nobody for whom.
             view = self._materialise(file, draft)
             self._keep_row(file, draft, orphan, view)
-            self._end(file, view)
-            self._files.published(file)
+            if idle or self._files.keep_orphans():  # idle: nobody has it open
+                self._end(file, view)
+                self._files.published(file)
         elif idle:  # nearly always void in a moment
             draft.idle = True
         elif len(draft.patches) > MOST_PATCHES:

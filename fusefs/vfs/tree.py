@@ -25,7 +25,7 @@ from fusefs.errors import (
 from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
 from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.transaction import Transaction
-from fusefs.namespace.types import Entry, Inode
+from fusefs.namespace.types import FLAG_LINKABLE, Entry, Inode
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.exclusive import Exclusive, Taken
 from fusefs.vfs.files import Files, Orphan
@@ -148,9 +148,9 @@ class Tree:
                 salt += 1
         row = Inode(
             ino, mode, caller.uid, gid, 0, 0, 0, now, now, 0, now, b"", 20, 0, 0, b"",
-            int(parent), 0,
+            int(parent), FLAG_LINKABLE if linkable else 0,
         )  # fmt: skip
-        self._files.orphan(row, linkable=linkable, born=True)
+        self._files.orphan(row, born=True)
         return ino
 
     # -- linking ---------------------------------------------------------------

@@ -22,7 +22,7 @@ _decode = msgspec.msgpack.Decoder(list[Inode]).decode
 
 
 class Unnamed:
-    """Not thread-safe: the background's thread, and before and after it."""
+    """Not thread-safe, but for what is `left`."""
 
     def __init__(self, path: Path | None, *, same_mount: bool) -> None:
         """`path` None: nothing is kept. `same_mount`: what an earlier worker left is
@@ -45,16 +45,17 @@ class Unnamed:
             log.warning("files without a name may be lost: %s", error)
         self.left = {row.ino: row for row in self._written}
 
-    def keep(self, rows: Iterable[Inode]) -> None:
+    def keep(self, rows: Iterable[Inode]) -> bool:
         """These, and what was left and the kernel did not forget yet."""
         now = [*(self.left | {row.ino: row for row in rows}).values()]
         if self._path is None or now == self._written:
-            return
+            return True
         fresh = self._path.with_suffix(".new")
         try:
             fresh.write_bytes(msgspec.msgpack.encode(now))
             fresh.replace(self._path)
         except OSError as error:  # a full disk: tried again
             log.warning("files without a name are not kept: %s", error)
-            return
+            return False
         self._written = now
+        return True

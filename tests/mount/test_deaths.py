@@ -158,6 +158,21 @@ def test_locks_outlive_the_worker_and_end_with_their_files(
         wait_until(lambda p=path: probe(p) == ["free", "free"], "both are free", 5)  # type: ignore[misc]
 
 
+def test_tmpfile_gets_its_name_from_the_next_worker(fresh: Cluster) -> None:
+    (a,) = fresh.start(1)
+    (a.mnt / "read").write_bytes(b"")
+    top = os.open(a.mnt, os.O_DIRECTORY)
+    fd = os.open(a.mnt, os.O_TMPFILE | os.O_WRONLY)
+    os.write(fd, b"first")
+    os.fsync(fd)
+    kill_worker(a)
+    path = f"/proc/self/fd/{fd}"
+    os.link(path, a.mnt / "named", src_dir_fd=top, follow_symlinks=True)
+    os.close(fd)
+    os.close(top)
+    assert (a.mnt / "named").read_bytes() == b"first"
+
+
 def test_everything_killed_what_was_synced_is_there(fresh: Cluster) -> None:
     (a,) = fresh.start(1)
     for number in range(50):

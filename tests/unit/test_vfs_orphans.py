@@ -276,6 +276,35 @@ def test_open_file_without_a_name_outlives_its_registers(
         assert not local.vfs.adopt_orphan(ino)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_tmpfile_goes_on_in_another_worker(tmp_path: Path, killed: bool) -> None:
+    """As it was at the last fsync, and link(2) can name it."""
+    options = VfsOptions(unnamed=tmp_path / "orphans")
+    with local_vfs(tmp_path / "s", options) as local:
+        vfs = local.vfs
+        opened = vfs.tmpfile(ROOT_INO, 0o640, os.O_RDWR, local.caller)
+        exclusive = vfs.tmpfile(ROOT_INO, 0o600, os.O_RDWR | os.O_EXCL, local.caller)
+        for data in (b"first", b"second"):
+            vfs.write(opened.handle, 0, data)
+            vfs.fsync(opened.handle)
+        kept = (tmp_path / "orphans").read_bytes()
+    if killed:
+        (tmp_path / "orphans").write_bytes(kept)
+    with local_vfs(tmp_path / "s", options) as local:
+        vfs = local.vfs
+        ino = opened.attr.ino
+        vfs.adopt_handle(opened.handle, ino)
+        vfs.adopt_handle(exclusive.handle, exclusive.attr.ino)
+        assert vfs.read(opened.handle, 0, 99) == b"second"
+        with pytest.raises(NotFound):
+            vfs.link(exclusive.attr.ino, ROOT_INO, b"x")
+        vfs.link(ino, ROOT_INO, b"named")
+        assert local.cat("/named") == b"second"
+        assert local.stat("/named").mode & 0o777 == 0o640
+        for handle in (opened.handle, exclusive.handle):
+            local.close(handle)
+
+
 def test_files_without_a_name_are_void_on_another_mount(tmp_path: Path) -> None:
     path = tmp_path / "orphans"
     with local_vfs(tmp_path / "s", VfsOptions(unnamed=path)) as local:

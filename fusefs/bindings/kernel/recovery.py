@@ -24,7 +24,7 @@ from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.inodes import setxattr_parts
 from fusefs.bindings.kernel.names import entry_reply, to_exchange
 from fusefs.bindings.kernel.protocol import REQUEST, Op
-from fusefs.errors import BadHandle, FsError, Stale
+from fusefs.errors import BadHandle, FsError, NotFound, Stale
 from fusefs.model.ids import Ino
 from fusefs.vfs.tree import EXCHANGE, NOREPLACE
 from fusefs.vfs.types import Attr
@@ -49,6 +49,7 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
         out[op] = _with_orphans(out[op])
     for op in _HANDLE_AT:
         out[op] = _with_handles(out[op], op)
+    out[Op.LINK] = _with_unnamed(out[Op.LINK])
     out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
     out[Op.RENAME2] = _unless_exchanged(out[Op.RENAME2])
     for op, (harmless, recognise) in _REPEATED.items():
@@ -67,6 +68,21 @@ def _with_orphans(handler: Handler) -> Handler:
             return handler(ch, unique, nodeid)
         except Stale:
             if not ch.fs.adopt_orphan(nodeid):
+                raise
+            return handler(ch, unique, nodeid)
+
+    return served
+
+
+def _with_unnamed(handler: Handler) -> Handler:
+    """What was made without a name gets its first one."""
+
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        try:
+            return handler(ch, unique, nodeid)
+        except NotFound:
+            (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
+            if not ch.fs.adopt_orphan(ino):
                 raise
             return handler(ch, unique, nodeid)
 
