@@ -119,6 +119,13 @@ class Derivation(Facts):
         """The root is there without any register."""
         self._inodes[ROOT_INO] = None
 
+    def queue_odd(self) -> None:
+        """Everything that shows by more than its own register."""
+        self._requeue_odd()
+        odd = "SELECT ino FROM odd UNION SELECT ino FROM revived"
+        self._inodes |= {Ino(ino): None for (ino,) in self._db.execute(odd)}
+        self._inodes[LOST_FOUND_INO] = None
+
     def _queue(
         self, key: bytes, before: Register, after: Register, places: list[Ino]
     ) -> None:

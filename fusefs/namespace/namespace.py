@@ -6,6 +6,7 @@ through one connection under the cross-process write lock.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import stat
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusefs.errors import NoSpace
+from fusefs.errors import Corrupt, NoSpace
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import (
     SETTING,
@@ -25,7 +26,7 @@ from fusefs.model.records import (
 )
 from fusefs.model.tx import Effects, State, Tx
 from fusefs.model.vector import Vector
-from fusefs.namespace import check, damage, schema, totals
+from fusefs.namespace import check, damage, rules, schema, totals
 from fusefs.namespace.life import Life, own_id
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.reads import Reads
@@ -42,6 +43,8 @@ from fusefs.namespace.types import Entry
 from fusefs.namespace.warm import Warm
 from fusefs.store.checkpoint import CHECKPOINT_BYTES, Checkpoint
 from fusefs.store.database import translated
+
+log = logging.getLogger(__name__)
 
 FOLD_FROM = 200
 """Notes that are worth a transaction: reading the totals adds up fewer in 20 us."""
@@ -73,6 +76,19 @@ class Namespace(Reads):
             path.with_name("meta.db-wal"),
             self._write_lock,
         )
+        if rules.are_old(writer):
+            self._follow_rules()
+
+    def _follow_rules(self) -> None:
+        """A program with earlier rules had the store. Where it cannot be done yet the
+        tree is what it was."""
+        try:
+            with self._write() as db:
+                if rules.are_old(db):  # the other process may have done it
+                    rules.follow(db)
+                    self._warm.clear()
+        except (NoSpace, Corrupt) as problem:
+            log.warning("the tree is as an earlier dfs derived it: %s", problem)
 
     @classmethod
     def create(
@@ -91,6 +107,7 @@ class Namespace(Reads):
         db = schema.create(directory / "meta.db")
         db.execute("INSERT INTO meta VALUES('node_id', ?)", (node_id,))
         db.execute("INSERT INTO vector VALUES(?, 0, 0)", (node_id,))
+        rules.note(db)
         db.execute(
             "INSERT INTO inode VALUES(1,?,0,0,0,2,0,0,0,0,0,x'',20,0,0,x'',1,0)",
             (0o040755,),
@@ -334,6 +351,7 @@ class Namespace(Reads):
         with self._write() as db:
             if damage.mend(db):
                 check.rebuild(db)
+                rules.note(db)
             totals.recount(db)
             self._warm.clear()
         self.drop_caches()
