@@ -216,8 +216,7 @@ class Commands:
             raise CommandFailed(
                 f"{called} is connected; unmount it first, or say --force"
             )
-        gone = Member(member.name, (), member.public_key, forgotten=True)
-        tx = node.namespace.put_member(other, gone)
+        tx = node.namespace.put_member(other, member.removed())
         if tx is not None:
             node.publish((tx,))
         return {"forgotten": _hex(other)}

@@ -4,7 +4,8 @@ Its registers must not be merged: what it still holds may have been deleted and
 forgotten by everybody. It joins anew: another node id, an empty namespace, the old
 one set aside in the store. Once it is level with the cluster, every file whose
 version nobody else has ever had is put under /lost+found/NODE-DATE/, with the path it
-had, as an ordinary file. Its chunks are still in the store.
+had, as an ordinary file. Its chunks are still in the store. Then the node it was is
+removed from the cluster, if nobody has done that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import trio
 
 from fusefs.errors import FsError
 from fusefs.housekeeping import ASIDE, HELD
-from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId
 from fusefs.model.records import ATTRS, S_DIR
 from fusefs.model.register import decode_register
 from fusefs.model.vector import Vector, covers
@@ -193,9 +194,25 @@ async def bring_when_level(node: Node, store: Path) -> None:
         old = Namespace.open(path.parent)
         try:
             await _bring_all(node, old, os.fsencode(path.parent.name), known)
+            _forget_former(node, old.node_id)
         finally:
             old.close()
         shutil.rmtree(path.parent)
+
+
+def _forget_former(node: Node, former: NodeId) -> None:
+    """It will not come back, and its absence would keep every delete remembered."""
+    member = node.namespace.members().get(former)
+    if member is None or member.forgotten or former in node.peers:
+        return  # connected: the store was a copy of one in use
+    tx = node.namespace.put_member(former, member.removed())
+    if tx is not None:
+        node.publish((tx,))
+    log.info(
+        "%s (%x), which this node was before, is no member any more",
+        member.name,
+        former,
+    )
 
 
 async def _bring_all(node: Node, old: Namespace, top: bytes, known: Vector) -> None:

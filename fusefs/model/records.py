@@ -184,6 +184,10 @@ class Member(msgspec.Struct, array_like=True, frozen=True):
     public_key: bytes = b""
     forgotten: bool = False
 
+    def removed(self) -> Member:
+        """What is remembered of it: that it is a member no more."""
+        return Member(self.name, (), self.public_key, forgotten=True)
+
 
 class Horizon(msgspec.Struct, array_like=True, frozen=True):
     """The setting `horizon`: which deletes may be forgotten (namespace/tombstones.py).

@@ -132,6 +132,19 @@ async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -
     assert len(a.node.peers) == 0
     assert a.names() == [b"later"]
 
+    await b.stop()
+    former = b.id
+    join_anew(b)
+    node = await b.start()
+    await rejoining.bring_when_level(node, b.directory)
+    await cluster.until_equal()
+    assert a.namespace.members()[former].forgotten
+    ino = ino_at(a, "later")
+    a.unlink(b"later")
+    await trio.sleep(300)
+    for each in (a, b):
+        assert each.namespace.unlinked(ino) is None, "the delete is forgotten"
+
 
 def write(node: SimNode, name: bytes, data: bytes) -> None:
     entry = node.namespace.entry(1, name)
