@@ -38,6 +38,8 @@ class Peer:
         self.pings: dict[int, float] = {}
         self.rows: dict[NodeId, Row] = {}
         """What it was told of the disks of others."""
+        self.heard = False
+        """It sent a heartbeat: it takes us for a member, as we take it."""
         self.why_closed = ""
         self._behind = trio.Event()
 

@@ -444,6 +444,7 @@ class Node:
         if theirs.channel == "bulk":
             await self.chunks.serve(theirs.node, connection)
             return
+        refused = self.refused
         peer = self._admit(connection, ours, theirs, address)
         if peer is None:
             await connection.say_bye("another connection with this node is kept")
@@ -452,6 +453,8 @@ class Node:
             await self._serving.serve(peer)
         finally:
             self._dismiss(peer)
+            if not (peer.heard or self.peers):
+                self.refused = refused
             self._note_refusal(peer.why_closed)  # it had dialled: our Hello came last
 
     def _admit(

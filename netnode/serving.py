@@ -126,6 +126,7 @@ class Serving:
                 await self._replicator.live(peer, (message,))
             case Ping():
                 peer.send(Pong(message.number))
+                peer.heard = True
                 self._horizons.told(peer, message)
                 self._replicator.heard(peer, message)
             case Pong():

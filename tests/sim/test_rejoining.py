@@ -14,6 +14,7 @@ from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import Member
 from fusefs.namespace.namespace import Namespace
 from netnode import rejoining
+from netnode.connection import Connection
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
@@ -108,6 +109,11 @@ async def test_forgotten_node_is_refused_and_joins_anew(cluster: SimCluster) -> 
     assert not list((c.directory / rejoining.ASIDE).iterdir())
 
 
+async def close_at_once(self: Connection, reason: str, fatal: bool = False) -> None:
+    """As where the network resets the connection before the reason is read."""
+    self.stream.close()
+
+
 @simulated
 async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
@@ -131,6 +137,11 @@ async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -
     assert "older than" in b.node.refused
     assert len(a.node.peers) == 0
     assert a.names() == [b"later"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "say_bye", close_at_once)
+        await trio.sleep(120)  # it is dialled, too
+        assert "older than" in b.node.refused
 
     await b.stop()
     former = b.id
