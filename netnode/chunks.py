@@ -56,6 +56,11 @@ from netnode.wire.messages import (
 
 log = logging.getLogger(__name__)
 
+BAD_BYTES = "the bytes are not those of the id"
+NO_BASIS = "its basis is not here"
+OF_THIS_CHUNK = (BAD_BYTES, NO_BASIS)
+"""Other reasons of a Stored that refuses are of all chunks: there is no space."""
+
 IN_PLACE_BYTES = 64 << 10
 """Chunks up to this size are read and stored without a thread."""
 STORING = 4
@@ -357,7 +362,7 @@ class ChunkPlane:
                 return
             self.rejected += 1
             log.warning("%x sent a bad chunk: %s", source.peer, error)
-            problem = "the bytes are not those of the id"
+            problem = BAD_BYTES
         except (FsError, OSError) as error:
             log.warning("storing a chunk failed: %s", error)
             problem = str(error)
@@ -387,7 +392,7 @@ class ChunkPlane:
         log.info("%s is asked for as a whole", patch.cid.hex())
         self.patching.useless(patch.cid)
         if patch.keep:
-            source.send(Stored(patch.cid, "its basis is not here"))
+            source.send(Stored(patch.cid, NO_BASIS))
         else:
             source.send(Get((patch.cid,), urgent=1))
 

@@ -19,7 +19,7 @@ from fusefs.model.records import CONTENT, decode_content
 from fusefs.model.tx import Tx
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE, ROUND_TRIP_BYTES
-from netnode.chunks import ChunkPlane
+from netnode.chunks import OF_THIS_CHUNK, ChunkPlane
 from netnode.core.basis import Basis
 from netnode.core.fetch import Priority
 from netnode.core.leaving import Leaving
@@ -39,7 +39,7 @@ DELAY_S = 1.0
 the foreground has gone by."""
 BUSY_PAUSE_S = 0.05
 RETRY_S = 30.0
-"""After a peer refused a chunk (no space)."""
+"""After a peer refused a chunk."""
 MAX_ROOTS = 100_000
 """Files waiting to be looked at."""
 SEEN_NODES = 50_000
@@ -426,9 +426,13 @@ class Replicas:
             to_put = self._to_put.get(peer)
             if to_put:
                 cid, basis = to_put.popleft()
+                now = self._environment.now()
+                if self._pushes.is_full(peer, now):
+                    self._pushes.full(peer, cid, now)
+                    continue
                 if self._plane.served_lately(peer, cid):
                     # It fetched it meanwhile; another offer settles it.
-                    self._pushes.refused(peer, cid, self._environment.now())
+                    self._pushes.refused(peer, cid, now)
                     continue
                 try:
                     await self._plane.room(peer, connection)
@@ -457,11 +461,15 @@ class Replicas:
             to_put = self._to_put.setdefault(peer, deque())
             to_put.extend((cid, bases.get(cid)) for cid in lacked)
         elif isinstance(message, Stored):
-            if message.refused:
-                retry = self._environment.now() + RETRY_S
-                self._pushes.refused(peer, message.cid, retry)
-            elif self._pushes.confirmed(peer, message.cid):
-                self._settled.append(message.cid)
+            now = self._environment.now()
+            if message.refused in OF_THIS_CHUNK:
+                self._pushes.refused(peer, message.cid, now + RETRY_S)
+            elif message.refused:
+                self._pushes.full(peer, message.cid, now)
+            else:
+                self._pushes.has_space(peer)
+                if self._pushes.confirmed(peer, message.cid):
+                    self._settled.append(message.cid)
 
     async def _settle(self) -> None:
         """Enough others keep them: our copy is one of the replicas from now on, or

@@ -22,6 +22,10 @@ LOOKED_AT = 64
 """Chunks of a queue among which one is looked for that makes room."""
 OFFER = 256
 """Chunk ids in one Have."""
+FIRST_PAUSE_S = 30.0
+"""For a peer that could keep nothing: its bytes have come before it can say so."""
+LONGEST_PAUSE_S = 600.0
+"""Then with one chunk every ten minutes: less than its heartbeats."""
 
 
 class Pushes:
@@ -35,6 +39,9 @@ class Pushes:
         self._offered: dict[NodeId, set[ChunkId]] = {}
         self._here: set[NodeId] = set()
         """Peers that are connected."""
+        self._full_until: dict[NodeId, float] = {}
+        self._pauses: dict[NodeId, float] = {}
+        """Peers that could keep nothing; from then on they are offered one chunk."""
         self.left_out = 0
         """Chunks that are owed and not remembered, since the last scan."""
         self.overflowed = False
@@ -71,7 +78,8 @@ class Pushes:
         return False
 
     def _waits(self, peer: NodeId, cid: ChunkId) -> bool:
-        return peer not in self._here or cid in self._later.get(peer, ())
+        waits = peer not in self._here or peer in self._full_until
+        return waits or cid in self._later.get(peer, ())
 
     @property
     def has_room(self) -> bool:
@@ -85,8 +93,9 @@ class Pushes:
 
     def offer(self, peer: NodeId, now: float) -> tuple[ChunkId, ...]:
         """What to ask the peer about now; empty while an offer is open."""
-        if self._offered.get(peer):
+        if self._offered.get(peer) or self.is_full(peer, now):
             return ()
+        most = 1 if peer in self._full_until else OFFER
         due = self._due.setdefault(peer, {})
         later = self._later.get(peer, {})
         while later and (first := next(iter(later.items())))[1] <= now:
@@ -94,7 +103,7 @@ class Pushes:
             due.setdefault(*first)
         batch: list[ChunkId] = []
         for cid, at in due.items():
-            if at > now or len(batch) == OFFER:
+            if at > now or len(batch) == most:
                 break
             batch.append(cid)
         if batch:
@@ -131,8 +140,25 @@ class Pushes:
         del self._owed[cid]
         return True
 
+    def full(self, peer: NodeId, cid: ChunkId, now: float) -> None:
+        """The peer could not keep it, and so nothing else (no space). Each time that a
+        pause did not help the next one is twice as long."""
+        if not self.is_full(peer, now):
+            pause = min(2 * self._pauses.get(peer, FIRST_PAUSE_S / 2), LONGEST_PAUSE_S)
+            self._pauses[peer], self._full_until[peer] = pause, now + pause
+        self.refused(peer, cid, self._full_until[peer])
+
+    def is_full(self, peer: NodeId, now: float) -> bool:
+        """Nothing is to be sent there."""
+        return now < self._full_until.get(peer, now)
+
+    def has_space(self, peer: NodeId) -> None:
+        """It kept one that was sent, or is another than it was."""
+        self._full_until.pop(peer, None)
+        self._pauses.pop(peer, None)
+
     def refused(self, peer: NodeId, cid: ChunkId, retry_at: float) -> None:
-        """The peer could not keep it (no space), or it could not be sent."""
+        """The peer could not keep this one, or it could not be sent."""
         self._done(peer, cid)
         if peer in self._owed.get(cid, ()):
             later = self._later.setdefault(peer, {})
@@ -149,6 +175,7 @@ class Pushes:
     def peer_came(self, peer: NodeId) -> None:
         """It is connected."""
         self._here.add(peer)
+        self.has_space(peer)
 
     def peer_gone(self, peer: NodeId) -> None:
         """It is not connected any more."""

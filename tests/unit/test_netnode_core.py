@@ -294,6 +294,27 @@ def test_a_refused_chunk_holds_up_no_other() -> None:
     assert pushes.offer(NodeId(2), 31.0) == (refused,)
 
 
+def test_a_full_peer_is_asked_with_one_chunk_after_longer_and_longer() -> None:
+    pushes, peer = Pushes(), NodeId(2)
+    pushes.peer_came(peer)
+    for cid in CIDS[:3]:
+        pushes.owe(cid, [peer], 0.0)
+    assert pushes.offer(peer, 0.0) == tuple(CIDS[:3])
+    for cid in CIDS[:3]:  # all were on their way
+        pushes.full(peer, cid, 1.0)
+    sent, now = [], 1.0
+    while now < 3600.0:
+        for cid in pushes.offer(peer, now):
+            sent.append(now)
+            pushes.full(peer, cid, now)
+        now += 1.0
+    assert sent == [31.0, 91.0, 211.0, 451.0, 931.0, 1531.0, 2131.0, 2731.0, 3331.0]
+    (cid,) = pushes.offer(peer, 4000.0)
+    pushes.confirmed(peer, cid)
+    pushes.has_space(peer)
+    assert len(pushes.offer(peer, 4000.0)) == 2
+
+
 def test_keys_of_a_bucket_fit_into_a_frame() -> None:
     keys = [(b"%0265d" % number, bytes(16)) for number in range(6000)]
     sent: list[tuple[bytes, bytes]] = []
