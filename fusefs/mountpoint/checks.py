@@ -69,7 +69,7 @@ def check_mountpoint(config: Config) -> None:
     where = config.mountpoint
     there = table.find(where)
     if there is not None and there.is_ours:
-        _clear_or_refuse(where)
+        _clear_or_refuse(where, config.store)
     status = _stat(where)
     if not stat.S_ISDIR(status.st_mode):
         raise _failure(f"mountpoint {where} is not a directory")
@@ -104,11 +104,11 @@ def _stat(where: str) -> os.stat_result:
         raise _failure(f"mountpoint {where}: {error.strerror}") from None
 
 
-def _clear_or_refuse(where: str) -> None:
-    if unmounting.is_dead(where) or _is_ending(where):
+def _clear_or_refuse(where: str, store: str) -> None:
+    if unmounting.is_dead(where) or _is_ending(where, store):
         unmounting.detach(where)
         if (again := table.find(where)) is not None and again.is_ours:
-            _clear_or_refuse(where)
+            _clear_or_refuse(where, store)
         return
     if nodes.at_mountpoint(where) is None and unmounting.answer(where) is None:
         raise _failure(
@@ -121,14 +121,27 @@ def _clear_or_refuse(where: str) -> None:
     )
 
 
-def _is_ending(where: str) -> bool:
+def _is_ending(where: str, store: str) -> bool:
     """Whether the worker of a killed supervisor, which ends, too, has ended now."""
     until_s = time.monotonic() + ORPHAN_S
     while nodes.at_mountpoint(where) is None and time.monotonic() < until_s:
         time.sleep(0.1)
-        if unmounting.is_dead(where):
+        if unmounting.is_dead(where) or _abort_remains(where, store):
             return True
     return False
+
+
+def _abort_remains(where: str, store: str) -> bool:
+    """Ends what the kernel holds of a worker that was killed with its supervisor. It
+    waits for a program, which waits for an answer that nobody gives."""
+    there = table.find(where)
+    left = nodes.remains(store, there.connection) if there is not None else None
+    if there is None or left is None or unmounting.answer(where) is not None:
+        return False
+    ended = unmounting.abort(there.connection)
+    if ended and left.worker:  # it has the lock on the store, too
+        nodes.wait_gone(left.worker, ORPHAN_S)
+    return ended
 
 
 def check_store(config: Config) -> None:

@@ -136,13 +136,28 @@ def _is_anothers(node: Running, now: state.State) -> bool:
     return False
 
 
+def remains(store: str, connection: str) -> state.State | None:
+    """What the node of this store wrote last, if it had this connection and was killed
+    with its worker. The kernel may hold a thread of that for ever, and with it the
+    connection (supervisor/child.py, `is_half_dead`)."""
+    last = state.read(Path(store))
+    if last is None or last.connection != connection or on_store(store):
+        return None
+    return last if _status(last.worker)[:1] in ([], [b"Z"]) else None
+
+
 def is_child(pid: int, node: Running) -> bool:
     """Whether the process was started by the node's supervisor, as its files say."""
+    return _status(pid)[1:2] == [b"%d" % node.pid]
+
+
+def _status(pid: int) -> list[bytes]:
+    """State, parent and more of a process (proc(5)); nothing of one that is gone."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return False
-    return int(line.rpartition(b")")[2].split()[1]) == node.pid
+        return []
+    return line.rpartition(b")")[2].split()
 
 
 def end(node: Running) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -313,9 +314,65 @@ def test_a_mount_nobody_answers_for_is_told_from_one_that_is_in_use(
     monkeypatch.setattr(nodes, "at_mountpoint", lambda where: None)
     monkeypatch.setattr(unmounting, "answer", lambda where: said)
     with pytest.raises(CommandError) as refused:
-        checks._clear_or_refuse("/mnt/my dfs")
+        checks._clear_or_refuse("/mnt/my dfs", "/srv")
     force = "" if answers else "-f "
     assert str(refused.value).endswith(f": dfs umount {force}'/mnt/my dfs'")
+
+
+HELD = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.parametrize("connection", ["7", "8"])
+def test_what_the_kernel_holds_of_a_killed_worker_is_ended_by_the_next_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connection: str
+) -> None:
+    """If it is of the node that is mounted."""
+    there = table.Mount(b"/mnt", "0:7", table.FS_TYPE, "dfs@a", 0)
+    worker = subprocess.Popen([sys.executable, "-c", HELD])
+    supervisor = subprocess.Popen(["true"])
+    supervisor.wait()
+    (tmp_path / "run").mkdir()
+    state.write(
+        state.State(
+            pid=supervisor.pid,
+            store=str(tmp_path),
+            mountpoint="/mnt",
+            connection=connection,
+            started_s=1,
+            worker=worker.pid,
+        )
+    )
+    aborted: list[str] = []
+
+    def abort(connection: str) -> bool:
+        aborted.append(connection)
+        worker.kill()
+        return True
+
+    monkeypatch.setattr(table, "find", lambda where: None if aborted else there)
+    monkeypatch.setattr(unmounting, "answer", lambda where: None)
+    monkeypatch.setattr(unmounting, "abort", abort)
+    monkeypatch.setattr(unmounting, "detach", lambda where: None)
+    monkeypatch.setattr(checks, "ORPHAN_S", 0.5)
+    try:
+        until_s = time.monotonic() + 30
+        while nodes.remains(str(tmp_path), connection) is None:
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        if connection == "7":
+            checks._clear_or_refuse("/mnt", str(tmp_path))
+            assert aborted == ["7"] and nodes.wait_gone(worker.pid, 0)
+        else:
+            with pytest.raises(CommandError, match="dfs umount -f /mnt"):
+                checks._clear_or_refuse("/mnt", str(tmp_path))
+            assert not aborted
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_only_a_child_of_the_node_is_taken_for_its_worker() -> None:
