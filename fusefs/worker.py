@@ -113,10 +113,10 @@ class Parts:
 
     def close(self) -> None:
         """Stores what is dirty, publishes it, and lets go of everything."""
-        self.vfs.close()
+        makes_way = self._server is not None and self._server.makes_way
+        self.vfs.close(makes_way=makes_way)
         self.store.sync_all()
         self.namespace.sync()
-        makes_way = self._server is not None and self._server.makes_way
         self.link.close(locks_stay=makes_way)
         self.store.close()
         self.namespace.close()

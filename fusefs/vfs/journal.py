@@ -66,6 +66,11 @@ class Log:
         self._region = region
         self._pending = pending
 
+    @property
+    def is_whole(self) -> bool:
+        """The next worker would have all of the draft."""
+        return not self._region.failed
+
     def _append(
         self, kind: int, draft: Draft, argument: int, data: bytes | memoryview = b""
     ) -> None:

@@ -8,6 +8,7 @@ seconds. Done to it is again what was done, so this needs no rules of its own.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Container
@@ -33,6 +34,8 @@ _MOST_REQUESTS = 256
 threads that serve."""
 
 Requests = Container[int]
+UNKNOWN = -1
+"""No handle has this number."""
 
 
 def restore(
@@ -89,6 +92,8 @@ def _restore(
     draft.inherited = True
     file.draft = draft
     files.dirty[ino] = file
+    if same_mount:  # the other half of a write(2) may be the next request
+        file.half_written = (UNKNOWN, math.inf)
     if appended and not same_mount:  # numbers of requests are those of a mount
         draft.log.rewrite(draft)
     files.release(file)

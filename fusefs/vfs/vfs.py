@@ -501,13 +501,14 @@ class Vfs:
         if problems:
             raise problems[0]
 
-    def close(self) -> None:
+    def close(self, *, makes_way: bool = False) -> None:
         """Publish what is dirty and stop the threads. The store and the namespace
-        stay open: they are the caller's."""
+        stay open: they are the caller's. `makes_way`: for another worker of the mount,
+        which gets the other half of a write(2) of which the first is here."""
         self._background.stop()
         self._appends.close()
         self._twins.close()
-        self._writer.publish_older(0)
+        self._writer.publish_older(0, but_halves=makes_way)
         self._storing.close()
         self._coherence.close()
 

@@ -205,13 +205,16 @@ class Writer:
         """What an open that only reads has cut off, without waiting for peers."""
         self._publisher.publish_or_undo(file, began)
 
-    def publish_older(self, age_s: float) -> list[FsError]:
-        """Publish files whose writes have waited that long; what went wrong."""
+    def publish_older(self, age_s: float, *, but_halves: bool = False) -> list[FsError]:
+        """Publish files whose writes have waited that long; what went wrong.
+        `but_halves`: what may be a piece of a write(2) is left to the next worker."""
         problems: list[FsError] = []
         limit = time.monotonic() - age_s
         for file in list(self._files.dirty.values()):
             draft = file.draft
             if draft is not None and draft.since_s <= limit:
+                if but_halves and _is_kept_half(file, draft):
+                    continue
                 try:
                     self._publisher.publish(file)
                 except FsError as error:
@@ -234,6 +237,11 @@ def check_regular(row: Inode) -> None:
         raise IsADirectory("a directory has no data")
     if not stat.S_ISREG(row.mode):
         raise Invalid("not a regular file")
+
+
+def _is_kept_half(file: File, draft: Draft) -> bool:
+    half = file.half_written is not None and draft.appends
+    return half and draft.log is not None and draft.log.is_whole
 
 
 def _may_be_cut(offset: int, length: int) -> bool:

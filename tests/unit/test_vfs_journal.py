@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from fusefs.errors import NoSpace, WritesLost
 from fusefs.model.ids import Ino
-from fusefs.vfs import Vfs, VfsOptions, regions
+from fusefs.vfs import Vfs, VfsOptions, publish, regions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, replicate
 from tests.lib.pair import pair_of
@@ -382,3 +383,35 @@ def test_write_succeeds_though_its_journal_cannot(workers: Workers) -> None:
         journal._fd = closed
     workers.now.close(handle)
     assert workers.now.cat("/f") == b"hello"
+
+
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+def test_the_other_half_of_an_append_is_waited_for_by_the_next_worker(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Another descriptor is closed before it comes."""
+    monkeypatch.setattr(publish, "OTHER_HALF_S", 5.0)  # for a busy machine
+    append = os.O_WRONLY | os.O_APPEND
+    workers.now.put("/log", b"x" * 4090)
+    handles = [workers.now.open("/log", append) for _ in range(2)]
+    write, caller = workers.now.vfs.write, workers.now.caller
+    write(handles[0], 4090, b"a line", caller, appends=True, request=22)
+    if how == "upgraded":
+        workers.now.vfs.close(makes_way=True)
+    now = workers.kill()
+    for handle in handles:
+        workers.adopt(handle, "/log")
+    rest = threading.Timer(
+        0.05,
+        lambda: now.vfs.write(
+            handles[0], 4096, b" that goes on\n", caller, appends=True, request=24
+        ),
+    )
+    rest.start()
+    now.vfs.flush(handles[1])
+    published = now.namespace.inode(now.walk("/log"))
+    rest.join()
+    assert published is not None and published.size == 4096 + len(" that goes on\n")
+    for handle in handles:
+        now.close(handle)
+    assert now.cat("/log").endswith(b"xa line that goes on\n")
