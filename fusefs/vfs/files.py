@@ -80,7 +80,8 @@ class File:
         self.synced = False
         """Everything but `unsynced` is durable; before the first fsync: unknown."""
         self.half_written: tuple[int, float] | None = None
-        """Handle and time of an append that may be the first part of a write(2)."""
+        """Who made an append that may be the first part of a write(2) (`writer_of`),
+        and when."""
         self.unmerged = False
         """What peers appended could not be had when it was tried last."""
         self.uncommitted: set[ChunkId] = set()

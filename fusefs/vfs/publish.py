@@ -136,8 +136,8 @@ class Publisher:
 
     def publish(self, file: File, cancelled: Cancelled = None, writer: int = 0) -> None:
         """What was written is stored and committed when this returns. With nothing
-        written it costs nothing. `writer`: the handle whose user asks for it, and so is
-        not in the middle of a write(2).
+        written it costs nothing. `writer`: who asks for it (`writer_of`), and so is not
+        in the middle of a write(2).
 
         Raises: NoSpace; Unreachable, TimedOut, Interrupted when a chunk that was
         written in part cannot be had. The draft is kept then.

@@ -35,7 +35,7 @@ threads that serve."""
 
 Requests = Container[int]
 UNKNOWN = -1
-"""No handle has this number."""
+"""Nobody is it (`writing.writer_of`)."""
 
 
 def restore(

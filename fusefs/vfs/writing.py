@@ -94,7 +94,8 @@ class Writer:
             draft = file.draft or self._publisher.begin(file, now, appends=to_end)
             if to_end:
                 cut = _may_be_cut(offset, n)
-                file.half_written = (number, time.monotonic()) if cut else None
+                by = writer_of(handle, caller)
+                file.half_written = (by, time.monotonic()) if cut else None
             if not to_end:
                 draft.appends = False
             elif offset != draft.size and (
@@ -186,13 +187,13 @@ class Writer:
         file = handle.file
         if file.draft is not None:
             cancelled = caller.cancelled if caller else None
-            self._publisher.publish(file, cancelled, handle.number)
+            self._publisher.publish(file, cancelled, writer_of(handle, caller))
         if file.seq > file.waited:
             self._publisher.barrier(file)
 
     def fsync(self, handle: Handle, caller: Caller | None = None) -> None:
         cancelled = caller.cancelled if caller else None
-        self._publisher.sync(handle.file, cancelled, handle.number)
+        self._publisher.sync(handle.file, cancelled, writer_of(handle, caller))
         self._publisher.barrier(handle.file)
         if handle.lost:
             _say_lost(handle)
@@ -237,6 +238,13 @@ def check_regular(row: Inode) -> None:
         raise IsADirectory("a directory has no data")
     if not stat.S_ISREG(row.mode):
         raise Invalid("not a regular file")
+
+
+def writer_of(handle: Handle, caller: Caller | None) -> int:
+    """Tells who is in the middle of a write(2) from others: a thread. Several may share
+    a descriptor, and a child closes its parent's. Where the binding does not tell it is
+    the descriptor."""
+    return caller.pid if caller is not None and caller.pid else handle.number
 
 
 def _is_kept_half(file: File, draft: Draft) -> bool:

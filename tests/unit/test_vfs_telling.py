@@ -11,7 +11,7 @@ import pytest
 
 from fusefs.model.ids import ROOT_INO
 from fusefs.vfs import publish
-from fusefs.vfs.types import SetAttr
+from fusefs.vfs.types import Caller, SetAttr
 from tests.lib.local import hear, local_vfs
 from tests.lib.pair import random_bytes
 from tests.lib.watched import Watched, watched_pair
@@ -178,21 +178,28 @@ def test_a_mode_that_came_with_data_shows_although_writes_hide_the_data(
     pair.b.close(hiding)
 
 
+@pytest.mark.parametrize("closed", ["another", "inherited"])
 def test_a_line_that_crosses_a_page_is_not_published_in_halves(
-    pair: Watched, monkeypatch: pytest.MonkeyPatch
+    pair: Watched, monkeypatch: pytest.MonkeyPatch, closed: str
 ) -> None:
-    """The kernel sends it in two pieces; another descriptor is closed in between."""
+    """The kernel sends it in two pieces; another descriptor is closed in between, or
+    the same one by a child of the program."""
     monkeypatch.setattr(publish, "OTHER_HALF_S", 5.0)  # for a busy machine
     append = os.O_WRONLY | os.O_APPEND
     pair.a.put("/log", b"x" * 4090)
     writing, other = pair.a.open("/log", append), pair.a.open("/log", append)
     before = len(pair.a_peers.published)
-    pair.a.vfs.write(writing, 4090, b"a line")
+    program = Caller(uid=1000, gid=1000, pid=42)
+    child = Caller(uid=1000, gid=1000, pid=43)
+    pair.a.vfs.write(writing, 4090, b"a line", program)
     rest = threading.Timer(
-        0.0005, lambda: pair.a.vfs.write(writing, 4096, b" that goes on\n")
+        0.0005, lambda: pair.a.vfs.write(writing, 4096, b" that goes on\n", program)
     )
     rest.start()
-    pair.a.vfs.flush(other)
+    if closed == "another":
+        pair.a.vfs.flush(other)
+    else:
+        pair.a.vfs.flush(writing, 0, child)
     rest.join()
     published = pair.a_peers.published[before:]
     assert len(published) == 1
