@@ -63,12 +63,12 @@ def _kill(one: Machine, *which: str) -> None:
 
 
 def kill_all(all: Machines, one: Machine, chance: random.Random) -> None:
-    """The supervisor, too, under the programs."""
+    """The supervisor, too, under the programs. They are not waited for: the kernel may
+    hold what is left of the worker, and with it their calls, until it is mounted."""
     with all.weather.spell("all killed", one.name, *GONE):
         one.kill("supervisor", "worker", "node")
         time.sleep(chance.choice((0, 0, 1, 4)))
-        with one.quiet():
-            one.node.mount()
+        one.node.mount()
 
 
 def abort(all: Machines, one: Machine, chance: random.Random) -> None:

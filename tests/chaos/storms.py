@@ -15,7 +15,7 @@ from tests.chaos import checks, mischief
 from tests.chaos.machines import END_S, FAR, Machine, Machines
 from tests.chaos.mirrored import Mirrored
 from tests.chaos.weather import Weather
-from tests.lib.cluster import cluster, wait_until
+from tests.lib.cluster import cluster, commands_apart, wait_until
 from tests.lib.netns import network
 
 EVERY_S = 1.5
@@ -125,7 +125,7 @@ class Storms:
 def storms(base: Path, nodes: int, seed: object) -> Iterator[Storms]:
     """A cluster that is connected, and its first storm not begun."""
     weather = Weather()
-    with network() as net, cluster(base) as made:
+    with commands_apart(), network() as net, cluster(base) as made:
         machines = Machines(made, net, weather, seed)
         try:
             for _ in range(nodes):

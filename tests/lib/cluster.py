@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,11 +67,35 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **extra}
 
 
+_run_command: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+
+
+@contextmanager
+def commands_apart(most: int = 8) -> Iterator[None]:
+    """`dfs` commands are started by processes that have none of our files open. A fork
+    of ours closes them before it becomes the command, and a close on a mount that
+    nobody serves waits for the next mount; with vfork(2) all of us wait for it."""
+    global _run_command
+    pool = ProcessPoolExecutor(most, multiprocessing.get_context("spawn"))
+    with pool, pytest.MonkeyPatch.context() as patch:
+        list(pool.map(time.sleep, [0.1] * most))  # all of them are there now
+
+        def run(*words: Any, **how: Any) -> subprocess.CompletedProcess[str]:
+            return pool.submit(subprocess.run, *words, **how).result()
+
+        patch.setattr(subprocess, "_USE_VFORK", False)
+        _run_command = run
+        try:
+            yield
+        finally:
+            _run_command = subprocess.run
+
+
 def dfs(
     *words: str, check: bool = True, host: Host | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs one `dfs` command to its end. `host`: in its network."""
-    done = subprocess.run(
+    done = _run_command(
         [*(host.prefix if host else []), *DFS, *words],
         env=clean_environment(**env),
         stdin=subprocess.DEVNULL,
