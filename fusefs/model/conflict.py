@@ -43,11 +43,20 @@ def conflict_name(name: bytes, node_name: str, stamp: Hlc, nth: int = 0) -> byte
     when = datetime.fromtimestamp(physical_ms(stamp) / 1000, UTC)
     text = when.strftime("%Y%m%dT%H%M%S") + f".{physical_ms(stamp) % 1000:03d}Z"
     safe = "".join(c if c.isalnum() or c in "_-" else "_" for c in node_name) or "node"
-    tail = _MARK + safe.encode()[:48] + b"-" + text.encode()
+    tail = _MARK + _cut(safe.encode(), 48) + b"-" + text.encode()
     if nth:
         tail += b"-%d" % (nth + 1)
-    ext = ext[:64]
-    return stem[: NAME_MAX - len(tail) - len(ext)] + tail + ext
+    ext = _cut(ext, 64)
+    return _cut(stem, NAME_MAX - len(tail) - len(ext)) + tail + ext
+
+
+def _cut(text: bytes, most: int) -> bytes:
+    """Not inside a character, where it is UTF-8."""
+    end = min(len(text), most)
+    for at in range(end, max(0, end - 4), -1):
+        if at == len(text) or text[at] & 0xC0 != 0x80:
+            return text[:at]
+    return text[:end]
 
 
 def merge_attrs(siblings: Sequence[tuple[Sibling, Attrs]]) -> Attrs:

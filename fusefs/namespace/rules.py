@@ -14,9 +14,10 @@ from fusefs.model.register import EMPTY
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers
 
-RULES = 1
+RULES = 2
 """To be raised with a change of what the same registers show. Where that is not among
-`_CONCERNED`, or odd, it has to be made so."""
+`_CONCERNED`, or odd, it has to be made so. 2: names of conflict files are not cut
+inside a character."""
 _CONCERNED = (
     "SELECT key FROM extra_dot"
     " UNION SELECT key FROM register WHERE key >= ?1 AND key < ?2"

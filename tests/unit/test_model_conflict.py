@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fusefs.model.conflict import (
     LATER_CHOICE,
     conflict_name,
@@ -42,6 +44,19 @@ def test_conflict_name_of_conflict_file_does_not_cascade() -> None:
 def test_conflict_name_of_longest_name_fits() -> None:
     assert len(conflict_name(b"x" * 255, "n" * 200, STAMP)) <= 255
     assert len(conflict_name(b"x." + b"e" * 253, "n", STAMP)) <= 255
+
+
+@pytest.mark.parametrize("letter", ["\u00e9", "\u20ac", "\U0001f600"])
+@pytest.mark.parametrize("first", ["", "x", "xx", "xxx", "x."])
+def test_conflict_name_is_not_cut_inside_a_character(first: str, letter: str) -> None:
+    origin = (first + letter * 255).encode()[:255].decode(errors="ignore")
+    made = conflict_name(origin.encode(), "\u00e9" * 60, STAMP).decode()
+    assert letter * 10 in made
+    assert len(made.encode()) <= 255
+
+
+def test_conflict_name_of_what_is_no_text_is_as_long_as_any() -> None:
+    assert len(conflict_name(b"\x80" * 255, "n", STAMP)) == 255
 
 
 def test_only_later_choices_are_marked_as_such() -> None:
