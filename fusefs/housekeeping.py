@@ -1,4 +1,5 @@
-"""What a store needs now and then: syncing, evicting, collecting garbage.
+"""What a store needs now and then: syncing, evicting, collecting garbage; and what a
+process needs that works with it, giving back memory.
 
 One thread with low priority beside the hot path, in the worker, or in the node
 when there is no worker. A failure is logged and tried again at the next turn.
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from fusefs import memory
 from fusefs.errors import ChunkMissing, FsError, NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.model.vector import Vector
@@ -24,6 +26,8 @@ log = logging.getLogger("dfs.housekeeping")
 SYNC_EVERY_S = 5.0
 """What was written without fsync is on disk after about this long."""
 EVICT_EVERY_S = 60.0
+GIVE_BACK_EVERY_S = 30.0
+"""Memory that was freed, to the system."""
 LOOK_EVERY_S = 20.0
 COLLECT_EVERY_S = 3600.0
 GROWN_BYTES, GROWN_SHARE = 2 << 30, 0.25
@@ -102,6 +106,7 @@ class Housekeeping:
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
             (EVICT_EVERY_S, self._shrink),
+            (GIVE_BACK_EVERY_S, memory.give_back),
             (LOOK_EVERY_S, self._look_and_rest),
         ]
         began_s = time.monotonic()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fusefs import config as configuration
-from fusefs import logs, readiness
+from fusefs import logs, memory, readiness
 from fusefs.config import Config
 from fusefs.errors import FsError
 from fusefs.housekeeping import FETCH_LIMIT_S, Housekeeping
@@ -161,6 +161,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", required=True, type=Path)
     parser.add_argument("--fuse-fd", type=int, default=-1)
     arguments = parser.parse_args(argv)
+    memory.use_one_arena()
     config = configuration.load(arguments.config)
     logs.begin(config.log_level)
     faulthandler.enable()
