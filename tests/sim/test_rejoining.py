@@ -13,7 +13,7 @@ import trio
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import Member
 from fusefs.namespace.namespace import Namespace
-from netnode import rejoining
+from netnode import aside, rejoining
 from netnode.connection import Connection
 from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
@@ -27,7 +27,7 @@ def forget(node: SimNode, gone: SimNode) -> None:
 
 def join_anew(node: SimNode) -> None:
     """What `python -m netnode init` does with a new token."""
-    rejoining.set_aside(node.directory, node.name, NOW)
+    aside.set_aside(node.directory, node.name, NOW)
     node.id = NodeId(node.id ^ 0xABCDEF0)
     namespace = Namespace.create(
         node.directory, node.id, root=False, clock=node.wall_ns

@@ -13,7 +13,7 @@ from fusefs.config import Config
 from fusefs.errors import NoSpace
 from fusefs.mountpoint.checks import FORMAT
 from fusefs.namespace.namespace import Namespace
-from netnode.__main__ import init
+from netnode.founding import init
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, NoSpace])

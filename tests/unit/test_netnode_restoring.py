@@ -15,7 +15,7 @@ from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
 from fusefs.namespace.namespace import Namespace
 from netnode import identity as identities
-from netnode.__main__ import init
+from netnode.founding import init
 from netnode.identity import Identity, Token, encode_token
 from netnode.tls import issue
 
