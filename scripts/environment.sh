@@ -149,6 +149,7 @@ install_project() {
     mapfile -t groups < <(group_requirements "$@")
     pip_install -e "$here" "${groups[@]}"
     any_alphabet "$venv"/lib/python*/site-packages/*dfs.pth
+    compile_project
     printf '%s\n' "$want" "$*" >"$stamp"
     venv_is_new=1
   fi
@@ -170,6 +171,12 @@ for file in sys.argv[1:]:
                 path = ascii(path.decode("utf-8", "surrogateescape"))
                 lines.write(f"import sys; sys.path.append({path})\n")
 ' "$@"
+}
+
+# As pip does with what it installs: processes that write no bytecode (the checkout is
+# another user's, or PYTHONDONTWRITEBYTECODE is set) would compile everything at each start.
+compile_project() {
+  "$venv/bin/python" -m compileall -q "$here/fusefs" "$here/netnode" >/dev/null || true
 }
 
 why_no_lock() {

@@ -34,6 +34,7 @@ lint() {
 
 need_programs
 install_project test lint
+compile_project # also of what changed since
 lint_failed=
 lint || lint_failed=1
 [ -z "$lint_failed" ] || say "$program: the linters found something, see above"
