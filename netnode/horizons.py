@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import trio
 
@@ -52,7 +52,7 @@ class Horizons:
             members = self._membership.members()
             self._table.keep(members)
             if self._me == members[0]:
-                await self._forget(members)
+                await self._forget()
             here = self._surely_here()
             # Behind it: who does more from here on knows what is in the vector.
             own = self._namespace.vector().get(self._me, Seq(0))
@@ -85,17 +85,26 @@ class Horizons:
 
     # -- what all have -------------------------------------------------------------
 
-    async def _forget(self, members: Sequence[NodeId]) -> None:
-        found = horizons.horizon(members, self._table.rows)
+    async def _forget(self) -> None:
+        found = self._all_have()
         since_s = self._environment.now() - self._written
         if not found or not horizons.worth_writing(self._last, found.upto, since_s):
             return
-        while not dominates(self._last, found.upto):
+        while found and not dominates(self._last, found.upto):
             self._last = await self._step(found)
             self._written = self._environment.now()
             if not dominates(self._namespace.horizon(), self._last):
                 return
             await trio.sleep(horizons.STEP_PAUSE_S)
+            found = self._all_have()  # many steps later one may say that it has less
+
+    def _all_have(self) -> Horizon | None:
+        """None, too, in the middle of a delta: it may bring a member whose earlier
+        register its part of the vector covers already."""
+        if self._namespace.in_delta():
+            return None
+        members = self._membership.members()
+        return horizons.horizon(members, self._table.rows, self._namespace.vector())
 
     async def _step(self, found: Horizon) -> dict[NodeId, Seq]:
         """A horizon that is not too much to forget at once; gives it."""

@@ -344,6 +344,10 @@ class Reads:
         with self._reader_lock:
             return read_vector(self._reader)
 
+    def in_delta(self) -> bool:
+        """A delta was begun and not all of it is here (replicate.DeltaBatch)."""
+        return bool(self._read("SELECT 1 FROM meta WHERE key = 'pending'"))
+
     def horizon(self) -> dict[NodeId, Seq]:
         """The deletes this node has forgotten (tombstones.py)."""
         return read_horizon(self._read("SELECT value FROM meta WHERE key = 'horizon'"))

@@ -32,13 +32,18 @@ class Horizon(NamedTuple):
     after: dict[NodeId, Seq]
 
 
-def horizon(members: Collection[NodeId], rows: Mapping[NodeId, Row]) -> Horizon | None:
+def horizon(
+    members: Collection[NodeId], rows: Mapping[NodeId, Row], here: Vector
+) -> Horizon | None:
     """From what the members have on their disks, so that no power cut takes it back
-    after the others forgot the deletes in it; None while that of one is unknown.
+    after the others forgot the deletes in it; None while that of one is unknown, or
+    one had what is not in `here`, our vector: perhaps a member nobody told us of.
 
     `upto` is the pointwise minimum, `after` each member's own seq when it said so.
     """
     if not members or any(node not in rows for node in members):
+        return None
+    if not all(dominates(here, rows[node].vector) for node in members):
         return None
     told = [rows[node].vector for node in members]
     nodes = set(told[0]).intersection(*told[1:])

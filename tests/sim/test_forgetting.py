@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from fusefs.namespace import replicate, tombstones, writing
+from netnode import deltas
 from netnode.core import horizon
 from tests.sim.cluster import SimCluster
 from tests.sim.running import simulate, simulated
@@ -68,6 +69,48 @@ def test_deletes_are_forgotten_in_a_chain_of_members(
         assert chain[0].namespace.registers_count() > 1000, "one does not know them"
 
     simulate(body, tmp_path)
+
+
+def test_who_has_joined_in_part_does_not_say_what_all_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id is the lowest, and it has not heard of a member that is away."""
+    monkeypatch.setattr(deltas, "DELTA_BYTES", 20_000)
+    monkeypatch.setattr(deltas, "DELTA_AHEAD_BYTES", 20_000)
+
+    async def body(cluster: SimCluster) -> None:
+        founder, joins, away = (cluster.add() for _ in range(3))
+        assert joins.id < founder.id < away.id, "a delta goes by id"
+        await founder.start()
+        await away.start()
+        await cluster.until_connected()
+        for number in range(300):
+            founder.create(b"f%d" % number)
+        await cluster.until_equal()
+        await away.stop()
+        for number in range(300):
+            founder.unlink(b"f%d" % number)
+        for number in range(1000):
+            founder.create(b"g%d" % number)
+        await trio.sleep(150)
+        cluster.fabric.bytes_per_s = 20_000
+        await joins.start()
+        await cluster.until(lambda: joins.namespace.vector().get(founder.id, 0) > 650)
+        cluster.fabric.partition({joins.name}, {founder.name})
+        cluster.fabric.sever(joins.name, founder.name)
+        assert away.id not in joins.namespace.members()
+        await trio.sleep(200)
+        cluster.fabric.heal()
+        cluster.fabric.bytes_per_s = 1e9
+        await trio.sleep(60)
+        assert joins.namespace.horizon() == founder.namespace.horizon() == {}
+        await away.start()
+        await cluster.until_connected()
+        await cluster.until_equal()
+        for node in cluster.nodes:
+            assert len(node.names()) == 1000, "removed files came back"
+
+    simulate(body, tmp_path, seed=3)
 
 
 @simulated

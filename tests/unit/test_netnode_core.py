@@ -275,8 +275,17 @@ def test_horizon_is_what_all_have_and_after_what_they_had_done_by_then() -> None
         a: Row(7, Seq(9), {a: Seq(9), b: Seq(3)}),
         b: Row(5, Seq(400), {a: Seq(8), b: Seq(4)}),
     }
-    assert horizon([a, b], rows) == ({a: 8, b: 3}, {a: 9, b: 400})
-    assert horizon([a, b, NodeId(3)], rows) is None
+    here = {a: Seq(12), b: Seq(4)}
+    assert horizon([a, b], rows, here) == ({a: 8, b: 3}, {a: 9, b: 400})
+    assert horizon([a, b, NodeId(3)], rows, here) is None
+
+
+def test_horizon_is_none_of_who_does_not_know_what_others_know() -> None:
+    """They may know a member that it does not."""
+    a, b, c = NodeId(1), NodeId(2), NodeId(3)
+    rows = {a: Row(7, Seq(9), {a: Seq(9)}), b: Row(5, Seq(4), {a: Seq(9), c: Seq(1)})}
+    assert horizon([a, b], rows, {a: Seq(9), b: Seq(4)}) is None
+    assert horizon([a, b], rows, {a: Seq(9), c: Seq(1)}) == ({a: 9}, {a: 9, b: 4})
 
 
 def test_a_refused_chunk_holds_up_no_other() -> None:
