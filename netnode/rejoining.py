@@ -142,8 +142,9 @@ async def bring_when_level(node: Node, store: Path) -> None:
 def _forget_former(node: Node, former: NodeId) -> None:
     """It will not come back, and its absence would keep every delete remembered."""
     member = node.namespace.members().get(former)
-    if member is None or member.forgotten or former in node.peers:
-        return  # connected: the store was a copy of one in use
+    linked = [n for peer in node.peers for n in (peer.id, *peer.outgoing.links)]
+    if member is None or member.forgotten or former in linked:
+        return  # connected, here or to a peer: the store was a copy of one in use
     tx = node.namespace.put_member(former, member.removed())
     if tx is not None:
         node.publish((tx,))

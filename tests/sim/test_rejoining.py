@@ -157,6 +157,29 @@ async def test_store_restored_from_an_old_copy_is_refused(cluster: SimCluster) -
         assert each.namespace.unlinked(ino) is None, "the delete is forgotten"
 
 
+@simulated
+async def test_who_joins_with_the_copy_of_a_store_in_use_does_not_remove_its_node(
+    cluster: SimCluster,
+) -> None:
+    """That one is connected to a peer only."""
+    a, b = await cluster.start(2)
+    b.create(b"file", data=b"bytes")
+    await cluster.until_equal()
+    await b.stop()
+    c = cluster.add()
+    shutil.rmtree(c.directory)
+    shutil.copytree(b.directory, c.directory)
+    await b.start()
+    await cluster.until_connected()
+    cluster.fabric.partition({b.name}, {c.name})
+    join_anew(c)
+    node = await c.start()
+    await rejoining.bring_when_level(node, c.directory)
+    assert b.id not in node.peers
+    await cluster.until_equal()
+    assert not a.namespace.members()[b.id].forgotten
+
+
 def write(node: SimNode, name: bytes, data: bytes) -> None:
     entry = node.namespace.entry(1, name)
     assert entry is not None
