@@ -64,6 +64,8 @@ class Horizons:
         row = self._table.rows.get(self._me)
         if row is None or (row.own, row.vector) != (own, on_disk):
             at_ms = self._environment.wall_ms()
+            if row is not None:
+                at_ms = max(at_ms, row.at + 1)  # the clock may have been set back
             self._table.learn(self._me, Row(at_ms, own, on_disk))
 
     def rows_for(self, peer: Peer) -> tuple[OnDisk, ...]:

@@ -71,6 +71,22 @@ def test_deletes_are_forgotten_in_a_chain_of_members(
     simulate(body, tmp_path)
 
 
+@simulated
+async def test_deletes_are_forgotten_although_a_clock_was_set_back(
+    cluster: SimCluster,
+) -> None:
+    a, b, c = await cluster.start(3)
+    await trio.sleep(130)
+    for number in range(500):
+        a.create(b"f%d" % number)
+        a.unlink(b"f%d" % number)
+    c.skew_ms = -280_000
+    await cluster.until_equal()
+    await trio.sleep(250)
+    for node in (a, b, c):
+        assert node.namespace.registers_count() < 50
+
+
 def test_who_has_joined_in_part_does_not_say_what_all_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
