@@ -82,8 +82,15 @@ class Horizons:
         for row in ping.on_disk:
             if row.node != self._me:
                 self._table.learn(row.node, Row(row.at, row.own, row.vector))
-        if horizons.is_older(ping.vector, self._namespace.horizon(), peer.id):
+        self.admits(peer, ping.vector)
+
+    def admits(self, peer: Peer, vector: Vector) -> bool:
+        """False, and the connection is over: deletes were forgotten that it does not
+        know. Its store was restored from a copy, and its Hello came just before."""
+        older = horizons.is_older(vector, self._namespace.horizon(), peer.id)
+        if older:
             peer.close("deletes were forgotten that it does not know")
+        return not older
 
     # -- what all have -------------------------------------------------------------
 

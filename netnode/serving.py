@@ -22,7 +22,7 @@ from netnode.replicas import Replicas
 from netnode.replicator import Replicator
 from netnode.transport import BrokenStream, Network
 from netnode.wire.frames import ProtocolError
-from netnode.wire.messages import Hello, Links, Live, Ping, Pong
+from netnode.wire.messages import Hello, Links, Live, Ping, Pong, Want
 from netnode.wire.session import Received, Session
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,9 @@ class Serving:
             case Pong():
                 if self._heartbeat.answered(peer, message.number):
                     self._measured()
+            case Want():
+                if self._horizons.admits(peer, message.vector):
+                    await self._replicator.handle(peer, message)
             case Links():
                 peer.outgoing.linked(message.nodes)
                 if peer.outgoing.lacks(self._replicator.vector):

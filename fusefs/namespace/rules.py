@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 
-from fusefs.model.records import UNLINKED
 from fusefs.model.register import EMPTY
 from fusefs.namespace.derive import Derivation
 from fusefs.namespace.registers import Registers
@@ -18,11 +17,9 @@ RULES = 2
 """To be raised with a change of what the same registers show. Where that is not among
 `_CONCERNED`, or odd, it has to be made so. 2: names of conflict files are not cut
 inside a character."""
-_CONCERNED = (
-    "SELECT key FROM extra_dot"
-    " UNION SELECT key FROM register WHERE key >= ?1 AND key < ?2"
-)
-"""Registers with several siblings, and of what was removed and may come back."""
+_CONCERNED = "SELECT DISTINCT key FROM extra_dot"
+"""Registers with several siblings. What was removed is left out, unless it came back:
+there may be millions, and a mount waits for this."""
 
 
 def are_old(db: sqlite3.Connection) -> bool:
@@ -40,8 +37,7 @@ def follow(db: sqlite3.Connection) -> None:
     """Derive anew what earlier rules may have shown otherwise. `db` is inside a write
     transaction. Raises Corrupt: a register is damaged."""
     registers = Registers(db)
-    concerned = db.execute(_CONCERNED, (UNLINKED, bytes((UNLINKED[0] + 1,))))
-    for (key,) in concerned.fetchall():
+    for (key,) in db.execute(_CONCERNED).fetchall():
         registers.changed[key] = (EMPTY, registers.load(key))
     derivation = Derivation(db, registers)
     derivation.queue_odd()

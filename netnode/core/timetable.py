@@ -16,7 +16,9 @@ from fusefs.model.ids import NodeId, Seq
 from fusefs.model.vector import Vector
 
 MOST = 32
-"""Rows in one message."""
+"""Rows in one message ..."""
+MOST_ENTRIES = 10_000
+"""... and, after the first one, entries of their vectors: about 200 KB."""
 
 
 class Row(NamedTuple):
@@ -55,10 +57,14 @@ class TimeTable:
     ) -> list[tuple[NodeId, Row]]:
         """Rows for a peer that was told `told`, and is told these, too, then: not of
         whom it hears itself."""
-        news = [
-            (node, row)
-            for node, row in self._rows.items()
-            if node not in without and told.get(node) != row
-        ][:MOST]
+        news: list[tuple[NodeId, Row]] = []
+        entries = 0
+        for node, row in self._rows.items():
+            if node in without or told.get(node) == row:
+                continue
+            entries += len(row.vector)
+            if news and (len(news) == MOST or entries > MOST_ENTRIES):
+                break
+            news.append((node, row))
         told.update(news)
         return news

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import trio
 
+from fusefs.model.ids import Seq
 from fusefs.namespace import replicate, tombstones, writing
 from netnode import deltas
 from netnode.core import horizon
+from netnode.wire.messages import Want
+from netnode.wire.session import Received
 from tests.sim.cluster import SimCluster
 from tests.sim.running import simulate, simulated
 
@@ -213,3 +216,23 @@ async def test_after_a_power_cut_nobody_counts_on_what_may_not_be_back(
     await trio.sleep(60)
     assert a.node is not None
     assert c.id in a.node.peers
+
+
+@simulated
+async def test_who_came_before_deletes_were_forgotten_gets_no_delta_without_them(
+    cluster: SimCluster,
+) -> None:
+    """A store restored from a copy, whose Hello was a moment too early."""
+    a, b = await cluster.start(2)
+    for number in range(600):
+        a.create(b"f%d" % number)
+        a.unlink(b"f%d" % number)
+    await trio.sleep(300)
+    assert a.node is not None
+    peer = a.node.peers.get(b.id)
+    assert peer is not None and a.namespace.horizon()
+    a.node._horizons.admits(peer, a.namespace.horizon())
+    assert not peer.why_closed
+    await a.node._serving._handle(peer, Received(Want(7, {b.id: Seq(1)}), b""))
+    assert "deletes were forgotten" in peer.why_closed
+    assert not peer.outgoing.behind

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.model.hlc import Hlc
-from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, NodeId
-from fusefs.model.records import S_REG
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO
 from fusefs.namespace import derive
 from fusefs.namespace.namespace import Namespace
 from tests.lib.local import USER, Local, local_vfs, replicate
@@ -79,18 +78,13 @@ def test_a_tree_of_earlier_rules_is_derived_anew(
 def test_where_a_register_is_damaged_the_tree_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with closing(Namespace.create(tmp_path, NodeId(1))) as node:
-        with node.transaction() as t:
-            ino = t.new_ino(ROOT_INO, b"a", S_REG)
-            t.create(ROOT_INO, b"a", ino, 0o100644, 0, 0)
-        with node.transaction() as t:
-            t.unlink(ROOT_INO, b"a")
-    forget_rules(tmp_path)
-    with closing(sqlite3.connect(tmp_path / "meta.db")) as db, db:
-        db.execute(
-            "UPDATE register SET sum = sum + 1 WHERE key >= X'55' AND key < X'56'"
-        )
-    with closing(Namespace.open(tmp_path)) as node:
+    with local_vfs(tmp_path / "a") as a, local_vfs(tmp_path / "b", root=False) as b:
+        with_everything_odd(a, b)
+    forget_rules(tmp_path / "a")
+    with closing(sqlite3.connect(tmp_path / "a" / "meta.db")) as db, db:
+        odd = "SELECT key FROM extra_dot LIMIT 1"
+        db.execute(f"UPDATE register SET sum = sum + 1 WHERE key IN ({odd})")
+    with closing(Namespace.open(tmp_path / "a")) as node:
         assert "as an earlier dfs derived it" in caplog.text
         node.repair()
         assert node.problems() == []

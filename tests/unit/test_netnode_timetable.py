@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusefs.model.ids import NodeId, Seq
-from netnode.core.timetable import MOST, Row, TimeTable
+from netnode.core.timetable import MOST, MOST_ENTRIES, Row, TimeTable
 from netnode.wire.messages import MAX_ROWS
 
 A, B, C, D = (NodeId(n) for n in range(1, 5))
@@ -46,6 +46,15 @@ def test_what_does_not_fit_into_one_message_is_told_with_the_next() -> None:
     assert (len(first), len(second)) == (MOST, MOST - 1)
     assert dict(first + second).keys() == table.rows.keys()
     assert MOST <= MAX_ROWS
+
+
+def test_long_vectors_go_one_after_the_other() -> None:
+    table, told = TimeTable(), {}
+    long = {NodeId(n): Seq(n) for n in range(1, MOST_ENTRIES)}
+    for node in (B, C):
+        table.learn(node, Row(1, Seq(1), long))
+    assert [node for node, _ in table.news(told, ())] == [B]
+    assert [node for node, _ in table.news(told, ())] == [C]
 
 
 def test_who_is_no_member_any_more_is_forgotten() -> None:
