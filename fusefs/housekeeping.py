@@ -201,12 +201,18 @@ class Housekeeping:
             now_s=time.time(),
             grace_s=grace_s,
             load=self._manifest_node,
+            sync=self._settle,
             run=self._runs,
             pause=self._pause,
         )
         self._collected_s = began_s
         self._bytes_then = self._store.statistics().bytes
         log.info("collected garbage: %s", done)
+
+    def _settle(self) -> None:
+        """A power cut must not bring a version back whose chunks are gone."""
+        self._store.sync_all()
+        self._namespace.sync()
 
     def _unknown_roots(self) -> Iterator[gc.MaybeRoot]:
         """What is kept may be of files that the namespace does not have: of others,

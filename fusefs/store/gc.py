@@ -55,6 +55,7 @@ def collect(
     now_s: float,
     grace_s: float = GRACE_S,
     load: manifest.Load | None = None,
+    sync: Callable[[], None] = lambda: None,
     run: int = 0,
     pause: Callable[[], None] = lambda: None,
 ) -> Collected:
@@ -62,8 +63,9 @@ def collect(
 
     Args: roots: of one snapshot of the registers, taken at `now_s` or later; load:
     gives a manifest node and may fetch it from peers (default: this store only);
-    run: the number of the run, to vary the filter; pause: called now and then, may
-    sleep or raise to stop.
+    sync: called before anything goes: what took its place has to be on disk; run: the
+    number of the run, to vary the filter; pause: called now and then, may sleep or
+    raise to stop.
     """
     before_s = now_s - grace_s
     local, count = _candidates(store, before_s, run, pause)
@@ -75,6 +77,7 @@ def collect(
             marks.unreadable += 1
         else:
             marks.mark(*root)
+    sync()
     swept = swept_bytes = 0
     for item in _paced(store.stored(), pause):
         if item.stored_s >= before_s or item.cid in marks.live:

@@ -135,6 +135,29 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     house.stop()
 
 
+def test_what_replaced_a_version_is_on_disk_before_that_goes(kept, monkeypatch) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    old = store.put(b"o" * 40_000)
+    happened: list[str] = []
+    delete_older = store.delete_older
+
+    def deleting(*words: object, **more: object) -> bool:
+        happened.append("delete")
+        return delete_older(*words, **more)
+
+    monkeypatch.setattr(store, "delete_older", deleting)
+    monkeypatch.setattr(store, "sync_all", lambda: happened.append("chunks"))
+    monkeypatch.setattr(namespace, "sync", lambda: happened.append("registers"))
+    monkeypatch.setattr(housekeeping.time, "time", lambda: 4e9)
+    house._collect(1.0)
+    monkeypatch.undo()
+    assert happened == ["chunks", "registers", "delete"]
+    assert store.missing([old]) == [old]
+
+
 def test_a_full_disk_is_synced_all_the_same(kept, monkeypatch) -> None:
     """Where a reader opens files meanwhile, their times find no room each time."""
     namespace, store = kept
