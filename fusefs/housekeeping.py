@@ -12,12 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from fusefs import memory
 from fusefs.errors import ChunkMissing, FsError, NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
+from fusefs.relief import Relief
 from fusefs.store import gc
 from fusefs.store.store import Store
 
@@ -186,6 +188,10 @@ class Housekeeping:
         return self._collected_s <= self._changed_s + SCARCE_GRACE_S
 
     def _collect(self, grace_s: float) -> None:
+        collect = partial(self._collect_once, grace_s)
+        Relief(self._namespace, self._store).removing(collect)
+
+    def _collect_once(self, grace_s: float) -> None:
         self._runs += 1
         self._failures = 0
         self._renew_leases()

@@ -2,7 +2,7 @@
 
 A transaction that removes needs room in the logs of the databases. The logs start again
 at their beginning first; if that is not enough the reserve goes (`store/reserve.py`).
-Used by the vfs and by the node, for what peers removed.
+Used by the vfs, by the node, for what peers removed, and for collecting garbage.
 """
 
 from __future__ import annotations

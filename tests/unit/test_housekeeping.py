@@ -158,6 +158,35 @@ def test_what_replaced_a_version_is_on_disk_before_that_goes(kept, monkeypatch) 
     assert store.missing([old]) == [old]
 
 
+def test_a_collection_goes_on_when_an_index_has_no_room(kept, monkeypatch) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    old = [store.put(bytes((n,)) * 40_000) for n in range(3)]
+    restarts: list[int] = []
+    delete_large = store.index.delete_large
+
+    def without_room(cid: ChunkId) -> None:
+        if not restarts:
+            raise NoSpace("the disk is full (small.db)")
+        delete_large(cid)
+
+    monkeypatch.setattr(store.index, "delete_large", without_room)
+    checkpoint = store.database.checkpoint
+
+    def noting(*at_least_bytes: int) -> None:
+        if at_least_bytes == (0,):
+            restarts.append(1)
+        checkpoint(*at_least_bytes)
+
+    monkeypatch.setattr(store.database, "checkpoint", noting)
+    monkeypatch.setattr(housekeeping.time, "time", lambda: 4e9)
+    house._collect(1.0)
+    monkeypatch.undo()
+    assert store.missing(old) == old
+
+
 def test_a_full_disk_is_synced_all_the_same(kept, monkeypatch) -> None:
     """Where a reader opens files meanwhile, their times find no room each time."""
     namespace, store = kept
