@@ -40,6 +40,12 @@ SCARCE_SHARE = 0.1
 """With less of the disk free than this, or than twice what is never used, old versions
 and removed files go after `SCARCE_GRACE_S`."""
 SCARCE_EVERY_S, SCARCE_GRACE_S = 60.0, 120.0
+FULL_EVERY_S, FULL_GRACE_S = 5.0, 15.0
+"""When a write was refused: for what was written here lately. The chunks of unpublished
+writes are renewed first, so that this is only for the moment between storing the last
+of a version and its transaction."""
+REST_FULL = 10
+"""As `REST`, while a program waits for what can be collected."""
 KEPT_FREE_BYTES, KEPT_FREE_SCARCE_BYTES = 256 << 20, 1 << 20
 """Of the table of small objects, for new ones: as much is kept as it holds, or this if
 that is more. What many small files took goes back to a disk that is scarce."""
@@ -108,8 +114,9 @@ class Housekeeping:
             (SYNC_EVERY_S, self._sync),
             (EVICT_EVERY_S, self._evict),
             (EVICT_EVERY_S, self._shrink),
+            (FULL_EVERY_S, partial(self._unless_resting, self._make_room, REST_FULL)),
             (GIVE_BACK_EVERY_S, memory.give_back),
-            (LOOK_EVERY_S, self._look_and_rest),
+            (LOOK_EVERY_S, partial(self._unless_resting, self._look, REST)),
         ]
         began_s = time.monotonic()
         due_s = [began_s + every_s for every_s, _ in tasks]
@@ -152,13 +159,20 @@ class Housekeeping:
         if given := self._store.shrink(kept, self._pause):
             log.info("gave back bytes=%d of small.db", given)
 
-    def _look_and_rest(self) -> None:
+    def _unless_resting(self, look: Callable[[], None], rest: int) -> None:
         began_s = time.monotonic()
         if began_s < self._rested_s:
             return
-        self._look()
+        look()
         now_s = time.monotonic()
-        self._rested_s = now_s + REST * (now_s - began_s)
+        self._rested_s = now_s + rest * (now_s - began_s)
+
+    def _make_room(self) -> None:
+        """Collect at once when a write was refused and that may help."""
+        refused = self._store.space.refused
+        if refused.is_set() and self._is_scarce() and self._may_have_garbage():
+            refused.clear()
+            self._collect(SCARCE_GRACE_S, FULL_GRACE_S)
 
     def _look(self) -> None:
         """Collect when it is time, and sooner when there is a reason."""
@@ -187,11 +201,11 @@ class Housekeeping:
             self._vector_seen, self._changed_s = vector, time.monotonic()
         return self._collected_s <= self._changed_s + SCARCE_GRACE_S
 
-    def _collect(self, grace_s: float) -> None:
-        collect = partial(self._collect_once, grace_s)
+    def _collect(self, grace_s: float, own_grace_s: float | None = None) -> None:
+        collect = partial(self._collect_once, grace_s, own_grace_s)
         Relief(self._namespace, self._store).removing(collect)
 
-    def _collect_once(self, grace_s: float) -> None:
+    def _collect_once(self, grace_s: float, own_grace_s: float | None) -> None:
         self._runs += 1
         self._failures = 0
         self._renew_leases()
@@ -206,6 +220,7 @@ class Housekeeping:
             ),
             now_s=time.time(),
             grace_s=grace_s,
+            own_grace_s=own_grace_s,
             load=self._manifest_node,
             sync=self._settle,
             run=self._runs,

@@ -54,6 +54,7 @@ def collect(
     *,
     now_s: float,
     grace_s: float = GRACE_S,
+    own_grace_s: float | None = None,
     load: manifest.Load | None = None,
     sync: Callable[[], None] = lambda: None,
     run: int = 0,
@@ -61,14 +62,22 @@ def collect(
 ) -> Collected:
     """Remove the objects that no root reaches.
 
-    Args: roots: of one snapshot of the registers, taken at `now_s` or later; load:
-    gives a manifest node and may fetch it from peers (default: this store only);
+    Args: roots: of one snapshot of the registers, taken at `now_s` or later;
+    own_grace_s: for what this process wrote lately (`Objects.written`), if that is
+    another. What peers store here may be long before the transaction that names it;
+    load: gives a manifest node and may fetch it from peers (default: this store only);
     sync: called before anything goes: what took its place has to be on disk; run: the
     number of the run, to vary the filter; pause: called now and then, may sleep or
     raise to stop.
     """
     before_s = now_s - grace_s
-    local, count = _candidates(store, before_s, run, pause)
+    own_before_s = before_s if own_grace_s is None else now_s - own_grace_s
+
+    def until(item: Object) -> float:
+        return own_before_s if item.cid in store.written else before_s
+
+    # An object may be written meanwhile: whatever could go then has to be marked.
+    local, count = _candidates(store, max(before_s, own_before_s), run, pause)
     if count == 0:
         return Collected(0, 0, 0, 0)
     marks = _Marks(local, Bloom(count, run), load or store.get, pause)
@@ -80,9 +89,9 @@ def collect(
     sync()
     swept = swept_bytes = 0
     for item in _paced(store.stored(), pause):
-        if item.stored_s >= before_s or item.cid in marks.live:
+        if item.stored_s >= until(item) or item.cid in marks.live:
             continue
-        if store.delete_older(item.cid, before_s, only_cache=marks.unreadable > 0):
+        if store.delete_older(item.cid, until(item), only_cache=marks.unreadable > 0):
             swept += 1
             swept_bytes += item.size
     return Collected(count, swept, swept_bytes, marks.unreadable)

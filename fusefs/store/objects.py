@@ -36,6 +36,8 @@ DAMAGE = (errno.EIO, errno.ELOOP)
 those of one that another user made."""
 KNOWN_LIMIT = 32768
 """Sizes remembered: about 6 MiB of memory; beyond it all are forgotten."""
+WRITTEN_LIMIT = 16384
+"""Of `written`, about 2 MiB of memory; beyond it all are forgotten."""
 
 
 class Objects:
@@ -62,6 +64,9 @@ class Objects:
         self._descriptors = Descriptors()
         self._known: dict[ChunkId, int] = {}
         self._durability = Durability(files, database)
+        self.written: set[ChunkId] = set()
+        """Large objects that `put` stored here lately. A small one found again is not
+        always renewed (`index.py`), so that none may go early."""
         self._used: dict[ChunkId, int] = {}
         self._began_s = clock()
         self._seen_whole: set[ChunkId] = set()
@@ -95,6 +100,8 @@ class Objects:
         if not removes:
             self.space.require(len(data))
         self._store(cid, data, PUSHED if pushed else 0)
+        if len(data) >= SMALL_LIMIT_BYTES:
+            self._note_written(cid)
         return cid
 
     def put_many(
@@ -175,6 +182,11 @@ class Objects:
             self._durability.wrote_large(cid)
         self.suspects.clear(cid)
         return True
+
+    def _note_written(self, cid: ChunkId) -> None:
+        if len(self.written) >= WRITTEN_LIMIT:
+            self.written.clear()
+        self.written.add(cid)
 
     def _remember(self, cid: ChunkId, size: int) -> None:
         if len(self._known) >= KNOWN_LIMIT:
@@ -318,6 +330,7 @@ class Objects:
         self._finish_for_killed()
         self._descriptors.drop(cid)
         self._known.pop(cid, None)
+        self.written.discard(cid)
         self._durability.removed(cid)
         self.lock.note(cid)
         if self.files.unlink(path_of(cid)) or not self.index.delete_small(cid):

@@ -63,6 +63,7 @@ class Reserve:
         """Before what only takes room: it must not take what was given up for
         removals. Raises NoSpace."""
         if self.is_in_use():
+            self._space.refused.set()
             raise NoSpace("the store's disk is full: what is left is for removals")
 
 

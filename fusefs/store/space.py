@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from fusefs.errors import NoSpace
 
@@ -17,6 +18,8 @@ class Space:
 
     def __init__(self, fd: int, min_free_bytes: int | None) -> None:
         self._fd = fd
+        self.refused = threading.Event()
+        """A write found no room; cleared by who is about to make some."""
         total = self.total_bytes()
         self.min_free_bytes = (
             min(DEFAULT_MIN_FREE_BYTES, total // 20)
@@ -36,6 +39,7 @@ class Space:
     def require(self, size_bytes: int) -> None:
         """Raises NoSpace when storing that much would go below the floor."""
         if self.free_bytes() - size_bytes < self.min_free_bytes:
+            self.refused.set()
             raise NoSpace(
                 "the store's disk is full: free some space, or lower min_free"
                 f" (now {self.min_free_bytes} bytes)"

@@ -8,6 +8,7 @@ more. So nobody pays more than twice what knowing it from the start would have s
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from fusefs.errors import NoSpace
@@ -24,6 +25,8 @@ LEAST_CHUNKS = 4
 """Of the smaller size: below that there is little to win."""
 MOST_BYTES = 256 << 20
 """Cutting a longer file would hold up its users for seconds."""
+LEASE_S = 5.0
+"""Parts are renewed when storing them took longer: well below the least grace of GC."""
 MOST_FILES = 4096
 """Whose costs are remembered."""
 
@@ -72,9 +75,12 @@ class Recutting:
     def _cut(self, file: File, draft: Draft) -> View:
         load, log2 = self._objects.node, self._log2
         chunks: dict[int, ChunkId] = {}
+        began_s = time.monotonic()
         within = draft.base.log2 - log2
         for index, parts in self._storing.store_in_parts(file, draft, 1 << log2):
             chunks.update(enumerate(parts, index << within))
+        if time.monotonic() - began_s > LEASE_S:
+            self._storing.renew(set(chunks.values()))
         save = partial(self._storing.put_node, file, draft)
         count = chunk_count(draft.size, log2)
         root = manifest.update(b"", 0, count, chunks, load, save)

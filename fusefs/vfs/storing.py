@@ -235,6 +235,11 @@ class Storing:
         finally:
             self._pool.give(scratch)
 
+    def renew(self, cids: Collection[ChunkId]) -> None:
+        """What was stored a while ago and nothing names yet. Raises Missing."""
+        if gone := self._store.touch(cids):
+            raise Missing(gone)
+
     # -- threads ---------------------------------------------------------------
 
     def _run(self, work: Callable[[T], R], items: Sequence[T]) -> list[Future[R]]:

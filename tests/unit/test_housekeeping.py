@@ -135,6 +135,35 @@ def test_a_small_disk_is_scarce_when_writes_are_about_to_be_refused(
     house.stop()
 
 
+def test_a_refused_write_has_what_was_written_here_collected_soon(
+    kept, monkeypatch
+) -> None:
+    namespace, store = kept
+    for name, value in (("SCARCE_SHARE", 2.0), ("LOOK_EVERY_S", 3600.0)):
+        monkeypatch.setattr(housekeeping, name, value)
+    monkeypatch.setattr(housekeeping, "SCARCE_GRACE_S", 3600.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    own, small = store.put(b"o" * 40_000), store.put(b"s" * 4000)
+    of_peer = chunk_id(b"p" * 40_000)
+    store.put_verified(of_peer, b"p" * 40_000, RESPONSIBLE)
+    everything = [own, small, of_peer]
+    later_s = housekeeping.time.time() + housekeeping.FULL_GRACE_S + 2
+    house._make_room()
+    assert house._runs == 0, "nothing was refused"
+    with pytest.raises(NoSpace):
+        store.require_space(1 << 60)
+    house._make_room()
+    assert store.missing(everything) == [], "it may still be named"
+    monkeypatch.setattr(housekeeping.time, "time", lambda: later_s)
+    house._make_room()
+    assert store.missing(everything) == [], "nothing was refused since"
+    with pytest.raises(NoSpace):
+        store.require_space(1 << 60)
+    house._make_room()
+    assert store.missing(everything) == [own]
+
+
 def test_what_replaced_a_version_is_on_disk_before_that_goes(kept, monkeypatch) -> None:
     namespace, store = kept
     monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)

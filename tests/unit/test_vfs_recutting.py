@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fusefs.model.ids import ChunkId
 from fusefs.model.tx import BODIES_BYTES
+from fusefs.vfs import recutting
 from fusefs.vfs.buffers import Pool
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
@@ -64,6 +66,29 @@ def test_a_file_edited_in_place_gets_small_chunks(local: Local) -> None:
     stored = local.store.statistics().bytes - before
     assert stored <= 5 * (4 * 64 * KIB + 2 * 8 * KIB)
     assert log2(local, "/db") == 16
+    assert local.cat("/db") == data
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_parts_that_took_long_to_store_are_renewed(
+    local: Local, monkeypatch: pytest.MonkeyPatch, collected: bool
+) -> None:
+    data = bytearray(random_bytes(2 * MIB))
+    local.put("/db", bytes(data))
+    monkeypatch.setattr(recutting, "LEASE_S", -1.0)
+    touch, renewed = local.store.touch, []
+
+    def touching(cids: Iterable[ChunkId]) -> list[ChunkId]:
+        wanted = list(cids)
+        if collected:
+            local.store.delete(wanted[0])
+        renewed.append(len(wanted))
+        return touch(wanted)
+
+    monkeypatch.setattr(local.store, "touch", touching)
+    edited(local, "/db", data, 3)
+    assert renewed[0] == 32
+    assert log2(local, "/db") == (20 if collected else 16)
     assert local.cat("/db") == data
 
 
