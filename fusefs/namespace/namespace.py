@@ -124,8 +124,15 @@ class Namespace(Reads):
     def open(
         cls, directory: Path, *, clock: Callable[[], int] = time.time_ns
     ) -> Namespace:
-        """The namespace of an existing store. Raises Corrupt."""
-        return cls(directory, clock=clock)
+        """The namespace of an existing store. Raises Corrupt, NoSpace; sqlite3.Error
+        when it cannot be opened for another reason."""
+        try:
+            return cls(directory, clock=clock)
+        except sqlite3.Error as error:
+            problem = translated(error, directory / "meta.db")
+            if isinstance(problem, NoSpace):
+                raise problem from error
+            raise
 
     # -- life of the store ----------------------------------------------------
 

@@ -42,3 +42,16 @@ def test_full_disk_is_enospc_and_what_was_there_stays(small_disk: Path) -> None:
     assert names == [b"%05d" % number for number in range(made)] + [b"again"]
     assert node.problems() == []
     node.close()
+
+
+def test_an_opening_that_finds_no_room_says_so(small_disk: Path) -> None:
+    Namespace.create(small_disk, NodeId(1)).close()
+    with open(small_disk / "fill", "wb", buffering=0) as fill:
+        for size in (65536, 512):
+            with pytest.raises(OSError, match="No space left"):
+                while True:
+                    fill.write(bytes(size))
+        with pytest.raises(NoSpace, match="disk is full"):
+            Namespace.open(small_disk)
+    (small_disk / "fill").unlink()
+    Namespace.open(small_disk).close()
