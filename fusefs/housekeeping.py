@@ -138,8 +138,7 @@ class Housekeeping:
 
     def _sync(self) -> None:
         """What needs no room first: a disk may be full."""
-        self._store.sync_all()
-        self._namespace.sync()
+        self._settle()
         self._store.reserve.make()
         self._namespace.fold()
         if self._is_scarce():  # later there may be no room for what the logs hold
@@ -231,7 +230,9 @@ class Housekeeping:
         log.info("collected garbage: %s", done)
 
     def _settle(self) -> None:
-        """A power cut must not bring a version back whose chunks are gone."""
+        """All that was written is on disk: chunks, then the registers that name them.
+        Before a collection, too, lest a power cut brings a version back whose chunks
+        are gone."""
         self._store.sync_all()
         self._namespace.sync()
 

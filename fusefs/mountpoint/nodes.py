@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusefs.mountpoint import table
+from fusefs.processes import ZOMBIE, status
 from fusefs.supervisor import state
 
 MODULE = "fusefs.supervisor"
@@ -143,21 +144,12 @@ def remains(store: str, connection: str) -> state.State | None:
     last = state.read(Path(store))
     if last is None or last.connection != connection or on_store(store):
         return None
-    return last if _status(last.worker)[:1] in ([], [b"Z"]) else None
+    return last if status(last.worker)[:1] in ([], [ZOMBIE]) else None
 
 
 def is_child(pid: int, node: Running) -> bool:
     """Whether the process was started by the node's supervisor, as its files say."""
-    return _status(pid)[1:2] == [b"%d" % node.pid]
-
-
-def _status(pid: int) -> list[bytes]:
-    """State, parent and more of a process (proc(5)); nothing of one that is gone."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return []
-    return line.rpartition(b")")[2].split()
+    return status(pid)[1:2] == [b"%d" % node.pid]
 
 
 def end(node: Running) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from fusefs import readiness
+from fusefs.processes import ZOMBIE, status
 
 STEADY_S = 10.0
 """A child that lived this long is healthy: its next death starts at no delay."""
@@ -149,13 +150,8 @@ class Child:
         A notification that waits for a directory's lock cannot be interrupted, and
         whoever has the lock may wait for an answer that only a successor can give.
         """
-        if self._process is None:
-            return False
-        try:
-            line = Path(f"/proc/{self._process.pid}/stat").read_bytes()
-        except OSError:
-            return False
-        return line.rpartition(b")")[2].split()[0] == b"Z"
+        process = self._process
+        return process is not None and status(process.pid)[:1] == [ZOMBIE]
 
     def abandon(self) -> tuple[int, subprocess.Popen[bytes]]:
         """Counts a half dead child as ended; the caller reaps what is left of it

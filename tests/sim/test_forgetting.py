@@ -49,8 +49,7 @@ def test_deletes_are_forgotten_in_a_chain_of_members(
         names = [node.name for node in chain]
         for at, one in enumerate(names):
             for other in names[at + 2 :]:
-                cluster.fabric.block(one, other)
-                cluster.fabric.block(other, one)
+                cluster.fabric.partition({one}, {other})
                 cluster.fabric.sever(one, other)
         for number in range(500):
             chain[0].create(b"f%d" % number)
@@ -194,8 +193,7 @@ async def test_after_a_power_cut_nobody_counts_on_what_may_not_be_back(
     Hello says of its own transactions no more than what it had on its disk."""
     a, b, c = await cluster.start(3)
     await cluster.until_equal()
-    for one, other in ((a, c), (c, a)):
-        cluster.fabric.block(one.name, other.name)
+    cluster.fabric.partition({a.name}, {c.name})
     cluster.fabric.sever(a.name, c.name)
     a.checkpoint()
     for number in range(20):

@@ -46,10 +46,10 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
     """The table for a mount that was taken over."""
     out = list(table)
     for op in _BY_INODE:
-        out[op] = _with_orphans(out[op])
+        out[op] = _with_orphans(out[op], Stale, lambda ch, nodeid: nodeid)
     for op in _HANDLE_AT:
         out[op] = _with_handles(out[op], op)
-    out[Op.LINK] = _with_unnamed(out[Op.LINK])
+    out[Op.LINK] = _with_orphans(out[Op.LINK], NotFound, _to_link)
     out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
     out[Op.RENAME2] = _unless_exchanged(out[Op.RENAME2])
     for op, (harmless, recognise) in _REPEATED.items():
@@ -60,33 +60,27 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
 # -- inodes without a name -----------------------------------------------------------
 
 
-def _with_orphans(handler: Handler) -> Handler:
-    """What was unlinked while open is still there for who has it open."""
+def _with_orphans(
+    handler: Handler, unknown: type[FsError], which: Callable[[Channel, Ino], Ino]
+) -> Handler:
+    """What was unlinked while open, or made without a name, is still there for who has
+    it open. `unknown`: what the handler raises where it is not; `which` it is about."""
 
     def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         try:
             return handler(ch, unique, nodeid)
-        except Stale:
-            if not ch.fs.adopt_orphan(nodeid):
+        except unknown:
+            if not ch.fs.adopt_orphan(which(ch, nodeid)):
                 raise
             return handler(ch, unique, nodeid)
 
     return served
 
 
-def _with_unnamed(handler: Handler) -> Handler:
-    """What was made without a name gets its first one."""
-
-    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-        try:
-            return handler(ch, unique, nodeid)
-        except NotFound:
-            (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
-            if not ch.fs.adopt_orphan(ino):
-                raise
-            return handler(ch, unique, nodeid)
-
-    return served
+def _to_link(ch: Channel, nodeid: Ino) -> Ino:
+    """What LINK gives a name, in the directory `nodeid`."""
+    (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
+    return Ino(ino)
 
 
 # -- handles -------------------------------------------------------------------------
