@@ -229,6 +229,7 @@ def test_a_quota_that_is_used_up_is_told_as_a_full_disk(
     assert refused in (errno.ENOSPC, errno.EDQUOT)
     assert (top / "file59").read_bytes() == CONTENT[: 20 * 59]
     (other.mnt / "from-there").write_bytes(b"1")
+    wait_until(lambda: "its disk is full" in other.logs(), "it found no room")
     now = node.processes()
     assert now is not None and (now.worker_starts, now.node_starts) == (1, 1)
     flag.unlink()
