@@ -19,7 +19,7 @@ from fusefs.store.store import Store
 from netnode.chunks import ChunkPlane
 from netnode.core.membership import Membership
 from netnode.environment import Environment
-from netnode.replicas import PULL_LIMIT_S, Replicas
+from netnode.pulling import LIMIT_S, Pulling
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class Regaining:
         namespace: Namespace,
         store: Store,
         plane: ChunkPlane,
-        keeper: Replicas,
+        pulling: Pulling,
         membership: Membership,
         environment: Environment,
     ) -> None:
         self._namespace = namespace
         self._store = store
         self._plane = plane
-        self._keeper = keeper
+        self._pulling = pulling
         self._membership = membership
         self._environment = environment
         self._lost_s: float | None = None
@@ -79,12 +79,12 @@ class Regaining:
             after, versions = await self._environment.offload(
                 lambda after=after: self._namespace.contents(after, PAGE)  # type: ignore[misc]
             )
-            self._keeper.lost(versions)
+            self._pulling.lost(versions)
         await self._until_looked_at_but(0)
-        with trio.move_on_after(PULL_LIMIT_S):
+        with trio.move_on_after(LIMIT_S):
             while len(self._plane.scheduler):
                 await trio.sleep(PAUSE_S)
 
     async def _until_looked_at_but(self, files: int) -> None:
-        while self._keeper.to_pull > files:
+        while len(self._pulling) > files:
             await trio.sleep(PAUSE_S)

@@ -1,27 +1,25 @@
-"""Background replication: what was written here goes to the nodes that keep it,
-and what we keep and missed is fetched. Low priority: both wait while a program
-waits for data.
+"""Background replication: what was written here goes to the nodes that keep it. Low
+priority: it waits while a program waits for data. What this node keeps and missed is
+fetched in `pulling`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import msgspec
 import trio
 
 from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, NodeId
-from fusefs.model.records import CONTENT, decode_content
+from fusefs.model.records import CONTENT
 from fusefs.model.tx import Tx
 from fusefs.store.store import Store
-from fusefs.store.types import PUSHED, RESPONSIBLE, ROUND_TRIP_BYTES
+from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.chunks import OF_THIS_CHUNK, ChunkPlane
 from netnode.core.basis import Basis
-from netnode.core.fetch import Priority
 from netnode.core.leaving import Leaving
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
@@ -30,25 +28,17 @@ from netnode.environment import Environment
 from netnode.patching import bases_of
 from netnode.peers import Peer
 from netnode.transport import BrokenStream
+from netnode.versions import DELAY_S, MAX_WAITING, Seen, Version, version_of
 from netnode.wire.messages import AnyMessage, Have, Held, Put, Stored
 
 log = logging.getLogger(__name__)
 
-DELAY_S = 1.0
-"""From publish to push: a file that is written again at once is pushed once, and
-the foreground has gone by."""
 BUSY_PAUSE_S = 0.05
 RETRY_S = 30.0
 """After a peer refused a chunk."""
-MAX_ROOTS = 100_000
-"""Files waiting to be looked at."""
-SEEN_NODES = 50_000
-"""Manifest nodes whose chunks were looked at: a file written in place shares most."""
 SEEN_S = 60.0
 """So long a node that is still owed is not looked at again: its chunks have hardly
 been collected meanwhile, with the least grace of twice that."""
-PULL_LIMIT_S = 300.0
-PULL_BATCH = 64
 SETTLE_BATCH = 512
 TICK_S = 0.25
 SCAN_S = 3600.0
@@ -57,16 +47,6 @@ LOOK_S = 600.0
 """What was removed and collected here is owed to nobody; from one look to the next."""
 TURN_S = 30.0
 """Between the keepers of a chunk that repair its copies after a change of members."""
-
-
-class _Root(msgspec.Struct, frozen=True):
-    root: bytes
-    size: int
-    chunk_log2: int
-    writer: NodeId
-    due: float
-    lost: bool = False
-    """Chunks of it were lost here: what is here again became cache."""
 
 
 class Replicas:
@@ -78,21 +58,22 @@ class Replicas:
         plane: ChunkPlane,
         membership: Membership,
         environment: Environment,
+        seen: Seen,
+        replicas: Callable[[], int],
     ) -> None:
+        """`seen`: shared with who fetches; `replicas`: how many keep a chunk."""
         self._store = store
         self._plane = plane
         self._membership = membership
         self._environment = environment
-        self.replicas = 3
+        self._seen = seen
+        self._replicas = replicas
         self._pushes = Pushes()
         self._leaving = Leaving()
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
         self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
         """Each with what the peer has in its place."""
-        self._written: deque[_Root] = deque()
-        self._remote: deque[_Root] = deque()
-        self._seen: OrderedDict[bytes, float] = OrderedDict()
-        """Manifest nodes, and when the file was due that they were seen in."""
+        self._written: deque[Version] = deque()
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
@@ -113,43 +94,15 @@ class Replicas:
         for tx in txs:
             for write in tx.writes:
                 if write.key[:1] == CONTENT and write.value:
-                    self._note(self._written, tx.node, write.value, due)
+                    self._note(version_of(tx.node, write.value, due))
 
-    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
-        """Content of others that came late: we may be one of its keepers."""
-        due = self._environment.now() + DELAY_S
-        for writer, _, value in writes:
-            self._note(self._remote, writer, value, due)
-
-    def lost(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
-        """Chunks of any of these may be lost here, or be here again as cache."""
-        now = self._environment.now()
-        self._seen.clear()
-        for writer, _, value in writes:
-            self._note(self._remote, writer, value, now, lost=True)
-
-    def _note(
-        self,
-        queue: deque[_Root],
-        writer: NodeId,
-        value: bytes,
-        due: float,
-        *,
-        lost: bool = False,
-    ) -> None:
-        content = decode_content(value)
-        if not content.root:
+    def _note(self, version: Version | None) -> None:
+        if version is None:
             return
-        if len(queue) >= MAX_ROOTS:
+        if len(self._written) >= MAX_WAITING:
             self._scan = True
             return
-        root, size, chunk_log2 = content.root, content.size, content.chunk_log2
-        queue.append(_Root(root, size, chunk_log2, writer, due, lost))
-
-    @property
-    def to_pull(self) -> int:
-        """Files that were told as `applied` or `lost` and not looked at yet."""
-        return len(self._remote)
+        self._written.append(version)
 
     def peer_came(self, peer: NodeId) -> None:
         self._pushes.peer_came(peer)
@@ -180,7 +133,7 @@ class Replicas:
     # -- looking at what was published -----------------------------------------------
 
     async def run(self) -> None:
-        """Turns published files into chunks owed, and into chunks to fetch."""
+        """Turns published files into chunks owed."""
         while True:
             await trio.sleep(TICK_S)
             await self._settle()  # so that a scan finds only what is owed
@@ -189,7 +142,6 @@ class Replicas:
             await self._forget_collected()
             await self._rebalance_in_turns()
             await self._look_at_written()
-            await self._look_at_remote()
 
     def _scan_is_due(self) -> bool:
         pushes = self._pushes
@@ -224,9 +176,9 @@ class Replicas:
         now = self._environment.now()
         if self._rebalance and self._membership.others():
             self._rebalance = False
-            self._turns = [now + n * TURN_S for n in range(self.replicas + 1)]
+            self._turns = [now + n * TURN_S for n in range(self._replicas() + 1)]
         if self._turns and self._turns[0] <= now:
-            turn = self.replicas + 1 - len(self._turns)
+            turn = self._replicas() + 1 - len(self._turns)
             del self._turns[0]
             await self._find_kept(turn)
         await self._owe_kept()
@@ -239,8 +191,8 @@ class Replicas:
         )
         members, me = self._membership.members(), self._membership.me
         for at, cid in enumerate(kept):
-            keepers = holders(cid, members, self.replicas)
-            mine = keepers.index(me) if me in keepers else self.replicas
+            keepers = holders(cid, members, self._replicas())
+            mine = keepers.index(me) if me in keepers else self._replicas()
             if mine == turn:
                 self._kept.append(cid)
             if at % SETTLE_BATCH == 0:
@@ -253,7 +205,7 @@ class Replicas:
         while self._kept and self._pushes.has_room:
             for _ in range(min(SETTLE_BATCH, len(self._kept))):
                 cid = self._kept.popleft()
-                keepers = holders(cid, members, self.replicas)
+                keepers = holders(cid, members, self._replicas())
                 if me not in keepers and cid not in self._pushes:
                     self._leaving.begin(cid)
                 self._pushes.owe(cid, [n for n in keepers if n != me], due)
@@ -264,19 +216,19 @@ class Replicas:
     async def _look_at_written(self) -> None:
         now = self._environment.now()
         while self._written and self._written[0].due <= now:
-            root = self._written.popleft()
-            if root.size >> root.chunk_log2 < 2:
-                self._owe(self._expand(root), now)
+            version = self._written.popleft()
+            if version.size >> version.chunk_log2 < 2:
+                self._owe(self._expand(version), now)
             else:
                 found = await self._environment.offload(
-                    lambda root=root: list(self._expand(root))  # type: ignore[misc]
+                    lambda version=version: list(self._expand(version))  # type: ignore[misc]
                 )
                 self._owe(found, now)
 
-    def _expand(self, root: _Root) -> Iterator[ChunkId]:
+    def _expand(self, version: Version) -> Iterator[ChunkId]:
         """Chunks and manifest nodes of a file, without parts looked at before."""
-        count = manifest.chunk_count(root.size, root.chunk_log2)
-        yield from self._walk(root.root, manifest.depth(count), root.due)
+        count = manifest.chunk_count(version.size, version.chunk_log2)
+        yield from self._walk(version.root, manifest.depth(count), version.due)
 
     def _walk(self, node: bytes, level: int, due: float) -> Iterator[ChunkId]:
         if not node or node == HOLE:
@@ -291,7 +243,7 @@ class Replicas:
             data = self._store.get(cid)
         except (ChunkMissing, Corrupt):
             return
-        self._note_seen(cid, due)
+        self._seen.note(cid, due)
         yield cid
         for at in range(0, len(data), 32):
             yield from self._walk(data[at : at + 32], level - 1, due)
@@ -300,112 +252,21 @@ class Replicas:
         """Whether its chunks were owed when it was looked at, and not written anew
         since: after a collection the same bytes are pushed data again, in the node
         as in its chunks. Raises ChunkMissing."""
-        seen_at = self._seen.get(node)
+        seen_at = self._seen.when(node)
         if seen_at is None:
             return False
-        self._seen.move_to_end(node)
         if due - seen_at < SEEN_S and node in self._pushes:
             return True
         return not self._store.flags(node) & PUSHED
-
-    def _note_seen(self, node: ChunkId, due: float) -> None:
-        self._seen[node] = due
-        if len(self._seen) > SEEN_NODES:
-            self._seen.popitem(last=False)
 
     def _owe(self, cids: Iterable[ChunkId], due: float) -> None:
         members = self._membership.members()
         me = self._membership.me
         for cid in cids:
-            keepers = holders(cid, members, self.replicas, writer=me)
+            keepers = holders(cid, members, self._replicas(), writer=me)
             others = [node for node in keepers if node != me]
             if self._pushes.owe(cid, others, due):
                 self._settled.append(cid)
-
-    # -- fetching what we keep and missed ----------------------------------------------
-
-    async def _look_at_remote(self) -> None:
-        now = self._environment.now()
-        looked = 0
-        while self._remote and self._remote[0].due <= now and looked < PULL_BATCH:
-            if self._plane.scheduler.busy or len(self._plane.scheduler) > PULL_BATCH:
-                return
-            looked += 1
-            root = self._remote.popleft()
-            await self._pull(root)
-
-    async def _pull(self, root: _Root) -> None:
-        count = manifest.chunk_count(root.size, root.chunk_log2)
-        depth = manifest.depth(count)
-        if depth and self._i_keep_any(root):
-            await self._pull_tree(root, ChunkId(root.root), depth)
-        elif not depth:
-            self._pull_chunks(root, [ChunkId(root.root)])
-
-    def _i_keep_any(self, root: _Root) -> bool:
-        return self.replicas > 1 and len(self._membership.members()) > 1
-
-    async def _pull_tree(self, root: _Root, node: ChunkId, level: int) -> None:
-        """Manifest nodes are small and needed to know the rest: all are fetched."""
-        here = not self._store.missing((node,))
-        if node == HOLE or (here and node in self._seen):
-            return
-        if not here and not await self._fetch_one(root, node):
-            return
-        try:
-            data = self._store.get(node)
-        except (ChunkMissing, Corrupt):
-            return
-        self._note_seen(node, root.due)
-        if root.lost:
-            self._pull_chunks(root, [node])
-        children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
-        if level > 1:
-            for child in children:
-                await self._pull_tree(root, child, level - 1)
-            return
-        for at in range(0, len(children), PULL_BATCH):
-            self._pull_chunks(root, children[at : at + PULL_BATCH])
-            while len(self._plane.scheduler) > PULL_BATCH:
-                await trio.sleep(BUSY_PAUSE_S)
-
-    async def _fetch_one(self, root: _Root, cid: ChunkId) -> bool:
-        finished = trio.Event()
-        result: list[int] = []
-
-        def done(error: int, reason: str) -> None:
-            result.append(error)
-            finished.set()
-
-        self._plane.fetch((cid,), PULL_LIMIT_S, Priority.REPAIR, (root.writer,), done)
-        await finished.wait()
-        return result == [0]
-
-    def _pull_chunks(self, root: _Root, cids: Sequence[ChunkId]) -> None:
-        members, me = self._membership.members(), self._membership.me
-        mine = [
-            cid
-            for cid in cids
-            if cid != HOLE
-            and me in holders(cid, members, self.replicas, writer=root.writer)
-        ]
-        missing = self._store.missing(mine)
-        if root.lost and len(missing) < len(mine):
-            self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
-        for cid in missing:
-
-            def done(error: int, reason: str, cid: ChunkId = cid) -> None:
-                if not error:
-                    self._store.set_flags((cid,), set_=RESPONSIBLE)
-
-            self._plane.fetch(
-                (cid,),
-                PULL_LIMIT_S,
-                Priority.REPAIR,
-                (root.writer,),
-                done,
-                small=root.size <= ROUND_TRIP_BYTES,
-            )
 
     # -- pushing -----------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from netnode.heartbeat import Heartbeat
 from netnode.horizons import Horizons
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
+from netnode.pulling import Pulling
 from netnode.regaining import Regaining
 from netnode.replicas import Replicas
 from netnode.replicator import BarrierDone, Replicator
@@ -43,6 +44,7 @@ from netnode.settling import Settling
 from netnode.tcp import join_address
 from netnode.transport import BrokenStream, Network, Stream
 from netnode.upkeep import Upkeep, sync_disk
+from netnode.versions import Seen
 from netnode.wire.frames import ProtocolError
 from netnode.wire.messages import OLDEST, VERSION, Bye, Hello, Links
 from netnode.wire.session import Session, hello_frame
@@ -133,10 +135,16 @@ class Node:
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas
         )
-        self.keeper = Replicas(store, self.chunks, self.membership, environment)
+        copies = (Seen(), lambda: self.replicas)
+        self.keeper = Replicas(
+            store, self.chunks, self.membership, environment, *copies
+        )
+        self.pulling = Pulling(
+            store, self.chunks, self.membership, environment, *copies
+        )
         self.upkeep = Upkeep(store, self.chunks, environment)
         self._regaining = Regaining(
-            namespace, store, self.chunks, self.keeper, self.membership, environment
+            namespace, store, self.chunks, self.pulling, self.membership, environment
         )
         self._greeter = Greeter(
             self.me, settings.name, self.membership, environment, namespace.horizon
@@ -256,6 +264,7 @@ class Node:
                 lambda: self._heartbeat.run(self._beat),
                 self.chunks.keep_time,
                 self.keeper.run,
+                self.pulling.run,
                 self.upkeep.run,
                 self._regaining.run,
                 self._sync_disk,
@@ -311,7 +320,7 @@ class Node:
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
         self.locking.progressed()
         if writes:
-            self.keeper.applied(writes)
+            self.pulling.applied(writes)
 
     def replaced(self, changes: Sequence[ContentChange]) -> None:
         self.chunks.patching.replaced(changes)
@@ -342,7 +351,6 @@ class Node:
         value = self.namespace.settings().get(b"replicas")
         if value:
             self.replicas = max(1, int(msgspec.msgpack.decode(value, type=int)))
-        self.keeper.replicas = self.replicas
 
     # -- connections -----------------------------------------------------------------
 

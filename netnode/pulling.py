@@ -1,0 +1,167 @@
+"""What this node keeps and missed is fetched: files that were written while it or the
+writer was away, and what was lost here. Low priority: it waits while a program waits
+for data.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+
+from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.model import manifest
+from fusefs.model.ids import HOLE, ChunkId, NodeId
+from fusefs.store.store import Store
+from fusefs.store.types import RESPONSIBLE, ROUND_TRIP_BYTES
+from netnode.chunks import ChunkPlane
+from netnode.core.fetch import Priority
+from netnode.core.membership import Membership
+from netnode.core.placement import holders
+from netnode.environment import Environment
+from netnode.versions import DELAY_S, MAX_WAITING, Seen, Version, version_of
+
+LIMIT_S = 300.0
+"""For a fetch."""
+BATCH = 64
+BUSY_PAUSE_S = 0.05
+TICK_S = 0.25
+
+
+class Pulling:
+    """One task, `run`. `seen`: shared with who pushes; `replicas`: how many keep a
+    chunk."""
+
+    def __init__(
+        self,
+        store: Store,
+        plane: ChunkPlane,
+        membership: Membership,
+        environment: Environment,
+        seen: Seen,
+        replicas: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._plane = plane
+        self._membership = membership
+        self._environment = environment
+        self._seen = seen
+        self._replicas = replicas
+        self._waiting: deque[Version] = deque()
+
+    # -- inputs ----------------------------------------------------------------
+
+    def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """(writer, key, value) of others' content that came late: we may be one of
+        its keepers."""
+        due = self._environment.now() + DELAY_S
+        for writer, _, value in writes:
+            self._note(version_of(writer, value, due))
+
+    def lost(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """Chunks of any of these may be lost here, or be here again as cache."""
+        now = self._environment.now()
+        self._seen.clear()
+        for writer, _, value in writes:
+            self._note(version_of(writer, value, now, lost=True))
+
+    def _note(self, version: Version | None) -> None:
+        """What is too much to be remembered its writer brings when it is back."""
+        if version is not None and len(self._waiting) < MAX_WAITING:
+            self._waiting.append(version)
+
+    def __len__(self) -> int:
+        """Files that were told and not looked at yet."""
+        return len(self._waiting)
+
+    # -- the task --------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turns them into chunks to fetch."""
+        while True:
+            await trio.sleep(TICK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        now = self._environment.now()
+        looked = 0
+        while self._waiting and self._waiting[0].due <= now and looked < BATCH:
+            if self._plane.scheduler.busy or len(self._plane.scheduler) > BATCH:
+                return
+            looked += 1
+            version = self._waiting.popleft()
+            await self._pull(version)
+
+    async def _pull(self, version: Version) -> None:
+        count = manifest.chunk_count(version.size, version.chunk_log2)
+        depth = manifest.depth(count)
+        if depth and self._i_keep_any(version):
+            await self._pull_tree(version, ChunkId(version.root), depth)
+        elif not depth:
+            self._pull_chunks(version, [ChunkId(version.root)])
+
+    def _i_keep_any(self, version: Version) -> bool:
+        return self._replicas() > 1 and len(self._membership.members()) > 1
+
+    async def _pull_tree(self, version: Version, node: ChunkId, level: int) -> None:
+        """Manifest nodes are small and needed to know the rest: all are fetched."""
+        here = not self._store.missing((node,))
+        if node == HOLE or (here and node in self._seen):
+            return
+        if not here and not await self._fetch_one(version, node):
+            return
+        try:
+            data = self._store.get(node)
+        except (ChunkMissing, Corrupt):
+            return
+        self._seen.note(node, version.due)
+        if version.lost:
+            self._pull_chunks(version, [node])
+        children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
+        if level > 1:
+            for child in children:
+                await self._pull_tree(version, child, level - 1)
+            return
+        for at in range(0, len(children), BATCH):
+            self._pull_chunks(version, children[at : at + BATCH])
+            while len(self._plane.scheduler) > BATCH:
+                await trio.sleep(BUSY_PAUSE_S)
+
+    async def _fetch_one(self, version: Version, cid: ChunkId) -> bool:
+        finished = trio.Event()
+        result: list[int] = []
+
+        def done(error: int, reason: str) -> None:
+            result.append(error)
+            finished.set()
+
+        self._plane.fetch((cid,), LIMIT_S, Priority.REPAIR, (version.writer,), done)
+        await finished.wait()
+        return result == [0]
+
+    def _pull_chunks(self, version: Version, cids: Sequence[ChunkId]) -> None:
+        members, me = self._membership.members(), self._membership.me
+        mine = [
+            cid
+            for cid in cids
+            if cid != HOLE
+            and me in holders(cid, members, self._replicas(), writer=version.writer)
+        ]
+        missing = self._store.missing(mine)
+        if version.lost and len(missing) < len(mine):
+            self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
+        for cid in missing:
+
+            def done(error: int, reason: str, cid: ChunkId = cid) -> None:
+                if not error:
+                    self._store.set_flags((cid,), set_=RESPONSIBLE)
+
+            self._plane.fetch(
+                (cid,),
+                LIMIT_S,
+                Priority.REPAIR,
+                (version.writer,),
+                done,
+                small=version.size <= ROUND_TRIP_BYTES,
+            )
