@@ -21,6 +21,7 @@ from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
 from fusefs.relief import Relief
 from fusefs.store import gc
+from fusefs.store.marks import MaybeRoot, Root
 from fusefs.store.store import Store
 
 log = logging.getLogger("dfs.housekeeping")
@@ -77,9 +78,9 @@ class Housekeeping:
         self,
         store: Store,
         namespace: Namespace,
-        open_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
+        open_roots: Callable[[], Iterator[Root]] = lambda: iter(()),
         renew_leases: Callable[[], None] = lambda: None,
-        late_roots: Callable[[], Iterator[gc.Root]] = lambda: iter(()),
+        late_roots: Callable[[], Iterator[Root]] = lambda: iter(()),
         fetch: Fetch | None = None,
     ) -> None:
         """`open_roots`: data that only open files name, `late_roots`: since they were
@@ -236,7 +237,7 @@ class Housekeeping:
         self._store.sync_all()
         self._namespace.sync()
 
-    def _unknown_roots(self) -> Iterator[gc.MaybeRoot]:
+    def _unknown_roots(self) -> Iterator[MaybeRoot]:
         """What is kept may be of files that the namespace does not have: of others,
         whose changes are held back, for days perhaps; of this node, which joined anew
         and is not level with the others yet. Looked at before the registers, which have

@@ -14,6 +14,8 @@ import trio
 from fusefs.errors import NoSpace
 
 AFTER_BUG_S = 1.0
+PAUSE_S = 0.002
+"""Given to others now and then by long work that is offloaded."""
 FULL_S = 5.0
 """Until what needs room on a full disk is tried again."""
 
@@ -44,7 +46,8 @@ def since_boot_s() -> float:
 class Environment:
     """`wall_ms`: milliseconds since the epoch; `rng`: seeded in the simulator;
     `bug`: called while an exception that nobody expected is handled; `passed`:
-    monotonic seconds, as `now`, but those of a suspended machine count, too."""
+    monotonic seconds, as `now`, but those of a suspended machine count, too; `pause`:
+    called by what is offloaded and takes long."""
 
     def __init__(
         self,
@@ -53,12 +56,14 @@ class Environment:
         offload: Offload = in_thread,
         bug: Callable[[str], None] = log_bug,
         passed: Callable[[], float] = since_boot_s,
+        pause: Callable[[], None] = lambda: time.sleep(PAUSE_S),
     ) -> None:
         self.wall_ms = wall_ms
         self.rng = rng or random.SystemRandom()
         self.offload = offload
         self.bug = bug
         self.passed = passed
+        self.pause = pause
 
     def now(self) -> float:
         """Monotonic seconds. They stand still while the machine is suspended."""

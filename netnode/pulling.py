@@ -151,6 +151,8 @@ class Pulling:
         missing = self._store.missing(mine)
         if version.lost and len(missing) < len(mine):
             self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
+        if not self._has_room():
+            return
         for cid in missing:
 
             def done(error: int, reason: str, cid: ChunkId = cid) -> None:
@@ -165,3 +167,8 @@ class Pulling:
                 done,
                 small=version.size <= ROUND_TRIP_BYTES,
             )
+
+    def _has_room(self) -> bool:
+        """What is not fetched for want of it its writer offers until there is."""
+        space = self._store.space
+        return space.free_bytes() > space.kept_from_copies_bytes

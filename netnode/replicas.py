@@ -16,6 +16,7 @@ from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, NodeId
 from fusefs.model.records import CONTENT
 from fusefs.model.tx import Tx
+from fusefs.store.marks import MaybeRoot, reached
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.chunks import OF_THIS_CHUNK, ChunkPlane
@@ -43,6 +44,8 @@ SETTLE_BATCH = 512
 TICK_S = 0.25
 SCAN_S = 3600.0
 """What could not be remembered is looked for again after so long at the latest."""
+WORTH_A_LOOK = 64
+"""Chunks owed to a peer that comes: some may be replaced already."""
 LOOK_S = 600.0
 """What was removed and collected here is owed to nobody; from one look to the next."""
 TURN_S = 30.0
@@ -58,14 +61,17 @@ class Replicas:
         plane: ChunkPlane,
         membership: Membership,
         environment: Environment,
+        roots: Callable[[], Iterable[MaybeRoot]],
         seen: Seen,
         replicas: Callable[[], int],
     ) -> None:
-        """`seen`: shared with who fetches; `replicas`: how many keep a chunk."""
+        """`roots`: of all versions that there are; `seen`: shared with who fetches;
+        `replicas`: how many keep a chunk."""
         self._store = store
         self._plane = plane
         self._membership = membership
         self._environment = environment
+        self._roots = roots
         self._seen = seen
         self._replicas = replicas
         self._pushes = Pushes()
@@ -73,7 +79,9 @@ class Replicas:
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
         self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
         """Each with what the peer has in its place."""
-        self._written: deque[Version] = deque()
+        self._written: dict[bytes, Version] = {}
+        """By register, in the order in which they are due: a file that is written again
+        and again is looked at once a second, as it is then."""
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
@@ -83,6 +91,8 @@ class Replicas:
         """When; see `_rebalance_in_turns`."""
         self._kept: deque[ChunkId] = deque()
         """Found for these turns, and not owed yet."""
+        self._doubtful: set[NodeId] = set()
+        """Peers that waited for what they are owed: some of it nobody needs by now."""
         self._scanned = self._looked = environment.now()
         plane.answers_to(self._answered, self._leaving.promised)
 
@@ -93,24 +103,30 @@ class Replicas:
         due = self._environment.now() + DELAY_S
         for tx in txs:
             for write in tx.writes:
-                if write.key[:1] == CONTENT and write.value:
-                    self._note(version_of(tx.node, write.value, due))
+                if write.key[:1] == CONTENT:
+                    self._note(write.key, tx.node, write.value, due)
 
-    def _note(self, version: Version | None) -> None:
+    def _note(self, key: bytes, writer: NodeId, value: bytes, due: float) -> None:
+        """In place of the version that waits, when it does."""
+        before = self._written.get(key)
+        version = version_of(writer, value, before.due if before else due)
         if version is None:
-            return
-        if len(self._written) >= MAX_WAITING:
+            self._written.pop(key, None)
+        elif before is None and len(self._written) >= MAX_WAITING:
             self._scan = True
-            return
-        self._written.append(version)
+        else:
+            self._written[key] = version
 
     def peer_came(self, peer: NodeId) -> None:
         self._pushes.peer_came(peer)
+        if self._pushes.owed_to(peer) > WORTH_A_LOOK:
+            self._doubtful.add(peer)
         if self._pushes.left_out:
             self._scan = self._rebalance = True
 
     def peer_gone(self, peer: NodeId) -> None:
         self._pushes.peer_gone(peer)
+        self._doubtful.discard(peer)
         self._interrupted(peer)
 
     def _interrupted(self, peer: NodeId) -> None:
@@ -140,6 +156,7 @@ class Replicas:
             if self._scan_is_due() and self._membership.others():
                 await self._owe_unconfirmed()
             await self._forget_collected()
+            await self._forget_replaced()
             await self._rebalance_in_turns()
             await self._look_at_written()
 
@@ -153,7 +170,7 @@ class Replicas:
         self._scan, self._scanned = False, self._environment.now()
         self._pushes.scan_begins()
         unconfirmed = await self._environment.offload(
-            lambda: [cid for cid, _ in self._store.pushed()]
+            lambda: list(self._named(cid for cid, _ in self._store.pushed()))
         )
         now = self._environment.now()
         for at in range(0, len(unconfirmed), SETTLE_BATCH):
@@ -168,6 +185,25 @@ class Replicas:
         owed = self._pushes.owed()
         for cid in await self._environment.offload(lambda: self._store.missing(owed)):
             self._pushes.forget(cid)
+
+    async def _forget_replaced(self) -> None:
+        """Lest the disk of a member that had no room, or was away, is filled with
+        versions of files that are not there any more."""
+        now = self._environment.now()
+        peers = {p for p in self._doubtful if not self._pushes.is_full(p, now)}
+        if not peers:
+            return
+        owed = self._pushes.owed()
+        named = await self._environment.offload(lambda: self._named(owed))
+        for cid in set(owed) - named:
+            self._pushes.forget(cid)
+            self._leaving.end(cid)
+        self._doubtful -= peers
+
+    def _named(self, cids: Iterable[ChunkId]) -> set[ChunkId]:
+        """Which of these belong to a file."""
+        pause = self._environment.pause
+        return reached(cids, self._roots(), self._store.get, pause)
 
     async def _rebalance_in_turns(self) -> None:
         """After a change of members: every keeper sees to it that the others have
@@ -215,8 +251,11 @@ class Replicas:
 
     async def _look_at_written(self) -> None:
         now = self._environment.now()
-        while self._written and self._written[0].due <= now:
-            version = self._written.popleft()
+        while self._written:
+            key, version = next(iter(self._written.items()))
+            if version.due > now:
+                return
+            del self._written[key]
             if version.size >> version.chunk_log2 < 2:
                 self._owe(self._expand(version), now)
             else:
@@ -303,13 +342,18 @@ class Replicas:
                 except BrokenStream:
                     self._interrupted(peer)
                 continue
-            batch = self._pushes.offer(peer, self._environment.now())
+            batch = self._offer(peer)
             if batch:
                 number = self._plane.next_number()
                 self._offers.setdefault(peer, {})[number] = batch
                 self._plane.offered(peer, batch)
                 connection.send(Have(number, batch, keep=True))
             await trio.sleep(TICK_S)
+
+    def _offer(self, peer: NodeId) -> tuple[ChunkId, ...]:
+        if peer in self._doubtful:
+            return ()
+        return self._pushes.offer(peer, self._environment.now())
 
     def _answered(self, peer: NodeId, message: AnyMessage) -> None:
         if isinstance(message, Held):
@@ -327,6 +371,7 @@ class Replicas:
                 self._pushes.refused(peer, message.cid, now + RETRY_S)
             elif message.refused:
                 self._pushes.full(peer, message.cid, now)
+                self._doubtful.add(peer)
             else:
                 self._pushes.has_space(peer)
                 if self._pushes.confirmed(peer, message.cid):

@@ -135,12 +135,23 @@ class Node:
         self.chunks = ChunkPlane(
             store, self.membership, environment, lambda: self.replicas
         )
-        copies = (Seen(), lambda: self.replicas)
+        seen = Seen()
         self.keeper = Replicas(
-            store, self.chunks, self.membership, environment, *copies
+            store,
+            self.chunks,
+            self.membership,
+            environment,
+            namespace.live_roots,
+            seen,
+            lambda: self.replicas,
         )
         self.pulling = Pulling(
-            store, self.chunks, self.membership, environment, *copies
+            store,
+            self.chunks,
+            self.membership,
+            environment,
+            seen,
+            lambda: self.replicas,
         )
         self.upkeep = Upkeep(store, self.chunks, environment)
         self._regaining = Regaining(

@@ -36,8 +36,8 @@ def version_of(
     writer: NodeId, value: bytes, due: float, *, lost: bool = False
 ) -> Version | None:
     """What a content register says (`Content`, encoded); None when it has no data."""
-    content = decode_content(value)
-    if not content.root:
+    content = decode_content(value) if value else None
+    if not content or not content.root:
         return None
     return Version(content.root, content.size, content.chunk_log2, writer, due, lost)
 

@@ -22,9 +22,14 @@ _LOCKED = 32
 """Removals under one hold of the lock: about a millisecond for the writers."""
 
 
-def evict(store: Store, incoming_bytes: int = 0) -> int:
-    """Bytes freed, with room for what comes in; less when no cache is left."""
-    goal = _excess(store, incoming_bytes)
+def evict(store: Store, incoming_bytes: int = 0, floor_bytes: int | None = None) -> int:
+    """Bytes freed, with room for what comes in; less when no cache is left.
+
+    Args: floor_bytes: to be left free on the disk, default `min_free`.
+    """
+    if floor_bytes is None:
+        floor_bytes = store.space.min_free_bytes
+    goal = _excess(store, incoming_bytes, floor_bytes)
     freed = 0
     while freed < goal:
         victims = store.index.oldest_large_cache(_VICTIMS)
@@ -36,14 +41,13 @@ def evict(store: Store, incoming_bytes: int = 0) -> int:
     return freed
 
 
-def _excess(store: Store, incoming_bytes: int) -> int:
+def _excess(store: Store, incoming_bytes: int, floor: int) -> int:
     goal = 0
     quota = store.cache_quota_bytes
     if quota is not None:
         used = store.index.cache_bytes() + incoming_bytes
         if used > quota:
             goal = used - int(quota * (1 - SLACK))
-    floor = store.space.min_free_bytes
     free = store.space.free_bytes() - incoming_bytes
     if free < floor:
         goal = max(goal, floor - free + int(floor * SLACK))

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fusefs.errors import FsError
 from fusefs.model import manifest
-from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId
 from fusefs.store.bloom import Bloom
+from fusefs.store.marks import YIELD_EVERY, Marks, MaybeRoot
 from fusefs.store.types import Object
 
 if TYPE_CHECKING:
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
 
 GRACE_S = 3600.0
 """Four times the period in which leases are renewed, with room for a sleepy laptop."""
-YIELD_EVERY = 256
-"""Objects looked at between two calls of `pause`."""
-
-Root = tuple[bytes, int, int]
-"""(root, size, chunk_log2) of one version of a file."""
-MaybeRoot = Root | None
-"""None: there is one of which nobody knows what it is."""
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -80,12 +72,8 @@ def collect(
     local, count = _candidates(store, max(before_s, own_before_s), run, pause)
     if count == 0:
         return Collected(0, 0, 0, 0)
-    marks = _Marks(local, Bloom(count, run), load or store.get, pause)
-    for root in roots:
-        if root is None:
-            marks.unreadable += 1
-        else:
-            marks.mark(*root)
+    marks = Marks(local, Bloom(count, run), load or store.get, pause)
+    marks.mark(roots)
     sync()
     swept = swept_bytes = 0
     for item in _paced(store.stored(), pause):
@@ -108,53 +96,6 @@ def _candidates(
             local.add(item.cid)
             count += 1
     return local, count
-
-
-class _Marks:
-    """The live objects among the candidates."""
-
-    def __init__(
-        self,
-        local: Bloom,
-        live: Bloom,
-        load: manifest.Load,
-        pause: Callable[[], None],
-    ) -> None:
-        self.live = live
-        self.unreadable = 0
-        self._local = local
-        self._load = load
-        self._pause = pause
-        self._seen = 0
-
-    def mark(self, root: bytes, size: int, chunk_log2: int) -> None:
-        """Mark one version of a file: its manifest nodes and its chunks."""
-        count = manifest.chunk_count(size, chunk_log2)
-        self._descend(root, manifest.depth(count))
-
-    def _descend(self, node: bytes, level: int) -> None:
-        if not any(node):  # empty or a hole
-            return
-        cid = ChunkId(node)
-        if cid in self._local:
-            self.live.add(cid)
-        self._seen += 1
-        if self._seen % YIELD_EVERY == 0:
-            self._pause()
-        if level:
-            for child in self._children(cid):
-                self._descend(child, level - 1)
-
-    def _children(self, node: ChunkId) -> list[bytes]:
-        try:
-            data = self._load(node)
-        except FsError:
-            data = b"?"
-        width = CHUNK_ID_BYTES
-        if len(data) % width:  # not to be had, or no manifest at all
-            self.unreadable += 1
-            return []
-        return [data[at : at + width] for at in range(0, len(data), width)]
 
 
 def _paced(items: Iterable[Object], pause: Callable[[], None]) -> Iterable[Object]:

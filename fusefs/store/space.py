@@ -45,6 +45,17 @@ class Space:
                 f" (now {self.min_free_bytes} bytes)"
             )
 
+    @property
+    def kept_from_copies_bytes(self) -> int:
+        """What others want kept here leaves as much again to programs of this node,
+        until what they replaced is collected."""
+        return 2 * self.min_free_bytes
+
+    def require_for_copy(self, size_bytes: int) -> None:
+        """Like `require`, for what another node wants kept here."""
+        if self.free_bytes() - size_bytes < self.kept_from_copies_bytes:
+            raise NoSpace("the store's disk is full: no room for others' copies")
+
     def require_for_cache(self, size_bytes: int) -> None:
         """Like `require` with half the floor, so that a full disk is still read."""
         if self.free_bytes() - size_bytes < self.min_free_bytes // 2:

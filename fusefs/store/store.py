@@ -35,6 +35,7 @@ from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects, window_start
 from fusefs.store.types import (
     MAX_OBJECT_BYTES,
+    RESPONSIBLE,
     Buffer,
     Clock,
     Object,
@@ -271,11 +272,16 @@ class Store(Objects):
         if len(data) > MAX_OBJECT_BYTES or chunk_id(data) != cid:
             raise Corrupt(f"received bytes are not those of {cid.hex()}")
         self._fetched_bytes += len(data)
-        over = self.space.free_bytes() - len(data) < self.space.min_free_bytes
+        space, is_copy = self.space, flags & RESPONSIBLE
+        floor = space.kept_from_copies_bytes if is_copy else space.min_free_bytes
+        over = space.free_bytes() - len(data) < floor
         if over or self._fetched_bytes >= EVICT_EVERY_BYTES:
             self._fetched_bytes = 0
-            cache.evict(self, len(data))
-        self.space.require_for_cache(len(data))
+            cache.evict(self, len(data), floor)
+        if is_copy:
+            space.require_for_copy(len(data))
+        else:
+            space.require_for_cache(len(data))
         self._store(cid, data, flags)
 
     def objects(self) -> Iterator[tuple[ChunkId, int]]:

@@ -136,6 +136,7 @@ class SimNode:
             inline,
             _raise,
             lambda: trio.current_time() + self.slept_s,
+            lambda: None,
         )
         network = cluster.fabric.host(self.name, self.id)
         self.node = Node(settings, self.namespace, self.store, network, environment)

@@ -102,19 +102,95 @@ async def test_replicas_are_pushed_and_confirmed(cluster: SimCluster) -> None:
     assert not a.store.flags(cid) & PUSHED
 
 
-def write_large(node: SimNode, name: bytes) -> list[ChunkId]:
-    """A file of three chunks; they and its manifest."""
-    chunks = [bytes((n,)) * 65536 for n in range(3)]
-    ids = [node.store.put(data) for data in chunks]
+def write_large(node: SimNode, name: bytes, seed: int = 0) -> list[ChunkId]:
+    """A file of three chunks, made or written anew; they and its manifest."""
+    ids = [node.store.put(bytes((n, seed)) * 32768) for n in range(3)]
     ids.append(node.store.put(b"".join(ids)))
+    entry = node.namespace.entry(ROOT_INO, name)
     with node.namespace.transaction() as t:
-        ino = t.new_ino(ROOT_INO, name, S_REG)
-        t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
+        ino = entry.ino if entry else t.new_ino(ROOT_INO, name, S_REG)
+        if not entry:
+            t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
         t.set_content(
             ino, size=3 * 65536, root=ids[-1], chunk_log2=16, mtime_ns=t.now_ns
         )
     node.publish(t.tx)
     return ids
+
+
+async def replaced(node: SimNode) -> list[list[ChunkId]]:
+    """The chunks of each of four versions of a file."""
+    versions = []
+    for seed in range(4):
+        versions.append(write_large(node, b"file", seed))
+        await trio.sleep(10)
+    return versions
+
+
+def missing(node: SimNode, versions: list[list[ChunkId]]) -> list[int]:
+    return [len(node.store.missing(ids)) for ids in versions]
+
+
+@simulated
+async def test_file_that_is_written_again_and_again_is_pushed_once_a_second(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    versions = []
+    for seed in range(32):
+        versions.append(write_large(a, b"file", seed))
+        await trio.sleep(0.1)
+    await trio.sleep(5)
+    there = [ids for ids in versions if b.store.missing(ids) == []]
+    assert 3 <= len(there) <= 5
+    assert versions[-1] in there
+
+
+@simulated
+async def test_what_was_replaced_does_not_fill_a_disk_that_was_full(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    b.store.space.min_free_bytes = 1 << 60
+    versions = await replaced(a)
+    kept = write_large(a, b"other", 9)
+    await trio.sleep(100)
+    b.store.space.min_free_bytes = 0
+    await trio.sleep(200)
+    assert missing(b, versions) == [4, 4, 4, 0]
+    assert b.store.missing(kept) == []
+    assert a.node is not None and a.node.keeper.backlog() == 0
+
+
+def test_what_was_replaced_while_a_member_was_away_is_not_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netnode.replicas.WORTH_A_LOOK", 4)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b = await cluster.start(2)
+        await b.stop()
+        versions = await replaced(a)
+        await b.start()
+        await cluster.until_connected()
+        await trio.sleep(30)
+        assert missing(b, versions) == [4, 4, 4, 0]
+        assert a.node is not None and a.node.keeper.backlog() == 0
+
+    simulate(body, tmp_path)
+
+
+@simulated
+async def test_what_was_replaced_is_not_found_by_a_scan(cluster: SimCluster) -> None:
+    a, b = await cluster.start(2)
+    await b.stop()
+    versions = await replaced(a)
+    await a.stop()
+    await a.start()
+    await b.start()
+    await cluster.until_connected()
+    await trio.sleep(30)
+    assert missing(b, versions) == [4, 4, 4, 0]
 
 
 @simulated

@@ -105,6 +105,23 @@ def test_fetching_on_a_full_disk_evicts_first(store, monkeypatch):
         fetched(store, 3)
 
 
+def test_copies_for_others_leave_room_to_programs_here(store, monkeypatch):
+    cached = fetched(store, 1)
+    monkeypatch.setattr(
+        type(store.space),
+        "free_bytes",
+        lambda self: 4 * LARGE - store.index.large_totals()[1],
+    )
+    store.space.min_free_bytes = LARGE
+    copies = [fetched(store, n, flags=RESPONSIBLE) for n in (2, 3)]
+    assert present(store) == set(copies)
+    assert not store.has(cached)
+    with pytest.raises(NoSpace):
+        fetched(store, 4, flags=RESPONSIBLE)
+    own = store.put(bytes(LARGE))
+    assert present(store) == {*copies, own}
+
+
 def test_fetching_evicts_for_what_comes_in(store, monkeypatch):
     monkeypatch.setattr("fusefs.store.store.EVICT_EVERY_BYTES", 1)
     for i in range(11):

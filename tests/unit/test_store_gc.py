@@ -14,7 +14,8 @@ from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, chunk_id
 from fusefs.store import RESPONSIBLE, Store
 from fusefs.store.bloom import Bloom
-from fusefs.store.gc import GRACE_S, Root, collect
+from fusefs.store.gc import GRACE_S, collect
+from fusefs.store.marks import Root
 from tests.lib.stores import Clock, bytes_of, checked_store
 
 LOG2 = 16

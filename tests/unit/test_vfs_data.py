@@ -16,6 +16,7 @@ from fusefs.errors import BadHandle, Invalid, NoSuchDevice, NotSupported, TooBig
 from fusefs.model.ids import ROOT_INO
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.store import gc
+from fusefs.store.marks import MaybeRoot, Root
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.ranges import KEEP_SIZE, MAX_SHARED, PUNCH_HOLE, ZERO_RANGE
 from fusefs.vfs.recutting import Recutting
@@ -383,7 +384,7 @@ def test_what_is_shared_while_garbage_is_collected_stays(tmp_path: Path) -> None
         local.put("/b", b"")
         target = local.open("/b")
 
-        def share() -> Iterator[gc.Root]:
+        def share() -> Iterator[Root]:
             """Between looking at the open files and at the registers."""
             yield from local.vfs.live_roots()
             source = local.open("/a")
@@ -391,7 +392,7 @@ def test_what_is_shared_while_garbage_is_collected_stays(tmp_path: Path) -> None
             local.close(source)
             local.put("/a", b"other")
 
-        def registers() -> Iterator[gc.MaybeRoot]:
+        def registers() -> Iterator[MaybeRoot]:
             yield from local.namespace.live_roots()
 
         roots = itertools.chain(share(), registers(), local.vfs.late_roots())
