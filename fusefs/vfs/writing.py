@@ -7,7 +7,17 @@ import stat
 import time
 from collections.abc import Callable
 
-from fusefs.errors import BadHandle, FsError, Invalid, IsADirectory, TooBig, WritesLost
+from fusefs.errors import (
+    BadHandle,
+    FsError,
+    Invalid,
+    IsADirectory,
+    NoSpace,
+    TimedOut,
+    TooBig,
+    Unreachable,
+    WritesLost,
+)
 from fusefs.model.ids import Ino
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.namespace.types import Inode
@@ -16,7 +26,7 @@ from fusefs.vfs.buffers import PAGE, Pool
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File, Files, Handle
 from fusefs.vfs.killpriv import Privileges
-from fusefs.vfs.missing import Fetcher, Missing
+from fusefs.vfs.missing import Cancelled, Fetcher, Missing
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.publish import Publisher
 from fusefs.vfs.types import Buffer, Caller
@@ -163,6 +173,8 @@ class Writer:
         handle = self._files.handle_or_none(number) if number is not None else None
         file = handle.file if handle is not None else self._files.acquire(ino)
         try:
+            if handle is None and size:
+                self._publish_before(file, caller.cancelled)
             began = self.edit(file, lambda draft: draft.truncate(size), caller)
             self._privileges.written(file, kill_suid)
             if handle is None:
@@ -171,6 +183,16 @@ class Writer:
         finally:
             if handle is None and self._files.release(file):
                 self._publisher.publish(file, caller.cancelled)
+
+    def _publish_before(self, file: File, cancelled: Cancelled) -> None:
+        """What was written through descriptors: then a truncate that fails is undone
+        alone. It may be what is in the way that is cut off."""
+        try:
+            self._publisher.publish(file, cancelled)
+        except (NoSpace, Unreachable, TimedOut) as error:
+            log.debug(
+                "inode %d is truncated with what was written: %s", file.ino, error
+            )
 
     # -- flushing --------------------------------------------------------------
 

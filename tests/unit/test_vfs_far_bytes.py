@@ -89,6 +89,26 @@ def test_a_read_over_a_draft_needs_nothing_that_the_draft_hides(
     pair.b.close(handle)
 
 
+def test_a_truncate_that_fails_is_not_done_later(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what was written before it lost."""
+    pair.a.put("/f", b"a" * MIB + b"b" * MIB)
+    pair.sync()
+    handle = pair.b.open("/f")
+    pair.b.vfs.write(handle, MIB, b"B" * MIB)
+
+    def nobody_has(cid):  # type: ignore[no-untyped-def]
+        raise Unreachable("nobody has it")
+
+    monkeypatch.setattr(pair.a.store, "get", nobody_has)
+    with pytest.raises(Unreachable):
+        pair.b.vfs.setattr(pair.b.walk("/f"), SetAttr(size=1000), pair.b.caller)
+    monkeypatch.undo()
+    pair.b.close(handle)
+    assert pair.b.cat("/f") == b"a" * MIB + b"B" * MIB
+
+
 def test_concurrent_appends_of_many_chunks_are_merged(pair: Pair) -> None:
     pair.a.put("/log", b"begin")
     pair.sync()
