@@ -69,6 +69,14 @@ def test_a_damaged_format_is_no_other_version(
     checks.check_store(Config(store=str(tmp_path)))
 
 
+def test_new_store_is_an_empty_directory_or_a_disk_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    checks.check_store(Config(store=str(tmp_path)))
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(CommandError, match="has other files in it"):
+        checks.check_store(Config(store=str(tmp_path)))
+
+
 def test_a_settings_file_nobody_named_keeps_nobody_from_a_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
