@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from fusefs.cli import asking, settings
-from fusefs.mountpoint import table
+from fusefs.cli import asking, places, settings
 from fusefs.mountpoint.exits import CommandError
 from fusefs.nodelink import paths
 from fusefs.plain import plain
-from fusefs.supervisor import state
 
 DESCRIPTION = """\
 Without more, lists the files that changed on two nodes at once: the later version has
@@ -38,11 +35,13 @@ def main(argv: list[str]) -> int:
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
     if arguments.path and not arguments.store:
-        arguments.directory = _mountpoint_above(arguments.path)
+        arguments.directory = places.mountpoint_above(arguments.path)
     store = settings.store_of(arguments)
     path = ""
     if arguments.path:
-        path = paths.to_text(os.fsencode(_below_mountpoint(store, arguments.path)))
+        path = paths.to_text(
+            os.fsencode(places.below_mountpoint(store, arguments.path))
+        )
     if arguments.action == "resolve":
         if not path or not arguments.keep:
             parser.error("resolve needs PATH and --keep ours|theirs|both")
@@ -61,41 +60,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _mountpoint_above(path: str) -> str | None:
-    """Of the mount that a path is in, if that is one of ours."""
-    mount = table.around(_place(path))
-    return os.fsdecode(mount.where) if mount is not None and mount.is_ours else None
-
-
-def _place(path: str) -> str:
-    """Absolute, without links above the last name."""
-    directory, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(directory), name)
-
-
 def _is_of_or_below(conflict: dict[str, Any], path: str) -> bool:
     shown = conflict["path"], conflict["winner"]
     return path in shown or shown[0].startswith(path + "/")
-
-
-def _below_mountpoint(store: Path, path: str) -> str:
-    """The path inside the tree, for one given with the mountpoint or without: by
-    whatever link or bind mount it leads there."""
-    place = _place(path)
-    mount, now = table.around(place), state.read(store)
-    if mount is not None and now is not None and _is_of(mount, now):
-        inside = os.path.relpath(place, os.fsdecode(mount.where))
-        return os.path.join(os.fsdecode(mount.root), inside)
-    status = asking.node(store, "status")
-    mountpoint = status.get("mountpoint") if isinstance(status, dict) else None
-    absolute = os.path.abspath(path)
-    if mountpoint and (absolute + "/").startswith(str(mountpoint).rstrip("/") + "/"):
-        return os.path.relpath(absolute, mountpoint)
-    return path
-
-
-def _is_of(mount: table.Mount, node: state.State) -> bool:
-    return mount.is_ours and mount.connection == node.connection
 
 
 def _print(conflicts: list[Any], verb: str) -> None:
