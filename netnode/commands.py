@@ -11,7 +11,7 @@ import trio
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
 from fusefs.store.types import StoreStatistics
-from netnode import conflicts
+from netnode import conflicts, pins
 from netnode.addresses import reachable
 from netnode.identity import Token, encode_token
 from netnode.link import CommandFailed
@@ -47,6 +47,9 @@ class Commands:
             "forget": self.forget,
             "conflicts": self.conflicts,
             "resolve": self.resolve,
+            "pin": self.pin,
+            "unpin": self.unpin,
+            "evict": self.evict,
             "apply": self.apply,
             "reject": self.reject,
             "set": self.set,
@@ -95,6 +98,7 @@ class Commands:
             "chunk_bytes": stored.bytes,
             "store": msgspec.to_builtins(stored),
             "to_replicate": node.keeper.backlog(),
+            "pins": pins.report(node),
             "fetching": len(chunks.scheduler),
             "received_bytes": chunks.received_bytes,
             "served_bytes": chunks.served_bytes,
@@ -248,6 +252,20 @@ class Commands:
         if len(arguments) != 2:
             raise CommandFailed("resolve needs a path and ours, theirs or both")
         return await conflicts.resolve(self._node, *arguments)
+
+    async def pin(self, *paths: str) -> list[Report]:
+        """[PATH]: keep a tree here; without one, what is kept."""
+        return pins.pin(self._node, paths[0]) if paths else pins.report(self._node)
+
+    async def unpin(self, *paths: str) -> list[Report]:
+        """[PATH]: keep it no more; without one, those that are gone from the tree."""
+        return await pins.unpin(self._node, paths[0] if paths else "")
+
+    async def evict(self, *paths: str) -> Report:
+        """PATH: give up what is only cache."""
+        if not paths:
+            raise CommandFailed("evict needs a path")
+        return await pins.evict(self._node, paths[0])
 
     async def apply(self, *_: str) -> Report:
         """What the mass-delete guard holds back is applied."""

@@ -35,6 +35,7 @@ from netnode.heartbeat import Heartbeat
 from netnode.horizons import Horizons
 from netnode.locking import Locking
 from netnode.peers import Peer, Peers
+from netnode.pinning import Pinning
 from netnode.pulling import Pulling
 from netnode.regaining import Regaining
 from netnode.replicas import Replicas
@@ -153,6 +154,7 @@ class Node:
             seen,
             lambda: self.replicas,
         )
+        self.pinning = Pinning(namespace, store, self.chunks, environment)
         self.upkeep = Upkeep(store, self.chunks, environment)
         self._regaining = Regaining(
             namespace, store, self.chunks, self.pulling, self.membership, environment
@@ -276,6 +278,7 @@ class Node:
                 self.chunks.keep_time,
                 self.keeper.run,
                 self.pulling.run,
+                self.pinning.run,
                 self.upkeep.run,
                 self._regaining.run,
                 self._sync_disk,
@@ -323,13 +326,16 @@ class Node:
 
     def committed(self, txs: Sequence[Tx]) -> None:
         self.keeper.committed(txs)
+        self.pinning.changed()
         self.locking.seen(txs)
 
     def received(self, txs: Sequence[Tx]) -> None:
+        self.pinning.changed()
         self.locking.seen(txs)
 
     def applied(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
         self.locking.progressed()
+        self.pinning.changed()
         if writes:
             self.pulling.applied(writes)
 
@@ -497,6 +503,7 @@ class Node:
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.keeper.peer_came(peer.id)
+        self.pinning.changed()
         self.refused = ""
         self.replicator.joined(peer, ours.vector)
         self.locking.joined(peer)

@@ -116,7 +116,7 @@ def page(answer: Answer) -> str:
         lines.append(_line("sync", sync))
     dialled = _dialled(answer)
     lines += dialled if dialled and not get("peers") else _peers(get("peers")) + dialled
-    lines += _push(get("to_replicate"), get("peers"))
+    lines += _push(get("to_replicate"), get("peers")) + _pins(get("pins"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)
 
@@ -216,6 +216,17 @@ def _push(chunks: object, peers: object) -> list[str]:
         return [_line("push", f"{chunks:,} chunks are on their way to peers")]
     alone = "" if connected else "; no peer is connected"
     return [_line("push", f"{chunks:,} chunks lack copies on other members{alone}")]
+
+
+def _pins(pins: object) -> list[str]:
+    """Kept here by `dfs pin`."""
+    if not isinstance(pins, list) or not pins:
+        return []
+    missing = sum(pin.get("missing_chunks", 0) for pin in pins)
+    text = f"{len(pins):,} trees" if len(pins) > 1 else "1 tree"
+    if missing:
+        text += f", {missing:,} chunks of it are not here yet"
+    return [_line("pinned", text)]
 
 
 def _barrier(barrier: object) -> list[str]:

@@ -206,7 +206,7 @@ def _check_apart(store: str, where: str) -> None:
 
 
 def _check_new_store(store: str) -> None:
-    ours = ("run", "lock", "identity", "aside", "held", "reserve")
+    ours = ("run", "lock", "identity", "aside", "held", "reserve", "pins")
     of_disk = "lost+found"  # the root of ext4 has one
     strangers = [name for name in os.listdir(store) if name not in (*ours, of_disk)]
     known = ("meta.db", "small.db", "objects", "write.lock")

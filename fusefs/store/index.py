@@ -189,6 +189,18 @@ class Index:
                 return int(row[0])
         return None
 
+    def without(self, flag: int, cids: Sequence[ChunkId]) -> list[ChunkId]:
+        """Those of these objects that are here and have not this flag."""
+        marks = ",".join("?" * len(cids))
+        rows = self._db.all(
+            " UNION ALL ".join(
+                f"SELECT id FROM {table} WHERE (flags & ?) = 0 AND id IN ({marks})"
+                for table in ("small", "large")
+            ),
+            (flag, *cids, flag, *cids),
+        )
+        return [row[0] for row in rows]
+
     def size_of(self, cid: ChunkId) -> int:
         """The size of an object, 0 if it is not here; read under the WriteLock."""
         for table in ("large", "small"):

@@ -192,6 +192,10 @@ class Store(Objects):
             raise self._missing(cid)
         return flags
 
+    def without(self, flag: int, cids: Iterable[ChunkId]) -> list[ChunkId]:
+        """Those of these objects that are here and have not this flag."""
+        return [c for batch in _batches(cids) for c in self.index.without(flag, batch)]
+
     def pushed(self) -> Iterator[tuple[ChunkId, int]]:
         """(id, size) of every object the peers have not confirmed enough copies of."""
         mark = self.index.last_before_pushed()
@@ -240,10 +244,11 @@ class Store(Objects):
         """Remove those without any flag (nobody needs our copy); bytes freed."""
         return cache.drop(self, cids)
 
-    def evict(self) -> int:
+    def evict(self, incoming_bytes: int = 0) -> int:
         """Remove cache, least recently used first, until it is within its quota and
-        the disk has its free space again; gives the bytes freed."""
-        return cache.evict(self)
+        the disk has its free space again, with room for what comes in; gives the bytes
+        freed."""
+        return cache.evict(self, incoming_bytes)
 
     def shrink(self, keep_bytes: int, pause: Callable[[], None] = lambda: None) -> int:
         """Give the disk back what removed small objects took, but for so much, which
