@@ -55,13 +55,22 @@ def at_mountpoint(where: str) -> Running | None:
     if mount is None or not mount.is_ours:
         return next(named, None)
     theirs = [n for n in found if _owner(n.pid) == mount.user]
-    known = (n for n in theirs if _connection(n) == mount.connection)
-    return next(known, None) or next((n for n in named if n in theirs), None)
+    known = _with_connection(mount.connection, where, theirs)
+    return known or next((n for n in named if n in theirs), None)
 
 
-def _connection(node: Running) -> str:
-    now = _state(node)
-    return now.connection if now is not None else ""
+def _with_connection(
+    connection: str, where: str, among: list[Running]
+) -> Running | None:
+    """The node that has it. Its number was perhaps that of another one, which is ending
+    still, or starts and has not written over what the run before it left."""
+    found = []
+    for node in among:
+        now = _state(node)
+        if now is not None and now.connection == connection:
+            likely = now.pid == node.pid, node.mountpoint == where, now.started_s
+            found.append((likely, node))
+    return max(found)[1] if found else None
 
 
 def _state(node: Running) -> state.State | None:

@@ -305,7 +305,10 @@ def test_a_node_is_ending_though_another_mount_got_its_connections_number(
     monkeypatch.setattr(nodes, "_is_here", lambda node: True)
     monkeypatch.setattr(nodes, "_as_seen_by", lambda node: Path(node.store))
     monkeypatch.setattr(table, "of_connection", lambda connection: mounts)
+    monkeypatch.setattr(table, "find", lambda where: mount)
+    monkeypatch.setattr(nodes, "_owner", lambda pid: 0)
     assert [nodes.is_ending(node) for node in found] == [True, False]
+    assert nodes.at_mountpoint("/other") == nodes.at_mountpoint("/moved") == found[1]
     found.pop()
     assert not nodes.is_ending(found[0])
     mounts.clear()
