@@ -16,7 +16,8 @@ from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.supervisor.loop import Loop
 from fusefs.supervisor.mounting import MountedDevice
 from fusefs.supervisor.supervisor import Supervisor
-from tests.lib.cluster import Cluster, Node, dfs
+from tests.lib.cluster import Cluster, Node, dfs, wait_until
+from tests.lib.mountns import apart
 
 pytestmark = pytest.mark.mount
 
@@ -45,9 +46,9 @@ def bound(node: Node, tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def namespace() -> Iterator[None]:
-    """A process with mounts of its own, as they were when it began."""
-    command = ["unshare", "-m", "sh", "-c", "echo; exec sleep 60"]
+def namespace(node: Node) -> Iterator[None]:
+    """A process with mounts of its own: the node's, as it was when that began."""
+    command = apart(["sh", "-c", "echo; exec sleep 60"], node.mnt)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         try:
@@ -101,7 +102,7 @@ def test_force_ends_a_node_with_its_bind_mounts(node: Node, bound: Path) -> None
 def test_node_goes_on_for_another_mount_namespace_until_it_is_told_to_stop(
     node: Node,
 ) -> None:
-    with namespace():
+    with namespace(node):
         assert "another mount namespace" in dfs("umount", str(node.mnt)).stderr
         assert node.ask("status")["name"] == node.name
         began_s = time.monotonic()
@@ -136,7 +137,7 @@ def test_number_of_a_connection_that_ended_is_that_of_another_node(
     ending._announced = True
     assert device.is_connected() and ending._worker is not None
     unmounting.detach(other.mountpoint)
-    assert not device.is_connected()
+    wait_until(lambda: not device.is_connected(), "its connection has ended")
     now = node.processes()
     assert now is not None
     ending._connection = now.connection

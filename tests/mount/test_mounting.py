@@ -31,6 +31,7 @@ from tests.lib.cluster import (
     errno_of,
     wait_until,
 )
+from tests.lib.mountns import apart
 
 pytestmark = pytest.mark.mount
 
@@ -481,8 +482,7 @@ def test_a_node_of_a_container_is_not_taken_for_the_one_here(fresh: Cluster) -> 
     script = script.replace("dfs_umount", f'"$1" "$2" "$3" umount -f {node.mnt}')
     words = ["mount", str(node.mnt), f"--store={node.store}", "--port=0"]
     container = subprocess.Popen(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"]
-        + [*DFS, *words],
+        apart(["sh", "-c", script, "sh", *DFS, *words]),
         env=clean_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
