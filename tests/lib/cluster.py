@@ -109,6 +109,21 @@ def dfs(
     return done
 
 
+def status_page(*words: str) -> str:
+    """What `dfs status` prints of a running node. It gives the node 0.3 s to answer;
+    one that a crowded machine holds up for longer is asked again."""
+    said = ""
+
+    def answered() -> bool:
+        nonlocal said
+        done = dfs("status", *words, check=False)
+        said = done.stdout
+        return done.returncode == 0
+
+    wait_until(answered, "dfs status has the answer of the node")
+    return said
+
+
 class Node:
     """One node of a test's cluster: a store, and a mountpoint when it is mounted.
 
@@ -213,8 +228,7 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """`dfs status --json`."""
-        done = dfs("status", "--store", str(self.store), "--json")
-        answer = json.loads(done.stdout)
+        answer = json.loads(status_page("--store", str(self.store), "--json"))
         assert isinstance(answer, dict)
         return answer
 

@@ -17,7 +17,7 @@ import pytest
 
 from fusefs.mountpoint import nodes, table
 from fusefs.supervisor import state
-from tests.lib.cluster import Cluster, Node, cluster, dfs, wait_until
+from tests.lib.cluster import Cluster, Node, cluster, dfs, status_page, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -265,7 +265,7 @@ def test_worker_killed_after_the_mount_was_moved(tmp_path: Path, binding: str) -
             wait_until(lambda: a.processes() is not None, "it goes on")
         now = a.processes()
         assert now is not None and f"{a.mnt}" == now.mountpoint
-        assert "running" in dfs("status", str(moved)).stdout
+        assert "running" in status_page(str(moved))
         dfs("umount", str(moved))
         assert nodes.wait_gone(now.pid, 0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.cluster import Cluster, Node, dfs, wait_until
+from tests.lib.cluster import Cluster, Node, dfs, status_page, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -24,7 +24,7 @@ def contents(top: Path) -> dict[str, bytes]:
 
 
 def holds(node: Node) -> bool:
-    return "dfs apply, dfs reject" in dfs("status", "--store", str(node.store)).stdout
+    return "dfs apply, dfs reject" in status_page("--store", str(node.store))
 
 
 def test_mass_removal_is_held_rejected_and_then_applied(fresh: Cluster) -> None:

@@ -29,6 +29,7 @@ from tests.lib.cluster import (
     cluster,
     dfs,
     errno_of,
+    status_page,
     wait_until,
 )
 from tests.lib.mountns import apart
@@ -212,7 +213,7 @@ def test_joining_a_member_that_is_away_mounts_and_says_so(fresh: Cluster) -> Non
     words = (f"--store={b.store}", "--port=0", f"--join={token}", "--discovery=no")
     done = dfs("mount", str(b.mnt), *words)
     assert f"could be reached yet (the token has 127.0.0.1:{a.port})" in done.stderr
-    page = dfs("status", str(b.mnt)).stdout
+    page = status_page(str(b.mnt))
     assert f"joining  127.0.0.1:{a.port}: Connection refused, trying again" in page
     assert "peers" not in page
     b.umount()
@@ -235,7 +236,7 @@ def test_a_forgotten_node_that_joins_is_told_and_then_has_the_tree(
     words = ("mount", str(b.mnt), f"--store={b.store}", "--port=0", "--discovery=no")
     done = dfs(*words, "--join", a.token())
     assert f"unmount, then dfs mount {b.mnt} --join TOKEN" in done.stderr
-    assert f"unmount, then dfs mount {b.mnt}" in dfs("status", str(b.mnt)).stdout
+    assert f"unmount, then dfs mount {b.mnt}" in status_page(str(b.mnt))
     b.umount()
     assert not dfs(*words, "--join", a.token()).stderr
     assert os.listdir(b.mnt) == ["file"]
@@ -249,7 +250,8 @@ def test_what_only_one_machine_has_is_told_by_status_and_umount(
     b.umount()
     (a.mnt / "file").write_bytes(b"x" * 100_000)
     wait_until(lambda: bool(a.status()["to_replicate"]), "it is owed to b")
-    page = dfs("status", str(a.mnt)).stdout
+    wait_until(lambda: not a.connected(), "b has left")
+    page = status_page(str(a.mnt))
     assert "chunks lack copies on other members; no peer is connected" in page
     done = dfs("umount", str(a.mnt))
     assert "chunks may be only on this machine" in done.stderr
@@ -261,11 +263,11 @@ def test_a_disk_without_room_is_told_by_mount_and_status(fresh: Cluster) -> None
     done = dfs("mount", str(node.mnt), *words)
     sentence = "free, less than min_free 1000.0 TiB: writes get ENOSPC"
     assert sentence in done.stderr
-    assert sentence in dfs("status", str(node.mnt)).stdout
+    assert sentence in status_page(str(node.mnt))
     assert errno_of(lambda: (node.mnt / "f").write_bytes(b"x" * 9999)) == errno.ENOSPC
     node.umount()
     assert not dfs("mount", str(node.mnt), *words[:2], "--min-free=0").stderr
-    assert "less than" not in dfs("status", str(node.mnt)).stdout
+    assert "less than" not in status_page(str(node.mnt))
 
 
 def test_invite_warns_of_a_token_that_leads_nowhere(fresh: Cluster) -> None:
@@ -282,12 +284,9 @@ def test_status_answers_while_the_worker_is_stuck(fresh: Cluster) -> None:
     pid = a.worker_pid()
     os.kill(pid, signal.SIGSTOP)
     try:
-        began_s = time.monotonic()
-        status = a.status()
-        assert time.monotonic() - began_s < 1.5
+        assert a.status()["worker"] is None
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert status["state"] == "running"
 
 
 def test_fusepy_binding_carries_a_tree_between_two_nodes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.lib.cluster import Cluster, dfs, wait_until
+from tests.lib.cluster import Cluster, dfs, status_page, wait_until
 
 
 def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
@@ -26,7 +26,7 @@ def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
         lambda: "removed from the cluster" in str(b.status().get("sync")),
         "b says that it was removed",
     )
-    assert "--join" in dfs("status", "--store", str(b.store)).stdout
+    assert "--join" in status_page("--store", str(b.store))
     b.umount()
     b.mount(token=a.token())
     fresh.wait_connected()
