@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fusefs.nodelink.client import BUSY_GATHER_S
 from tests.lib.cluster import Node, cluster, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
@@ -37,7 +39,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node
 
 def requests(node: Node) -> dict[str, int]:
     """Served so far, by the kernel's names for them."""
-    worker = node.status()["worker"]
+    worker = None
+    while worker is None:  # the node gives it 0.15 s to answer
+        worker = node.status()["worker"]
     assert isinstance(worker, dict)
     served = worker["worker"]["requests"]
     extra = {name for name in served if name.startswith(("known", "notif", "fence"))}
@@ -106,11 +110,14 @@ def test_no_operation_asks_more_than_the_table_says(nodes: tuple[Node, Node]) ->
     wait_until((b.mnt / "d").is_dir, "the directory is at the peer")
     write(a.mnt / "d" / "target")
     found: dict[str, dict[str, float]] = {}
+    took_s: dict[str, float] = {}
     for name, at_peer, step in steps(a.mnt / "d", b.mnt / "d"):
         node = b if at_peer else a
         before, sent = requests(node), messages(a)
+        began_s = time.monotonic()
         for n in range(TIMES):
             step(n)
+        took_s[name] = time.monotonic() - began_s
         after = _once_released(node, before)
         costs = {k: (after[k] - before.get(k, 0)) / TIMES for k in after}
         costs = {k: v for k, v in costs.items() if v >= SLACK}
@@ -125,9 +132,15 @@ def test_no_operation_asks_more_than_the_table_says(nodes: tuple[Node, Node]) ->
         f"{name}: {what} {count}, was {table[name].get(what, 0)}"
         for name, costs in found.items()
         for what, count in costs.items()
-        if count > table[name].get(what, 0) + SLACK
+        if count > table[name].get(what, 0) + _slack(what, took_s[name])
     ]
     assert not grown, "\n".join(grown)
+
+
+def _slack(what: str, took_s: float) -> float:
+    """Changes that nobody waits for are gathered for a while, then sent: the slower the
+    machine, the more messages."""
+    return SLACK + (what == "messages sent") * took_s / BUSY_GATHER_S / TIMES
 
 
 def _once_released(node: Node, before: dict[str, int]) -> dict[str, int]:
@@ -140,5 +153,5 @@ def _once_released(node: Node, before: dict[str, int]) -> dict[str, int]:
         opened = came.get("open", 0) + came.get("create", 0)
         return came.get("release", 0) >= opened
 
-    wait_until(released, "every file is released", 5)
+    wait_until(released, "every file is released")
     return after
