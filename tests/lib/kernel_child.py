@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--most-threads", type=int, default=160)
     parser.add_argument("--most-parked", type=int, default=4000)
+    parser.add_argument("--notify-wait-s", type=float, default=0.02)
     parser.add_argument("--local-locks", action="store_true")
     parser.add_argument("--first-handle", type=int, default=os.getpid() << 16)
     parser.add_argument("--done", default="")
@@ -200,6 +201,7 @@ def main() -> None:
             readers=options.readers,
             most_threads=options.most_threads,
             most_parked=options.most_parked,
+            notify_wait_s=options.notify_wait_s,
             locks=not options.local_locks,
         ),
         state=options.state,

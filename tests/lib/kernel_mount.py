@@ -90,9 +90,10 @@ class KernelMount:
 
 def ensure_control() -> None:
     """The FUSE control file system, by which connections are aborted."""
-    if not any(CONNECTIONS.iterdir()) and not os.path.ismount(CONNECTIONS):
+    if not any(CONNECTIONS.iterdir()):
         command = ["mount", "-t", "fusectl", "none", str(CONNECTIONS)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=False)  # another test may have been faster
+    assert os.path.ismount(CONNECTIONS)
 
 
 _PROGRAM = """
@@ -126,7 +127,7 @@ class Program:
         self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
 
-    def answer(self, timeout_s: float = 10) -> str:
+    def answer(self, timeout_s: float = 30) -> str:
         """repr() of the value, or of the OSError."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)

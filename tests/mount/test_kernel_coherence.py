@@ -12,10 +12,8 @@ import select
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -23,13 +21,24 @@ from tests.lib.kernel_mount import KernelMount, ensure_control
 
 pytestmark = pytest.mark.mount
 
-T = TypeVar("T")
+LONG_S = 20
+"""Less than a gate holds a call for."""
 
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[KernelMount]:
     ensure_control()
     made = KernelMount(tmp_path / "mnt")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[KernelMount]:
+    """Whoever changes something waits until the kernel was told, however crowded the
+    machine is: it shows at once."""
+    ensure_control()
+    made = KernelMount(tmp_path / "mnt", f"--notify-wait-s={LONG_S}")
     yield made
     made.close()
 
@@ -50,7 +59,7 @@ class Asked:
             self.result = problem
 
     def wait(self) -> object:
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
         return self.result
 
@@ -59,8 +68,9 @@ class Asked:
 
 
 def test_changes_from_elsewhere_show_at_once_through_warm_caches(
-    mount: KernelMount,
+    patient: KernelMount,
 ) -> None:
+    mount = patient
     path = mount.path / "d" / "f0001"
     top = mount.path / "d"
     for i in range(200):
@@ -80,7 +90,8 @@ def test_changes_from_elsewhere_show_at_once_through_warm_caches(
         assert new.name not in os.listdir(top)
 
 
-def test_open_file_follows_a_replaced_content(mount: KernelMount) -> None:
+def test_open_file_follows_a_replaced_content(patient: KernelMount) -> None:
+    mount = patient
     with (mount.path / "d" / "f0002").open("rb", buffering=0) as file:
         assert file.read(4) == b"f000"
         for size in (3, 9000, 100, 0, 50):
@@ -126,8 +137,7 @@ def test_watchers_hear_of_deletes_from_elsewhere(mount: KernelMount) -> None:
     file = os.fsencode(top / "f0006")
     assert libc.inotify_add_watch(watch, file, in_delete_self) > 0
     mount.do("remote_remove", "d/f0006")
-    assert select.select([watch], [], [], 5)[0]
-    time.sleep(0.05)
+    assert select.select([watch], [], [], LONG_S)[0]
     heard = os.read(watch, 4096)
     masks = set()
     while heard:
@@ -251,9 +261,10 @@ def test_read_overtaken_by_a_write_does_not_stay(mount: KernelMount) -> None:
 
 
 def test_notification_behind_a_waiting_mkdir_holds_up_nobody(
-    mount: KernelMount,
+    patient: KernelMount,
 ) -> None:
     """With sync=all a mkdir waits for peers under the directory's lock."""
+    mount = patient
     top = mount.path / "d"
     os.listdir(top)
     mount.do("hold", "mkdir")
@@ -261,9 +272,9 @@ def test_notification_behind_a_waiting_mkdir_holds_up_nobody(
     assert mount.do("waiting", "mkdir")
     took_s = mount.do("remote_create", "d/remote")
     assert isinstance(took_s, float)
-    assert took_s < 0.015
+    assert took_s < LONG_S / 2
     mount.do("release", "mkdir")
-    assert maker.wait(10) == 0
+    assert maker.wait(30) == 0
     assert mount.do("settle")
     assert {"local", "remote"} <= set(os.listdir(top))
 
@@ -279,7 +290,7 @@ def test_notification_behind_a_waiting_read_holds_up_its_caller_briefly(
     assert mount.do("waiting", "read")
     took_s = mount.do("remote_write", "d/f0001", "new content")
     assert isinstance(took_s, float)
-    assert took_s < 0.2
+    assert took_s < LONG_S
     mount.do("remote_chmod", "d/f0002", 0o600)
     mount.do("release", "read")
     asked.wait()

@@ -21,11 +21,14 @@ import pytest
 
 from fusefs.bindings.kernel import mounting
 from fusefs.bindings.kernel import protocol as p
+from tests.lib.cluster import wait_until
 from tests.lib.kernel_mount import KernelMount, ensure_control
 
 pytestmark = pytest.mark.mount
 
 Make = Callable[..., KernelMount]
+SOON_S = 10
+"""Far less than what is held is held for."""
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +227,10 @@ def test_unlinked_open_file_is_readable_and_forgotten_later(make: Make) -> None:
         assert file.read() == b"still here"
         file.write(b"!")
         assert os.listdir(mount.path) == ["d"]
-    deadline = time.monotonic() + 5
-    while ino not in mount.do("seen")["forgotten"]:  # type: ignore[index]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(
+        lambda: ino in mount.do("seen")["forgotten"],  # type: ignore[index]
+        "it is forgotten",
+    )
 
 
 def test_unnamed_temporary_file_can_be_linked(shared: KernelMount) -> None:
@@ -264,17 +267,15 @@ def test_warm_tree_is_served_by_the_kernel(make: Make) -> None:
             (top / name).stat()
         assert not (top / "absent").exists()
 
-    walk()
-    walk()  # listing moved the access time: fetched once more
-    assert delta(mount, walk) == {}
+    # Not at once: listing moves the access time, and what is released comes later.
+    wait_until(lambda: delta(mount, walk) == {}, "walking it asks nothing")
 
     def read() -> None:
         for name in sorted(os.listdir(top)):
             (top / name).read_bytes()
 
-    read()
-    read()
-    assert set(delta(mount, read)) <= {"open", "flush", "release", "ioctl"}
+    usual = {"open", "flush", "release", "ioctl"}
+    wait_until(lambda: delta(mount, read).keys() <= usual, "reading it reads nothing")
 
 
 def test_reading_sends_no_flush_where_locks_are_local(make: Make) -> None:
@@ -313,9 +314,9 @@ def test_many_waiting_flushes_hold_up_nobody(make: Make) -> None:
     started = time.monotonic()
     (mount.path / "d" / "f0003").stat()
     (mount.path / "other").mkdir()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < SOON_S
     mount.do("release", "flush")
-    assert [w.wait(10) for w in writers] == [0] * 8
+    assert [w.wait(30) for w in writers] == [0] * 8
 
 
 def test_silent_waits_of_all_readers_hold_up_others_only_briefly(make: Make) -> None:
@@ -327,21 +328,19 @@ def test_silent_waits_of_all_readers_hold_up_others_only_briefly(make: Make) -> 
     assert mount.do("waiting", "mkdir", 2)
     started = time.monotonic()
     os.statvfs(mount.path)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < SOON_S
     mount.do("release", "mkdir")
-    assert [m.wait(10) for m in makers] == [0, 0]
+    assert [m.wait(30) for m in makers] == [0, 0]
 
 
 def test_read_of_bytes_that_do_not_come_is_interrupted(make: Make) -> None:
     mount = make()
     mount.do("mark", "d/f0002", "user.stuck")
     cat = subprocess.Popen(["cat", str(mount.path / "d" / "f0002")])
-    time.sleep(0.3)
+    wait_until(lambda: mount.requests().get("read", 0) > 0, "it reads")
     assert cat.poll() is None
-    started = time.monotonic()
     cat.send_signal(signal.SIGINT)
-    cat.wait(5)
-    assert time.monotonic() - started < 1
+    cat.wait(SOON_S)
 
 
 _LOCKER = """
@@ -355,7 +354,7 @@ time.sleep(60)
 
 def says_locked(process: subprocess.Popen[bytes]) -> bool:
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 10)
+    ready, _, _ = select.select([process.stdout], [], [], 30)
     return bool(ready) and process.stdout.readline() == b"locked\n"
 
 
@@ -375,29 +374,33 @@ def test_locks_exclude_block_and_are_interrupted(make: Make, how: str) -> None:
     with path.open("r+b") as file:
         with pytest.raises(BlockingIOError):
             take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        waiter = locker(path, how)
-        time.sleep(0.4)
+        (waiter,) = waiting_for(mount, 1, lambda: locker(path, how))
         waiter.send_signal(signal.SIGINT)
-        assert waiter.wait(5) != 0
-        second = locker(path, how)
-        time.sleep(0.2)
+        assert waiter.wait(30) != 0
+        (second,) = waiting_for(mount, 1, lambda: locker(path, how))
         holder.kill()
         assert says_locked(second)
         second.kill()
-        holder.wait(5)
-        second.wait(5)
+        holder.wait(30)
+        second.wait(30)
     assert "setlk" in mount.do("seen")["cancelled"]  # type: ignore[index]
 
 
-def waiting_for(mount: KernelMount, path: Path, count: int) -> list[subprocess.Popen]:
-    """So many programs that the worker has seen wait for a lock of the file."""
-    before = mount.requests().get("setlkw", 0)
-    waiters = [subprocess.Popen(["flock", str(path), "true"]) for _ in range(count)]
-    deadline = time.monotonic() + 10
-    while mount.requests().get("setlkw", 0) < before + count:
-        assert time.monotonic() < deadline, "nobody reads their requests"
-        time.sleep(0.01)
+def waiting_for(
+    mount: KernelMount, count: int, start: Callable[[], subprocess.Popen[bytes]]
+) -> list[subprocess.Popen[bytes]]:
+    """So many programs that the worker has seen wait for a lock."""
+    wanted = mount.requests().get("setlkw", 0) + count
+    waiters = [start() for _ in range(count)]
+    wait_until(
+        lambda: mount.requests().get("setlkw", 0) >= wanted, "their requests are read"
+    )
     return waiters
+
+
+def flock(path: Path) -> subprocess.Popen[bytes]:
+    """A program that takes the lock and gives it back."""
+    return subprocess.Popen(["flock", str(path), "true"])
 
 
 def test_who_holds_a_lock_is_served_however_many_wait_for_it(make: Make) -> None:
@@ -405,11 +408,11 @@ def test_who_holds_a_lock_is_served_however_many_wait_for_it(make: Make) -> None
     path = mount.path / "d" / "f0001"
     holder = locker(path, "flock")
     assert says_locked(holder)
-    waiters = waiting_for(mount, path, 8)
-    subprocess.run(["stat", "-f", str(mount.path)], timeout=5, check=True)
+    waiters = waiting_for(mount, 8, lambda: flock(path))
+    subprocess.run(["stat", "-f", str(mount.path)], timeout=30, check=True)
     holder.kill()
-    assert [w.wait(10) for w in waiters] == [0] * 8
-    holder.wait(5)
+    assert [w.wait(30) for w in waiters] == [0] * 8
+    holder.wait(30)
 
 
 def test_locks_that_too_many_wait_for_are_refused(make: Make) -> None:
@@ -417,18 +420,15 @@ def test_locks_that_too_many_wait_for_are_refused(make: Make) -> None:
     path = mount.path / "d" / "f0001"
     holder = locker(path, "flock")
     assert says_locked(holder)
-    waiters = waiting_for(mount, path, 8)
-    deadline = time.monotonic() + 10
-    while sum(w.poll() is None for w in waiters) > 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    subprocess.run(["stat", "-f", str(mount.path)], timeout=5, check=True)
+    waiters = waiting_for(mount, 8, lambda: flock(path))
+    wait_until(lambda: sum(w.poll() is None for w in waiters) <= 4, "four are refused")
+    subprocess.run(["stat", "-f", str(mount.path)], timeout=30, check=True)
     with (mount.path / "d" / "f0002").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(other, fcntl.LOCK_UN)
     holder.kill()
-    assert sum(w.wait(10) == 0 for w in waiters) == 4
-    holder.wait(5)
+    assert sum(w.wait(30) == 0 for w in waiters) == 4
+    holder.wait(30)
 
 
 # -- mounting ------------------------------------------------------------------------
