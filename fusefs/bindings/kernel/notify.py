@@ -328,8 +328,9 @@ class Notifier:
                 rest.add(*item)
         if rest.works and wait_s > 0:
             self._hand_over(rest, wait_s)
-        elif rest.works:
-            self._put(rest.do, None)
+        else:
+            for work, _ in rest.works:  # each may be the one that waits
+                self._put(work, None)
 
     def _put(self, work: Work, done: threading.Event | None) -> None:
         self._jobs.put((work, done))
