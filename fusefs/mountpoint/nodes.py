@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from fusefs import config
 from fusefs.mountpoint import table
 from fusefs.processes import ZOMBIE, status
 from fusefs.supervisor import state
@@ -132,7 +135,17 @@ def is_ending(node: Running) -> bool:
         return False  # what is there is of the run before: it starts
     if not now.connection:
         return False
-    return not table.of_connection(now.connection) or _is_anothers(node, now)
+    mounts = [m for m in table.of_connection(now.connection) if _may_be_of(node, m)]
+    return not mounts or _is_anothers(node, now)
+
+
+def _may_be_of(node: Running, mount: table.Mount) -> bool:
+    """Whether it has the name that the node gave to its mount, as far as we can see."""
+    try:
+        settings = config.load(_as_seen_by(node) / "run" / "config.json")
+    except (OSError, msgspec.DecodeError):
+        return True
+    return mount.source == settings.fsname
 
 
 def _is_anothers(node: Running, now: state.State) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs import cli
+from fusefs import cli, config
 from fusefs.cli import asking, fsck, invite, launching, settings, status
 from fusefs.config import Config
 from fusefs.errors import ConfigError
@@ -311,6 +311,11 @@ def test_a_node_is_ending_though_another_mount_got_its_connections_number(
     assert nodes.at_mountpoint("/other") == nodes.at_mountpoint("/moved") == found[1]
     found.pop()
     assert not nodes.is_ending(found[0])
+    settings = Config(store=str(tmp_path / "one"), fsname="dfs")
+    (settings.run_dir / "config.json").write_bytes(config.encode(settings))
+    assert not nodes.is_ending(found[0])
+    mounts[0] = mount._replace(source="of another program")
+    assert nodes.is_ending(found[0])
     mounts.clear()
     assert nodes.is_ending(found[0])
 
