@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -312,15 +311,18 @@ def test_fusepy_makes_a_file_whose_name_a_peer_removed_this_moment(
             wait_until(path.exists, "the name is on B, and in its kernel for a second")
             (a.mnt / "name").unlink()
             wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
-            assert errno_of(path.read_text) == errno.ENOENT
+            while not (code := errno_of(path.read_text)):
+                pass  # a listing knows it first
+            assert code == errno.ENOENT
             (a.mnt / "name").write_text("x")
             wait_until(path.exists, "the next one is on B")
             (a.mnt / "name").unlink()
             wait_until(lambda: os.listdir(b.mnt) == [], "it is gone there")
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR))
+            while os.listdir(b.mnt) == []:  # else it was A's, for the last time
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR))
             wait_until((a.mnt / "name").exists, "B's is on A")
             path.unlink()
-            wait_until(lambda: os.listdir(a.mnt) == [], "it is gone on A")
+            wait_until(lambda: not (a.mnt / "name").exists(), "it is gone on A")
 
 
 def _reads(path: Path) -> bool:
@@ -522,14 +524,21 @@ def test_who_mounts_again_at_once_waits_for_the_last_node(fresh: Cluster) -> Non
     assert before is not None
     os.kill(before.worker, signal.SIGSTOP)  # as one with much to write
     unmounting.unmount(str(node.mnt))
-    later = threading.Timer(2, os.kill, (before.worker, signal.SIGCONT))
-    later.start()
     words = ["mount", str(node.mnt), f"--store={node.store}", f"--port={node.port}"]
-    done = dfs(*words, "--listen=127.0.0.1", "--discovery=no")
-    later.join()
-    assert (
-        f"waiting for the node of the last mount (process {before.pid})" in done.stderr
+    mounting = subprocess.Popen(
+        [*DFS, *words, "--listen=127.0.0.1", "--discovery=no"],
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert mounting.stderr is not None
+    try:
+        said = mounting.stderr.readline()
+    finally:
+        os.kill(before.worker, signal.SIGCONT)
+    _, more = mounting.communicate(timeout=60)
+    assert mounting.returncode == 0, said + more
+    assert f"waiting for the node of the last mount (process {before.pid})" in said
     (node.mnt / "file").write_text("x")
 
 
