@@ -353,6 +353,16 @@ def cluster(base: Path, binding: str = "kernel") -> Iterator[Cluster]:
     made.close(fsck=True)
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether that is the file's content now. Its name may come before it, where close
+    did not wait: the peer was not known to be near yet, or took longer than a barrier.
+    """
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
 def errno_of(call: Callable[[], object]) -> int:
     """The errno of the OSError that the call raises; 0 when it does not."""
     try:

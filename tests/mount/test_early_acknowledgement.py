@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.cluster import Node, cluster
+from tests.lib.cluster import Node, cluster, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
 
@@ -30,7 +30,7 @@ def directory(nodes: tuple[Node, Node], name: str) -> tuple[Path, Path]:
     a, b = nodes
     (a.mnt / name).mkdir()
     (a.mnt / name / "seen").write_bytes(b"")
-    assert (b.mnt / name / "seen").exists()
+    wait_until((b.mnt / name / "seen").exists, "both see it")
     return a.mnt / name, b.mnt / name
 
 

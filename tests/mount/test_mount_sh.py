@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from fusefs.mountpoint import nodes, table
-from tests.lib.cluster import ROOT, Cluster, Node, clean_environment, wait_until
+from tests.lib.cluster import (
+    ROOT,
+    Cluster,
+    Node,
+    clean_environment,
+    holds,
+    wait_until,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -43,8 +50,7 @@ def test_two_nodes_as_the_readme_says(fresh: Cluster) -> None:
     assert token.startswith("dfs1-"), invited.stderr
     started(b, "--join", token, "-o", "noatime", "--listen", "127.0.0.1")
     (a.mnt / "hello").write_text("world")
-    wait_until((b.mnt / "hello").exists, "it arrives")
-    assert (b.mnt / "hello").read_text() == "world"
+    wait_until(lambda: holds(b.mnt / "hello", b"world"), "it arrives")
     for node in (a, b):
         now = node.processes()
         assert now is not None

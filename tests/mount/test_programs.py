@@ -74,7 +74,10 @@ def test_rsync_twice_the_second_finds_no_difference(
     words = ["rsync", "-aHAX", "--itemize-changes", f"{sources}/"]
     run(*words, f"{a.mnt}/synced/", cwd=tmp_path)
     assert run(*words, f"{a.mnt}/synced/", cwd=tmp_path) == ""
+    # The times of directories come last, and no close waits for them.
+    looked = [*words, "-cn", f"{b.mnt}/synced/"]
     wait_until((b.mnt / "synced" / "tests" / "run.sh").exists, "it is on the peer")
+    wait_until(lambda: run(*looked, cwd=tmp_path) == "", "so is all of it")
     assert run(*words, "-c", f"{b.mnt}/synced/", cwd=tmp_path) == ""
 
 

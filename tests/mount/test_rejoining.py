@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.lib.cluster import Cluster, dfs, status_page, wait_until
+from tests.lib.cluster import Cluster, dfs, holds, status_page, wait_until
 
 
 def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
@@ -39,10 +39,10 @@ def test_forgotten_node_is_refused_then_joins_anew(fresh: Cluster) -> None:
     (name,) = aside()
     assert name.startswith(f"{b.name}-")
     found = a.mnt / "lost+found" / name
-    wait_until(lambda: (found / "mine").exists(), "the file of b is there")
-    assert (found / "mine").read_bytes() == b"only b has this"
+    mine = found / "mine"
+    wait_until(lambda: holds(mine, b"only b has this"), "the file of b is there")
     assert os.listdir(found) == ["mine"]
+    wait_until(lambda: holds(b.mnt / "common", b"common"), "it has what it had")
+    fresh.wait_equal()
     for place in (found, found.parent):
         assert (place.stat().st_uid, place.stat().st_gid) == (1000, 1001)
-    assert (b.mnt / "common").read_bytes() == b"common"
-    fresh.wait_equal()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.cluster import Cluster, Node, errno_of, wait_until
+from tests.lib.cluster import Cluster, Node, errno_of, holds, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -32,13 +32,19 @@ def appears(path: Path) -> None:
     wait_until(path.exists, f"{path} exists")
 
 
+def _size(path: Path) -> int:
+    """-1 where there is none."""
+    return path.stat().st_size if path.exists() else -1
+
+
 def test_files_of_every_size_are_identical_on_three_nodes(fresh: Cluster) -> None:
     a, b, c = fresh.start(3)
     for size in SIZES:
         data = content(size, size)
         (a.mnt / f"{size}").write_bytes(data)
         for other in (b, c):
-            appears(other.mnt / f"{size}")
+            path = other.mnt / f"{size}"
+            wait_until(lambda p=path, n=size: _size(p) == n, "it is there")  # type: ignore[misc]
             assert (other.mnt / f"{size}").stat().st_size == size
             assert sha(other.mnt / f"{size}") == hashlib.sha256(data).hexdigest()
     fresh.wait_equal()
@@ -110,8 +116,13 @@ def test_names_that_change_while_they_are_listed_show_what_they_are(
             os.stat(entry.path)
         except FileNotFoundError:
             continue
-    assert [n for n in (*moved, *linked) if (reader / n).exists()] == []
-    assert {(reader / name).read_text() for name in replaced} == {"new"}
+    # Not at once: "last" is looked up, and of the others the kernel is told.
+    gone = (*moved, *linked)
+    wait_until(lambda: not any((reader / n).exists() for n in gone), "the old is gone")
+    wait_until(
+        lambda: {(reader / name).read_text() for name in replaced} == {"new"},
+        "the new is shown",
+    )
 
 
 def test_overwrite_append_truncate_rename_delete_arrive(pair: list[Node]) -> None:
@@ -231,7 +242,7 @@ def test_status_knows_peers_and_equal_digests(fresh: Cluster) -> None:
     assert peers[0]["connected"] is True
     for key in ("node_id", "name", "mountpoint", "vector", "digest", "inodes"):
         assert status[key], key
-    assert status["digest"] == b.status()["digest"]
+    wait_until(lambda: a.status()["digest"] == b.status()["digest"], "equal digests")
     assert status["mountpoint"] == str(a.mnt)
 
 
@@ -240,8 +251,7 @@ def test_a_third_joins_through_any_member_and_knows_all(fresh: Cluster) -> None:
     (a.mnt / "early").write_text("from a")
     c = fresh.add().mount(token=b.token())
     fresh.wait_connected()
-    appears(c.mnt / "early")
-    assert (c.mnt / "early").read_text() == "from a"
+    wait_until(lambda: holds(c.mnt / "early", b"from a"), "it is there")
     assert a.connected() == {"B", "C"}
 
 
@@ -300,7 +310,7 @@ def test_one_of_two_names_removed_elsewhere_leaves_one_link(pair: list[Node]) ->
         (a.mnt / "first").unlink()
         there = b.mnt / "first"
         wait_until(lambda there=there: not there.exists(), "the name is gone")
-        assert (b.mnt / "second").stat().st_nlink == 1
+        wait_until(lambda: (b.mnt / "second").stat().st_nlink == 1, "one is left")
         os.link(b.mnt / "second", b.mnt / "first")
         appears(a.mnt / "first")
 
@@ -343,7 +353,7 @@ def test_who_is_in_a_directory_that_a_peer_removed_sees_an_empty_one(
     else:
         wait_until(lambda: not (b.mnt / gone).exists(), "it is gone")
     for inside in insides:
-        assert os.fstat(inside).st_nlink == 0
+        wait_until(lambda fd=inside: os.fstat(fd).st_nlink == 0, "it is known")  # type: ignore[misc]
         assert os.listdir(inside) == []
         with pytest.raises(FileNotFoundError):
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=inside)
