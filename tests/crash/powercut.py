@@ -39,11 +39,11 @@ def frozen(pids: Iterable[int]) -> Iterator[None]:
 
 
 def _is_stopped(pid: int) -> bool:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return all(
-        (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
-        for thread in threads
-    )
+    try:
+        said = [t.read_text() for t in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
+    return all(one.rpartition(")")[2].split()[0] == "T" for one in said)
 
 
 def copy(store: Path, to: Path) -> None:

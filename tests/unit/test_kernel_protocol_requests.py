@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fusefs.bindings.kernel import encode, server
+from fusefs.bindings.kernel import encode, names, server
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel
 from fusefs.bindings.kernel.connection import Connection, Settings
@@ -434,9 +434,10 @@ def test_handles_of_the_predecessor_are_adopted_once(adopted: Desk) -> None:
 
 @pytest.mark.parametrize("lock", ["of the mount", "of the directory it was in"])
 def test_directory_that_a_peer_moved_waits_for_the_locks_to_move_it(
-    desk: Desk, lock: str
+    desk: Desk, lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tries them, and says ESTALE when a request of ours holds one."""
+    monkeypatch.setattr(names, "MOVE_WAIT_S", 30.0)
     old, new = (desk.fs.mkdir(Ino(1), name, 0o755, WHO).ino for name in (b"p", b"q"))
     desk.fs.mkdir(old, b"d", 0o755, WHO)
     desk.ask(Op.LOOKUP, old, b"d\0")

@@ -215,8 +215,8 @@ def test_loop_signals_timers_and_order() -> None:
     loop, seen = Loop(), []
     before = signal.getsignal(signal.SIGUSR2)
     try:
-        loop.on_signals([signal.SIGUSR2], lambda: seen.append("signal"))
-        loop.after(0.02, loop.stop)
+        loop.on_signals([signal.SIGUSR2], lambda: (seen.append("signal"), loop.stop()))
+        loop.after(30.0, loop.stop)
         loop.after(0.0, lambda: os.kill(os.getpid(), signal.SIGUSR2))
         loop.run()
     finally:
@@ -260,7 +260,14 @@ def test_logs_of_a_running_node_do_not_grow_without_end(
     one = Supervisor(Config(store=str(tmp_path)), None, -1, loop)
     monkeypatch.setattr(one, "_start", lambda child: None)
     monkeypatch.setattr(loop, "on_signals", lambda numbers, action: None)
-    loop.after(0.05, loop.stop)
+
+    def look() -> None:
+        loop.after(0.01, look)
+        if (run / "node.log").read_text() == "":
+            loop.stop()
+
+    look()
+    loop.after(30.0, loop.stop)
     one.run()
     assert (run / "node.log").read_text() == ""
 

@@ -85,7 +85,7 @@ def test_a_waiting_lock_wakes_when_released() -> None:
     thread.start()
     assert not got.wait(0.05)
     locks.drop(INO, 1, False)
-    assert got.wait(2)
+    assert got.wait(30)
     thread.join()
     assert not take(locks, 1, R, 5, 5)
 
@@ -226,10 +226,10 @@ class Cluster(Alone):
     def lock(self, ino: Ino, want: Range, **how: object) -> None:
         self.asked.append(want.kind)
         if want.kind == U:
-            assert self.unlocks.wait(5)
+            assert self.unlocks.wait(30)
             return
         self.inside.set()
-        assert self.gate.wait(5)
+        assert self.gate.wait(30)
         if self.error is not None:
             raise self.error
 
@@ -308,12 +308,12 @@ def test_a_claim_keeps_others_out_and_an_unlock_meanwhile_takes_what_was_there(
         target=lambda: locks.change(INO, 1, want, waits, False, lambda: False)
     )
     thread.start()
-    assert cluster.inside.wait(5)
+    assert cluster.inside.wait(30)
     if waits:  # else others would wait for the answer
         assert not take(locks, 2, W)
     locks.drop(INO, 1, False)  # the owner closed the file: waits for nobody
     cluster.gate.set()
-    thread.join(5)
+    thread.join(30)
     assert len(locks) == int(waits)
     assert cluster.asked == ([W] if waits else [W, U])
     assert take(locks, 2, W) is not waits
