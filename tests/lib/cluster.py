@@ -9,13 +9,16 @@ kills by pid, detaches, and then runs `dfs fsck` on every store.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -124,6 +127,25 @@ def status_page(*words: str) -> str:
     return said
 
 
+def _ports_of_this_run() -> Iterator[int]:
+    """None of those that the system gives to whoever asks for any: while a node is down
+    nobody else gets its own. Each process of a run has some for itself."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    first = 10_000 + zlib.crc32(run.encode()) % 10 * 2_000 + number % 2 * 1_000
+    for port in itertools.cycle(range(first, first + 1_000)):
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        yield port
+
+
+_ports = _ports_of_this_run()
+
+
 class Node:
     """One node of a test's cluster: a store, and a mountpoint when it is mounted.
 
@@ -141,7 +163,7 @@ class Node:
         self.mnt = base / f"mnt-{name}"
         self.mnt.mkdir(parents=True, exist_ok=True)
         self._join: tuple[str, ...] = ()
-        self.port = 0
+        self.port = next(_ports)
 
     # -- life ------------------------------------------------------------------
 
