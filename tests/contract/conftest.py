@@ -10,7 +10,7 @@ import pytest
 
 from tests.lib.serve import BINDINGS, Mount, mounted
 
-TEST_LIMIT_S = 60.0
+TEST_LIMIT_S = 120.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

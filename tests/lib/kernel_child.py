@@ -50,7 +50,7 @@ class Gates:
 
     def waiting(self, name: str, count: int = 1) -> bool:
         """Waits until `count` calls are held."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 25
         while self._waiting.get(name, 0) < count:
             if time.monotonic() > deadline:
                 return False
@@ -70,7 +70,7 @@ class Child:
     def settle(self) -> bool:
         """Waits until every notification has been sent and taken."""
         assert self.server is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 25
         while not self.server.notifier.settled:
             if time.monotonic() > deadline:
                 return False

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 BINDINGS = ("kernel", "fusepy")
-START_S = 20.0
-END_S = 20.0
+START_S = 60.0
+END_S = 60.0
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 REPOSITORY = Path(__file__).parents[2]
 

@@ -108,7 +108,7 @@ def test_console_answers_loopback(pair: list[Node]) -> None:
             chat.write(line + "\n")
         chat.flush()
         reader.start()
-        reader.join(10)
+        reader.join(30)
         assert not reader.is_alive(), "quit does not close"
     text = "".join(said)
     assert "help" in text
