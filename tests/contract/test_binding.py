@@ -88,10 +88,16 @@ def test_unmount_is_refused_while_a_file_is_open(own_mount: Mount) -> None:
 def test_sigterm_makes_way_and_keeps_what_was_written(own_mount: Mount) -> None:
     (own_mount.path / "file").write_bytes(b"kept")
     own_mount.process.terminate()
-    asked = subprocess.Popen(["stat", "-f", own_mount.path], stdout=subprocess.DEVNULL)
-    own_mount.process.wait(10)  # the kernel binding ends at the next request
+    asked = []
+    while own_mount.process.poll() is None and len(asked) < 60:
+        command = ["stat", "-f", own_mount.path]
+        asked.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            own_mount.process.wait(0.5)  # the kernel binding ends at the next request
+    assert own_mount.process.poll() is not None
     own_mount.kill()
-    asked.wait(10)
+    for each in asked:
+        each.wait(30)
     own_mount.start()
     assert (own_mount.path / "file").read_bytes() == b"kept"
 
