@@ -19,7 +19,9 @@ from fusefs.nodelink import control
 from fusefs.plain import plain
 from fusefs.supervisor import state
 
-ASK_S = 0.5
+ASK_S = 2.0
+"""For what only this machine has. A stuck node holds the command up for so long; one on
+a crowded machine was not heard in half a second."""
 WAIT_S = 90.0
 """For the node to write what is dirty and to end."""
 GONE_S = 2.0
