@@ -614,7 +614,7 @@ def test_node_without_a_mount_serves_until_its_store_is_unmounted(
     wait_until(lambda: a.status()["to_replicate"] == 0, "it has the bytes, too")
     a.umount()
     b = fresh.add().mount(token=storage.token())
-    assert (b.mnt / "file").read_bytes() == b"x" * 100_000
+    wait_until(lambda: holds(b.mnt / "file", b"x" * 100_000), "the next one reads it")
     now = storage.processes()
     assert now is not None and not storage.status()["mountpoint"]
     dfs("umount", str(storage.store))

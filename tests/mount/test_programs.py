@@ -49,7 +49,7 @@ def test_git_init_add_commit_status_and_on_the_peer(
     assert run("git", "status", "--porcelain", cwd=work) == ""
     run("git", "fsck", "--strict", cwd=work)
     there = b.mnt / "repo"
-    wait_until((there / ".git" / "index").exists, "the repository is on the peer")
+    wait_until(lambda: a.digest() == b.digest(), "the repository is on the peer")
     safe = ["-c", f"safe.directory={there}"]
     assert run("git", *safe, "status", "--porcelain", cwd=there) == ""
     run("git", *safe, "fsck", "--strict", cwd=there)

@@ -234,8 +234,8 @@ def test_lock_that_waits_bears_with_an_owner_however_long_it_waited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner changes, as a member joins."""
-    monkeypatch.setattr(locking, "OWNER_BACK_S", 0.3)
-    pauses = [0.5, 0, 0]
+    monkeypatch.setattr(locking, "OWNER_BACK_S", 1.5)
+    pauses = [2.0, 0, 0]
 
     def before(message: Lock | LockTest) -> int:
         if not pauses:
