@@ -14,7 +14,7 @@ kept=$1
 shift
 where='s/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.dfs .*/\1/p'
 for other in $(sed -n "$where" /proc/self/mountinfo | grep -vxF -e "$kept"); do
-  umount -l "$other"
+  umount -l "$(printf %b "$other")"
 done
 exec "$@"
 """
