@@ -519,6 +519,7 @@ def test_umount_waits_for_a_node_whose_number_another_mount_has_got(
     now = node.processes()
     assert now is not None
     monkeypatch.setattr(unmounting, "is_connected", lambda connection: True)
+    monkeypatch.setattr(umount, "GONE_S", 30.0)
     assert umount.main([str(node.mnt)]) == 0
     assert nodes.wait_gone(now.pid, 0)
 
