@@ -44,6 +44,7 @@ from netnode import tcp
 from netnode.addresses import for_node
 from netnode.commands import Commands
 from netnode.console import Console, metrics
+from netnode.core.nearness import Nearness
 from netnode.environment import Environment
 from netnode.identity import Token
 from netnode.link import LinkServer
@@ -138,7 +139,12 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+def pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Running, Running]]:
+    """Near, and waited for, however slow the machine is."""
+    monkeypatch.setattr("netnode.peers.Nearness", lambda: Nearness(LIMIT_S))
+    monkeypatch.setattr("netnode.core.nearness.SLOW_S", LIMIT_S)
     a = Running(tmp_path / "a", "a", None)
     b = Running(tmp_path / "b", "b", a.token)
     until(lambda: a.peers() == {"b"} and b.peers() == {"a"})
