@@ -10,7 +10,7 @@ from fusefs.model.ids import HOLE, ChunkId
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
 from fusefs.vfs.content import View
-from fusefs.vfs.files import Files
+from fusefs.vfs.files import Files, shown_views
 from fusefs.vfs.missing import Missing
 from fusefs.vfs.twins import Twins
 from fusefs.vfs.writing import Writer
@@ -80,7 +80,8 @@ class Background:
         wanted: set[ChunkId] = set()
         for file in self._files.opened():
             if file.ino in self._files.orphans:
-                wanted.update(_objects(file.view))
+                for view in shown_views(file):
+                    wanted.update(_objects(view))
             draft = file.draft
             if draft is not None:
                 wanted.update(

@@ -407,17 +407,28 @@ class Files:
             return orphan is not None
 
     def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
-        """(root, size, chunk_log2) of data only open files still name: published
-        versions of orphans, and chunks of drafts (each as a file of one chunk)."""
-        for row in list(self._unnamed.left.values()):
+        """(root, size, chunk_log2) of data that only what is in use names: versions of
+        orphans, open or not, what readers of open files are shown, and chunks of drafts
+        (each as a file of one chunk)."""
+        unnamed = [orphan.row for orphan in list(self.orphans.values())]
+        for row in (*self._unnamed.left.values(), *unnamed):
             if row.root:
                 yield row.root, row.size, row.chunk_log2
         for file in self.opened():
-            view = file.view
-            if view.root:
-                yield view.root, view.size, view.log2
             draft = file.draft
-            if draft is not None:
+            if draft is not None:  # before the version that takes them over
                 for patch in list(draft.patches.values()):
                     if patch.source:
-                        yield patch.source, 1, view.log2
+                        yield patch.source, 1, draft.base.log2
+            for view in shown_views(file):
+                if view.root:
+                    yield view.root, view.size, view.log2
+
+
+def shown_views(file: File) -> list[View]:
+    """The version, and what the draft lies over: another one if that was begun under
+    an earlier worker."""
+    draft = file.draft
+    if draft is None or draft.base is file.view:
+        return [file.view]
+    return [file.view, draft.base]

@@ -6,9 +6,11 @@ as it is; the next one is made over the same directory.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from fusefs.errors import NoSpace, WritesLost
 from fusefs.model.ids import Ino
+from fusefs.store import gc
 from fusefs.vfs import Vfs, VfsOptions, publish, regions
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, replicate
@@ -189,6 +192,33 @@ def test_unlinked_file_keeps_its_writes(workers: Workers) -> None:
     now.vfs.adopt_handle(handle, ino)
     assert now.vfs.read(handle, 0, 100) == b"old new"
     now.close(handle)
+
+
+def test_what_lies_under_the_writes_to_an_unlinked_file_is_no_garbage(
+    workers: Workers,
+) -> None:
+    """Long drafts of such files begin anew over what was stored, which no register
+    names, nor does the row that the next worker finds."""
+    data = random.Random(1).randbytes((publish.MOST_PATCHES + 1) << 16)
+    workers.options = VfsOptions(
+        journal=workers.options.journal,
+        unfinished=workers.options.unfinished,
+        writeback_s=1e9,
+        chunk_log2=16,
+    )
+    workers.kill()
+    handle = workers.now.create("/f", b"x")
+    workers.now.vfs.fsync(handle)
+    ino = workers.now.walk("/f")
+    workers.now.vfs.unlink(Ino(1), b"f")
+    for at in range(0, len(data), 1 << 16):
+        workers.now.vfs.write(handle, at, data[at : at + (1 << 16)])
+    workers.now.vfs.fsync(handle)
+    now = workers.kill()
+    now.vfs.adopt_handle(handle, ino)
+    roots = itertools.chain(now.vfs.live_roots(), now.namespace.live_roots())
+    gc.collect(now.store, roots, now_s=time.time() + 2 * gc.GRACE_S)
+    assert now.read_all(handle) == data
 
 
 def test_record_cut_short_is_as_if_never_written(workers: Workers) -> None:

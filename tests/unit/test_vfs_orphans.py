@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fusefs.errors import NoAttribute, NotFound, Stale
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
+from fusefs.store import gc
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.types import SetAttr
-from tests.lib.local import local_vfs
+from tests.lib.local import Local, local_vfs
 
 PATHS = VfsOptions(kernel_refs=False)
 BIG = bytes(range(256)) * 4096 * 3
+
+
+def collect(local: Local) -> gc.Collected:
+    """Garbage, when the grace time of all that is there is over."""
+    roots = itertools.chain(local.vfs.live_roots(), local.namespace.live_roots())
+    return gc.collect(local.store, roots, now_s=time.time() + 2 * gc.GRACE_S)
 
 
 def test_unlinked_open_file_lives_until_the_last_release(tmp_path: Path) -> None:
@@ -238,6 +247,21 @@ def test_leases_are_for_what_only_open_files_name(tmp_path: Path, monkeypatch) -
         assert renewed == [chunk_id(b"r" * 100)]
         for handle in handles:
             local.close(handle)
+
+
+def test_what_is_open_as_a_path_only_is_no_garbage(tmp_path: Path) -> None:
+    """O_PATH is nothing that a file system hears of; /proc/self/fd/N opens it."""
+    with local_vfs(tmp_path / "s") as local:
+        ino = local.put("/a", BIG)
+        local.vfs.unlink(ROOT_INO, b"a")
+        vector = local.namespace.vector()
+        local.namespace.put_horizon(vector, vector)
+        collect(local)
+        handle = local.vfs.open(ino, os.O_RDONLY, local.caller).handle
+        assert local.read_all(handle) == BIG
+        local.close(handle)
+        local.vfs.forget(ino)
+        assert collect(local).swept > 0
 
 
 @pytest.mark.parametrize("killed", [False, True])
