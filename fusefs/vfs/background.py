@@ -84,9 +84,7 @@ class Background:
                     wanted.update(_objects(view))
             draft = file.draft
             if draft is not None:
-                wanted.update(
-                    p.source for p in list(draft.patches.values()) if p.source
-                )
+                wanted.update(draft.objects())
         wanted.discard(HOLE)
         if wanted:
             self._store.touch(wanted)

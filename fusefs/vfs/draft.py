@@ -144,6 +144,15 @@ class Draft:
         """The file will be shorter than it is."""
         return self.size < self.base.size
 
+    def sources(self) -> set[ChunkId]:
+        """Objects its chunks are, as far as they are stored."""
+        return {p.source for p in list(self.patches.values()) if p.source}
+
+    def objects(self) -> set[ChunkId]:
+        """What nothing else may name: its chunks, and what its journal begins with."""
+        log = self.log  # no lock is held
+        return self.sources() | (log.named if log is not None else set())
+
     # -- writing ---------------------------------------------------------------
 
     def write(self, offset: int, data: memoryview) -> list[tuple[int, Patch]]:

@@ -417,9 +417,8 @@ class Files:
         for file in self.opened():
             draft = file.draft
             if draft is not None:  # before the version that takes them over
-                for patch in list(draft.patches.values()):
-                    if patch.source:
-                        yield patch.source, 1, draft.base.log2
+                for cid in draft.objects():
+                    yield cid, 1, draft.base.log2
             for view in shown_views(file):
                 if view.root:
                     yield view.root, view.size, view.log2

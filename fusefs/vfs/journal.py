@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +54,22 @@ if TYPE_CHECKING:
 class Log:
     """The journal of one draft, told of all that is done to it."""
 
-    __slots__ = ("_ino", "_journal", "_pending", "_region")
+    __slots__ = ("_ino", "_journal", "_pending", "_region", "named")
 
     def __init__(
-        self, journal: Journal, ino: Ino, region: Region, pending: Parts = ()
+        self,
+        journal: Journal,
+        ino: Ino,
+        region: Region,
+        pending: Parts = (),
+        named: Iterable[ChunkId] = (),
     ) -> None:
         """`pending`: the start, written with the first thing that is done: until then
-        there is nothing to lose, and the draft is not marked."""
+        there is nothing to lose, and the draft is not marked. `named`: what an earlier
+        worker's journal names."""
+        self.named = set(named)
+        """Objects from which the next worker makes the draft anew. The draft itself may
+        have others in their place by now."""
         self._journal = journal
         self._ino = ino
         self._region = region
@@ -126,6 +135,7 @@ class Log:
 
     def shared(self, draft: Draft, first: int, cids: Sequence[ChunkId]) -> None:
         """Chunks from `first` on are these objects."""
+        self.named.update(cids)
         self._append(SHARE, draft, first, b"".join(cids))
 
     def timed(self, draft: Draft) -> None:
@@ -161,6 +171,7 @@ class Log:
         if (fresh := self._journal.written(self._ino, draft)) is None:
             return False
         self._region = fresh
+        self.named = draft.sources()
         if self._pending:
             self._pending = ()
             marks.begin(self._ino, fresh.slot)
@@ -252,10 +263,11 @@ class Journal:
         first, _ = next(records(self._fd, slot))
         return decode_start(first.data), records(self._fd, slot)
 
-    def resume(self, ino: Ino, at: int) -> Log:
-        """Go on behind the last sound record, which ends there."""
+    def resume(self, ino: Ino, at: int, named: Iterable[ChunkId]) -> Log:
+        """Go on behind the last sound record, which ends there; `named`: by these."""
         slot = self.marks.live[ino]
-        return Log(self, ino, Region(self._fd, slot, generation_of(self._fd, slot), at))
+        region = Region(self._fd, slot, generation_of(self._fd, slot), at)
+        return Log(self, ino, region, named=named)
 
 
 def _ino(record: Record) -> int:

@@ -77,9 +77,11 @@ def _restore(
         files.journal.end(ino, None)
         return appended
     draft = _begin(start, objects, pool)
-    end = 0
+    end, named = 0, draft.sources()
     for record, where in records:
         _apply(draft, record)
+        if record.kind == regions.SHARE:
+            named.update(_shared(record))
         end = where
         if record.kind == regions.APPEND:
             appended.append(record.argument)
@@ -88,7 +90,7 @@ def _restore(
         return appended
     files.adopt_orphan(ino)
     file = files.acquire(ino)
-    draft.log = files.journal.resume(ino, end)
+    draft.log = files.journal.resume(ino, end, named)
     draft.inherited = True
     file.draft = draft
     files.dirty[ino] = file
@@ -133,14 +135,16 @@ def _apply(draft: Draft, record: Record) -> None:
         case regions.ZERO:
             draft.zero(record.argument, int.from_bytes(record.data, "little"))
         case regions.SHARE:
-            ids = [
-                record.data[i : i + CHUNK_ID_BYTES]
-                for i in range(0, len(record.data), CHUNK_ID_BYTES)
-            ]
-            draft.share(record.argument, [ChunkId(cid) for cid in ids])
+            draft.share(record.argument, _shared(record))
         case regions.ATTRIBUTES:
             draft.permissions = regions.decode_permissions(record.data)
     draft.appends = record.appends
     draft.size, draft.lowest = record.size, record.lowest
     draft.mtime_ns, draft.ctime_ns = record.mtime_ns, record.ctime_ns
     draft.atime_ns = record.atime_ns
+
+
+def _shared(record: Record) -> list[ChunkId]:
+    """The objects that a SHARE names."""
+    ids, width = record.data, CHUNK_ID_BYTES
+    return [ChunkId(ids[at : at + width]) for at in range(0, len(ids), width)]

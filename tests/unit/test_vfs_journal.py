@@ -49,6 +49,17 @@ class Workers:
         self.now = Local(self.directory, self.options)
         return self.now
 
+    def cut(self, chunk_log2: int) -> None:
+        """From here on files have chunks of this size."""
+        self.options = msgspec.structs.replace(self.options, chunk_log2=chunk_log2)
+        self.kill()
+
+    def collect(self) -> None:
+        """Garbage, when the grace time of all that is there is over."""
+        now = self.now
+        roots = itertools.chain(now.vfs.live_roots(), now.namespace.live_roots())
+        gc.collect(now.store, roots, now_s=time.time() + 2 * gc.GRACE_S)
+
     def adopt(self, handle: int, path: str) -> int:
         self.now.vfs.adopt_handle(handle, self.now.walk(path))
         return handle
@@ -200,13 +211,7 @@ def test_what_lies_under_the_writes_to_an_unlinked_file_is_no_garbage(
     """Long drafts of such files begin anew over what was stored, which no register
     names, nor does the row that the next worker finds."""
     data = random.Random(1).randbytes((publish.MOST_PATCHES + 1) << 16)
-    workers.options = VfsOptions(
-        journal=workers.options.journal,
-        unfinished=workers.options.unfinished,
-        writeback_s=1e9,
-        chunk_log2=16,
-    )
-    workers.kill()
+    workers.cut(16)
     handle = workers.now.create("/f", b"x")
     workers.now.vfs.fsync(handle)
     ino = workers.now.walk("/f")
@@ -216,9 +221,22 @@ def test_what_lies_under_the_writes_to_an_unlinked_file_is_no_garbage(
     workers.now.vfs.fsync(handle)
     now = workers.kill()
     now.vfs.adopt_handle(handle, ino)
-    roots = itertools.chain(now.vfs.live_roots(), now.namespace.live_roots())
-    gc.collect(now.store, roots, now_s=time.time() + 2 * gc.GRACE_S)
+    workers.collect()
     assert now.read_all(handle) == data
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_what_a_journal_begins_with_is_no_garbage(workers: Workers, kills: int) -> None:
+    """Buffers ran out, and the chunk is another object since."""
+    workers.cut(16)
+    handle = workers.now.create("/f", b"a" * (1 << 16))
+    workers.now.vfs.write(handle, 10, b"b" * 10)
+    for _ in range(kills):
+        workers.now.vfs._writer._publisher.spill(0)
+        workers.collect()
+        now = workers.kill()
+    workers.adopt(handle, "/f")
+    assert now.read_all(handle) == b"a" * 10 + b"b" * 10 + b"a" * ((1 << 16) - 20)
 
 
 def test_record_cut_short_is_as_if_never_written(workers: Workers) -> None:
