@@ -127,7 +127,10 @@ class Ranges:
             return self._copy(
                 number_in, offset_in, number_out, offset_out, n_bytes, caller
             )
-        shared = self._share(view, offset_in, target, offset_out, n, caller)
+        shared = 0
+        with self.shares.reading((view.root, view.size, view.log2)):
+            if source.view is view:
+                shared = self._share(view, offset_in, target, offset_out, n, caller)
         if shared:
             self._privileges.written(target, False)
             return shared

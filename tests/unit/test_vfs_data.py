@@ -9,11 +9,12 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fusefs.errors import BadHandle, Invalid, NoSuchDevice, NotSupported, TooBig
-from fusefs.model.ids import ROOT_INO
+from fusefs.model.ids import ROOT_INO, ChunkId
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.store import gc
 from fusefs.store.marks import MaybeRoot, Root
@@ -399,6 +400,35 @@ def test_what_is_shared_while_garbage_is_collected_stays(tmp_path: Path) -> None
         collected = gc.collect(local.store, roots, now_s=time.time() + 7200)
         assert collected.local
         local.close(target)
+        assert local.cat("/b") == data
+
+
+def test_what_a_copy_is_about_to_share_stays(tmp_path: Path, monkeypatch) -> None:
+    """It waits for the target, or for a node of the manifest; meanwhile the source is
+    replaced, and garbage collected."""
+    data = random.Random(1).randbytes(100_000)
+    with local_vfs(tmp_path / "s") as local:
+        local.put("/a", data)
+        source, target = local.open("/a"), local.create("/b")
+        ranges = local.vfs._ranges
+        look = ranges._chunks
+
+        def looking(*words: Any) -> list[ChunkId]:
+            found = look(*words)
+            local.put("/a", b"other")
+            roots = itertools.chain(
+                local.vfs.live_roots(),
+                local.namespace.live_roots(),
+                local.vfs.late_roots(),
+            )
+            gc.collect(local.store, roots, now_s=time.time() + 7200)
+            return found
+
+        monkeypatch.setattr(ranges, "_chunks", looking)
+        assert local.vfs.copy_file_range(source, 0, target, 0, 1 << 30) == 100_000
+        monkeypatch.undo()
+        for handle in (source, target):
+            local.close(handle)
         assert local.cat("/b") == data
 
 
