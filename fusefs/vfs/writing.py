@@ -87,7 +87,8 @@ class Writer:
         come through; None: the binding cannot tell. `request`: what the next worker
         will be asked for if this one is killed before it answers; 0: nothing.
 
-        Raises: NoSpace before a byte is accepted; TooBig (EFBIG) past 8 EiB.
+        Raises: NoSpace, of what belongs at the end before a byte is accepted; TooBig
+        (EFBIG) past 8 EiB.
         """
         handle = self.writable(number)
         part = data if isinstance(data, memoryview) else memoryview(data)
@@ -122,7 +123,11 @@ class Writer:
                 kept.wrote(draft, offset, part, () if to_end else full)
         self._privileges.written(file, kill_suid)
         for index, patch in full:
-            self._publisher.storing.seal(file, draft, index, patch)
+            try:
+                self._publisher.storing.seal(file, draft, index, patch)
+            except NoSpace:
+                if not to_end:  # again, it would come to the same place
+                    raise
         return n
 
     def _check_range(self, offset: int, length: int) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from fusefs.errors import BadHandle, Invalid, NoSuchDevice, NotSupported, TooBig
+from fusefs.errors import (
+    BadHandle,
+    Invalid,
+    NoSpace,
+    NoSuchDevice,
+    NotSupported,
+    TooBig,
+)
 from fusefs.model.ids import ROOT_INO, ChunkId
 from fusefs.model.manifest import MAX_FILE_SIZE
 from fusefs.store import gc
@@ -22,7 +29,7 @@ from fusefs.vfs import VfsOptions
 from fusefs.vfs.ranges import KEEP_SIZE, MAX_SHARED, PUNCH_HOLE, ZERO_RANGE
 from fusefs.vfs.recutting import Recutting
 from fusefs.vfs.types import SetAttr
-from tests.lib.local import Local, local_vfs
+from tests.lib.local import USER, Local, local_vfs
 
 SMALL = VfsOptions(chunk_log2=12, dirty_bytes=1 << 18)
 CHUNK = 1 << 12
@@ -443,6 +450,32 @@ def test_copy_within_one_file(tmp_path: Path) -> None:
         expected[8 * CHUNK :] = expected[3 : 3 + got]
         assert local.read_all(handle) == expected
         local.close(handle)
+
+
+def test_line_without_room_for_its_chunk_is_there_once(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A quota, which nobody knows before: whoever is refused writes it again."""
+    with local_vfs(tmp_path / "s") as local:
+        vfs, line = local.vfs, b"l" * 999 + b"\n"
+        opened = vfs.create(ROOT_INO, b"log", 0o644, os.O_WRONLY | os.O_APPEND, USER)
+
+        def full(*_: object, **__: object) -> None:
+            raise NoSpace("a quota")
+
+        lines = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(local.store, "put", full)
+            for _ in range(50):
+                try:
+                    vfs.write(opened.handle, 1000 * lines, line, appends=True)
+                    lines += 1
+                except NoSpace:
+                    pass
+            with pytest.raises(NoSpace):
+                vfs.flush(opened.handle)
+        local.close(opened.handle)
+        assert local.cat("/log") == line * lines
 
 
 def test_two_handles_see_each_other_at_once(tmp_path: Path) -> None:
