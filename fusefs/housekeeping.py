@@ -99,6 +99,7 @@ class Housekeeping:
         self._changed_s = self._collected_s
         """When the tree was last seen to have changed."""
         self._rested_s = 0.0
+        self._settled_s = self._collected_s
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -234,6 +235,7 @@ class Housekeeping:
         """All that was written is on disk: chunks, then the registers that name them.
         Before a collection, too, lest a power cut brings a version back whose chunks
         are gone."""
+        self._settled_s = time.monotonic()
         self._store.sync_all()
         self._namespace.sync()
 
@@ -262,5 +264,8 @@ class Housekeeping:
         return self._store.get(node)
 
     def _pause(self) -> None:
+        """A collection takes minutes where there is much, or manifests have to come."""
         if self._ended.wait(PAUSE_S):
             raise Stopped
+        if time.monotonic() - self._settled_s >= SYNC_EVERY_S:
+            self._do(self._settle)

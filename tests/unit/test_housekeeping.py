@@ -14,7 +14,7 @@ from fusefs.errors import NoSpace, Unreachable
 from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.namespace import Namespace
-from fusefs.store import Store
+from fusefs.store import Store, gc
 from fusefs.store.types import PUSHED, RESPONSIBLE
 
 
@@ -185,6 +185,30 @@ def test_what_replaced_a_version_is_on_disk_before_that_goes(kept, monkeypatch) 
     monkeypatch.undo()
     assert happened == ["chunks", "registers", "delete"]
     assert store.missing([old]) == [old]
+
+
+def test_a_long_collection_does_not_keep_writes_from_the_disk(
+    kept, monkeypatch
+) -> None:
+    namespace, store = kept
+    synced: list[int] = []
+    ended = threading.Event()
+
+    def long(*_: object, pause: Callable[[], None], **more: object) -> gc.Collected:
+        before = len(synced)
+        while len(synced) == before:
+            pause()
+        ended.set()
+        return gc.Collected(0, 0, 0, 0)
+
+    monkeypatch.setattr(gc, "collect", long)
+    monkeypatch.setattr(namespace, "sync", lambda: synced.append(1))
+    monkeypatch.setattr(housekeeping, "SYNC_EVERY_S", 0.01)
+    monkeypatch.setattr(housekeeping, "SCARCE_SHARE", 2.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    found = ended.wait(10)
+    house.stop()
+    assert found
 
 
 def test_a_collection_goes_on_when_an_index_has_no_room(kept, monkeypatch) -> None:
