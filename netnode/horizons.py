@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -30,14 +30,17 @@ class Horizons:
         environment: Environment,
         surely_here: Callable[[], Vector],
         publish: Callable[[Tx], None],
+        give_up_deltas: Callable[[], Awaitable[None]],
     ) -> None:
-        """`surely_here`: the vector, without what a power cut took (`Losses.told`)."""
+        """`surely_here`: the vector, without what a power cut took (`Losses.told`);
+        `give_up_deltas`: nothing is forgotten in the middle of one."""
         self._me = namespace.node_id
         self._namespace = namespace
         self._membership = membership
         self._environment = environment
         self._surely_here = surely_here
         self._publish = publish
+        self._give_up_deltas = give_up_deltas
         self._table = TimeTable()
         self._last = namespace.horizon()
         self._written = environment.now()
@@ -49,6 +52,7 @@ class Horizons:
         own = Seq(0)
         while True:
             self._say(own, here)
+            await self._give_up_deltas()
             members = self._membership.members()
             self._table.keep(members)
             if self._me == members[0]:

@@ -95,6 +95,8 @@ class Replicator:
         self.deltas = Deltas(
             namespace, environment, lambda: self.vector, interest.barriers_changed
         )
+        self._lost: Vector | None = None
+        """What nobody had a round ago, of what a delta was to bring."""
         self.applied_count = 0
         self.early_count = 0
         """Batches acknowledged before they were applied."""
@@ -357,6 +359,29 @@ class Replicator:
         self._look_at_keys(s.key for s in states)
         self._interest.applied(_contents(states))
         self._catch_up()
+
+    async def give_up_deltas(self) -> None:
+        """Every round: what a delta was to bring is awaited no more once nobody has it,
+        as in the round before. Who made it was forgotten, or is connected and has lost
+        it in a power cut."""
+        async with self._applying:
+            awaited = self._namespace.awaited()
+            before, self._lost = self._lost, None
+            if not self._namespace.in_delta() or not self._is_gone_for_good(awaited):
+                return
+            self._lost = awaited
+            if before == awaited:
+                log.info("what a delta was to bring is given up: nobody has it")
+                self._note(
+                    await self._environment.offload(self._namespace.await_no_more)
+                )
+
+    def _is_gone_for_good(self, awaited: Collection[NodeId]) -> bool:
+        if self.incoming.catching_up() or self.behind() is not None:
+            return False
+        members = self._namespace.members()
+        forgotten = {node for node, member in members.items() if member.forgotten}
+        return all(node in self._peers or node in forgotten for node in awaited)
 
     def _offer_relay(self, source: Peer) -> None:
         """Others may lack what a delta brought: tell them what we have now."""

@@ -124,6 +124,7 @@ class Node:
             environment,
             self.replicator.told,
             lambda tx: self.publish((tx,)),
+            self.replicator.give_up_deltas,
         )
         self._heartbeat = Heartbeat(
             self.peers,

@@ -36,7 +36,7 @@ from fusefs.namespace.registers import (
     fold_digests,
     read_buckets,
 )
-from fusefs.namespace.replicate import Applied, Apply, tree_digest
+from fusefs.namespace.replicate import Applied, Apply, tree_digest, write_pending
 from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry
@@ -287,6 +287,14 @@ class Namespace(Reads):
             batch = Apply(db, self._warm, self.node_id)
             batch.states(states, advance, target or {})
             applied = batch.finish(False)
+        self.forget(applied.effects)
+        return applied
+
+    def await_no_more(self) -> Applied:
+        """Nobody has what deltas were to bring: forgets what waited for that, too."""
+        with self._write() as db:
+            write_pending(db, {})
+            applied = Apply(db, self._warm, self.node_id).finish(False)
         self.forget(applied.effects)
         return applied
 

@@ -32,7 +32,13 @@ from fusefs.namespace import check, conflicts, schema, totals, twins
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.lock import WriteLock
 from fusefs.namespace.registers import ROWS, read_horizon, sound_rows
-from fusefs.namespace.replicate import DeltaBatch, bucket_hashes, delta, read_vector
+from fusefs.namespace.replicate import (
+    DeltaBatch,
+    bucket_hashes,
+    delta,
+    read_pending,
+    read_vector,
+)
 from fusefs.namespace.rows import unnamed_row
 from fusefs.namespace.totals import Totals
 from fusefs.namespace.types import Entry, Inode
@@ -347,6 +353,13 @@ class Reads:
     def in_delta(self) -> bool:
         """A delta was begun and not all of it is here (replicate.DeltaBatch)."""
         return bool(self._read("SELECT 1 FROM meta WHERE key = 'pending'"))
+
+    def awaited(self) -> dict[NodeId, Seq]:
+        """Up to where it was to bring transactions of whom, as far as they are not
+        here."""
+        with self._reader_lock:
+            vector, pending = read_vector(self._reader), read_pending(self._reader)
+        return {n: seq for n, seq in pending.items() if vector.get(n, 0) < seq}
 
     def horizon(self) -> dict[NodeId, Seq]:
         """The deletes this node has forgotten (tombstones.py)."""

@@ -234,3 +234,51 @@ async def test_who_came_before_deletes_were_forgotten_gets_no_delta_without_them
     await a.node._serving._handle(peer, Received(Want(7, {b.id: Seq(1)}), b""))
     assert "deletes were forgotten" in peer.why_closed
     assert not peer.outgoing.behind
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_what_nobody_has_does_not_keep_deletes_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power_cut: bool
+) -> None:
+    """A delta was broken off, and what it was to bring is gone: who made it was lost
+    for good, and forgotten, or lost it in a power cut."""
+    monkeypatch.setattr(deltas, "DELTA_BYTES", 5_000)
+    monkeypatch.setattr(deltas, "DELTA_AHEAD_BYTES", 5_000)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b, lost = await cluster.start(3)
+        apart = {lost.name}, {a.name, b.name}
+        await cluster.until_equal()
+        cluster.fabric.partition(*apart)
+        for node in (a, b):
+            cluster.fabric.sever(lost.name, node.name)
+        await trio.sleep(20)
+        lost.checkpoint()
+        for number in range(300):
+            lost.create(b"lost%d" % number)
+        cluster.fabric.heal()
+        cluster.fabric.partition({lost.name}, {a.name})
+        cluster.fabric.bytes_per_s = 10_000
+        await cluster.until(lambda: lost.id in b.namespace.awaited())
+        cluster.fabric.partition(*apart)
+        cluster.fabric.sever(lost.name, b.name)
+        cluster.fabric.bytes_per_s = 1e9
+        await (lost.power_cut() if power_cut else lost.stop())
+        assert b.namespace.in_delta()
+        if power_cut:
+            cluster.fabric.heal()
+            await lost.start()
+            await cluster.until_connected()
+        else:
+            member = a.namespace.members()[lost.id]
+            a.publish(a.namespace.put_member(lost.id, member.removed()))
+        for number in range(300):
+            a.create(b"f%d" % number)
+            a.unlink(b"f%d" % number)
+        await trio.sleep(300)
+        await cluster.until_equal()
+        for node in cluster.running:
+            assert not node.namespace.in_delta()
+            assert node.namespace.registers_count() < 1000
+
+    simulate(body, tmp_path)
