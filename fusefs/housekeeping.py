@@ -45,6 +45,8 @@ FULL_EVERY_S, FULL_GRACE_S = 5.0, 15.0
 """When a write was refused: for what was written here lately. The chunks of unpublished
 writes are renewed first, so that this is only for the moment between storing the last
 of a version and its transaction."""
+DELTA_MARGIN_S = 60.0
+"""So long before registers were seen to come, copies of what they name may have."""
 REST_FULL = 10
 """As `REST`, while a program waits for what can be collected."""
 KEPT_FREE_BYTES, KEPT_FREE_SCARCE_BYTES = 256 << 20, 1 << 20
@@ -100,6 +102,7 @@ class Housekeeping:
         """When the tree was last seen to have changed."""
         self._rested_s = 0.0
         self._settled_s = self._collected_s
+        self._delta_began_s: float | None = None
         self._ended = threading.Event()
         self._runs = 0
         self._thread = threading.Thread(target=self._run, name="house", daemon=True)
@@ -141,6 +144,7 @@ class Housekeeping:
     def _sync(self) -> None:
         """What needs no room first: a disk may be full."""
         self._settle()
+        self._delta_takes_s()  # notes when it began
         self._store.reserve.make()
         self._namespace.fold()
         if self._is_scarce():  # later there may be no room for what the logs hold
@@ -210,7 +214,7 @@ class Housekeeping:
         self._runs += 1
         self._failures = 0
         self._renew_leases()
-        began_s = time.monotonic()
+        began_s, delta_s = time.monotonic(), self._delta_takes_s()
         done = gc.collect(
             self._store,
             itertools.chain(
@@ -220,7 +224,7 @@ class Housekeeping:
                 self._late_roots(),
             ),
             now_s=time.time(),
-            grace_s=grace_s,
+            grace_s=max(grace_s, delta_s),
             own_grace_s=own_grace_s,
             load=self._manifest_node,
             sync=self._settle,
@@ -247,6 +251,17 @@ class Housekeeping:
         store = self._namespace.path.parent
         if (store / HELD).exists() or any((store / ASIDE).glob("*/meta.db")):
             yield None
+
+    def _delta_takes_s(self) -> float:
+        """How long registers have been on their way here; copies of what they name may
+        have come first. 0: none are. What is older may go, also on a full disk, which
+        would not take the rest of them otherwise."""
+        if not self._namespace.in_delta():
+            self._delta_began_s = None
+            return 0.0
+        if self._delta_began_s is None:
+            self._delta_began_s = time.time() - DELTA_MARGIN_S
+        return time.time() - self._delta_began_s
 
     def _manifest_node(self, node: ChunkId) -> bytes:
         """From a peer if need be: with more members than replicas not every node is

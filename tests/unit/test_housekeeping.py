@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import pytest
 
 from fusefs import housekeeping
 from fusefs.errors import NoSpace, Unreachable
-from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, chunk_id
+from fusefs.model.ids import ROOT_INO, ChunkId, NodeId, Seq, chunk_id
 from fusefs.model.records import S_REG
 from fusefs.namespace import Namespace
 from fusefs.store import Store, gc
+from fusefs.store.files import path_of
 from fusefs.store.types import PUSHED, RESPONSIBLE
 
 
@@ -382,3 +385,26 @@ def test_what_is_kept_for_files_not_known_yet_stays(
     house._collect(1.0)
     house.stop()
     assert store.missing(cids) == cids
+
+
+def test_copies_that_came_while_their_registers_come_stay(kept, monkeypatch) -> None:
+    namespace, store = kept
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 3600.0)
+    house = housekeeping.Housekeeping(store, namespace)
+    house.stop()
+    now_s = time.time()
+    old, young = (store.put(bytes((n,)) * 40_000, pushed=False) for n in range(2))
+    store.set_flags((old, young), set_=RESPONSIBLE)
+    times = (now_s + 1500, now_s + 1500)
+    os.utime(namespace.path.parent / "objects" / path_of(young), times)
+    target = {NodeId(2): Seq(5)}
+    namespace.apply_states([], {}, target)
+    with monkeypatch.context() as later:
+        later.setattr(housekeeping.time, "time", lambda: now_s + 1000)
+        house._sync()
+        later.setattr(housekeeping.time, "time", lambda: now_s + 5000)
+        house._collect(120.0)
+        assert store.missing([old, young]) == [old], "the disk may be full"
+        namespace.apply_states([], target)
+        house._collect(120.0)
+    assert store.missing([young]) == [young]
