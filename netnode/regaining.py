@@ -1,5 +1,6 @@
 """Copies that this node should keep and has lost: found damaged by a reader or by fsck,
-or forgotten with the index of objects.
+forgotten with the index of objects, or taken by a power cut (by going back to a copy of
+the store, likewise), after others were told that they are here.
 
 Others count on them: whoever wrote a chunk gives its own copy up to eviction once
 enough nodes have said that they keep it. So the whole tree is looked through, and what
@@ -10,9 +11,11 @@ which was not asked yet.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import trio
 
+from fusefs.errors import NoSpace
 from fusefs.model.ids import NodeId
 from fusefs.namespace.namespace import Namespace
 from fusefs.store.store import Store
@@ -53,6 +56,9 @@ class Regaining:
 
     async def run(self) -> None:
         """Looks now and then whether something was lost."""
+        if self._namespace.life.lost_after() is not None:
+            with suppress(NoSpace):  # a disk that is full took little of late
+                self._store.note_lost()
         while True:
             await trio.sleep(LOOK_S)
             lost_s = self._store.lost_s()

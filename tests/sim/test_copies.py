@@ -16,6 +16,7 @@ from fusefs.model.records import S_REG, Member
 from fusefs.store.files import path_of
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
+from netnode import replicas
 from netnode.core import pushes
 from netnode.wire.messages import Have
 from tests.sim.cluster import SimCluster, SimNode
@@ -176,6 +177,40 @@ def test_what_was_replaced_while_a_member_was_away_is_not_brought(
         await trio.sleep(30)
         assert missing(b, versions) == [4, 4, 4, 0]
         assert a.node is not None and a.node.keeper.backlog() == 0
+
+    simulate(body, tmp_path)
+
+
+def test_copy_that_a_power_cut_took_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was confirmed, and the register that names it was on the disk already."""
+    monkeypatch.setattr(replicas, "TURN_S", 1.0)
+
+    async def body(cluster: SimCluster) -> None:
+        a, b = await cluster.start(2)
+        await trio.sleep(20)  # copies are not looked at because a member came
+        data = b"k" * 20_000
+        cid = a.store.put(data)
+        with a.namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, b"f", S_REG)
+            t.create(ROOT_INO, b"f", ino, 0o100644, 0, 0)
+            t.set_content(
+                ino, size=len(data), root=cid, chunk_log2=20, mtime_ns=t.now_ns
+            )
+        a.publish(t.tx)
+        await cluster.until_equal()
+        assert b.store.missing([cid]) == [cid]
+        b.checkpoint()
+        monkeypatch.setattr(b, "checkpoint", lambda: None)
+        await cluster.until(lambda: not a.store.flags(cid) & PUSHED)
+        assert b.store.missing([cid]) == []
+        await b.power_cut()
+        await b.start()
+        assert b.store.missing([cid]) == [cid]
+        await cluster.until(lambda: not b.store.missing([cid]))
+        assert b.store.flags(cid) & RESPONSIBLE
+        await cluster.until(lambda: b.store.lost_s() is None)
 
     simulate(body, tmp_path)
 
