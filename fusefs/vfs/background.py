@@ -6,12 +6,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from fusefs.model.ids import HOLE, ChunkId
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
-from fusefs.vfs.content import View
-from fusefs.vfs.files import Files, shown_views
-from fusefs.vfs.missing import Missing
+from fusefs.vfs.files import Files
+from fusefs.vfs.roots import leased
 from fusefs.vfs.twins import Twins
 from fusefs.vfs.writing import Writer
 
@@ -75,28 +73,11 @@ class Background:
                 log.exception("background work failed; trying again")
 
     def renew_leases(self) -> None:
-        """Keep GC away from what only open files name. Not from all they show: of a
-        large one that would be a row of small.db for each MiB, every few minutes."""
-        wanted: set[ChunkId] = set()
-        for file in self._files.opened():
-            if file.ino in self._files.orphans:
-                for view in shown_views(file):
-                    wanted.update(_objects(view))
-            draft = file.draft
-            if draft is not None:
-                wanted.update(draft.objects())
-        wanted.discard(HOLE)
-        if wanted:
+        """Keep GC away from what only open files name."""
+        if wanted := leased(self._files):
             self._store.touch(wanted)
 
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join()
         self._files.keep_orphans()
-
-
-def _objects(view: View) -> set[ChunkId]:
-    try:
-        return set(view.objects())
-    except Missing:
-        return set()

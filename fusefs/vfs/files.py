@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -352,6 +351,11 @@ class Files:
                 open_ = [o.row for i, o in self.orphans.items() if i in self._files]
             return self._unnamed.keep(open_)
 
+    def without_name(self) -> list[Inode]:
+        """All that has none and is in use here, or was under the worker before."""
+        orphans = list(self.orphans.values())
+        return [*self._unnamed.left.values(), *(orphan.row for orphan in orphans)]
+
     def adopt_directory(self, ino: Ino) -> bool:
         """The same of a directory that a peer removed: who is in it stays there."""
         if self._namespace.inode(ino) is not None:
@@ -405,29 +409,3 @@ class Files:
                 file.grown_from = file.view.size
                 file.view = self.view_of(row)
             return orphan is not None
-
-    def live_roots(self) -> Iterator[tuple[bytes, int, int]]:
-        """(root, size, chunk_log2) of data that only what is in use names: versions of
-        orphans, open or not, what readers of open files are shown, and chunks of drafts
-        (each as a file of one chunk)."""
-        unnamed = [orphan.row for orphan in list(self.orphans.values())]
-        for row in (*self._unnamed.left.values(), *unnamed):
-            if row.root:
-                yield row.root, row.size, row.chunk_log2
-        for file in self.opened():
-            draft = file.draft
-            if draft is not None:  # before the version that takes them over
-                for cid in draft.objects():
-                    yield cid, 1, draft.base.log2
-            for view in shown_views(file):
-                if view.root:
-                    yield view.root, view.size, view.log2
-
-
-def shown_views(file: File) -> list[View]:
-    """The version, and what the draft lies over: another one if that was begun under
-    an earlier worker."""
-    draft = file.draft
-    if draft is None or draft.base is file.view:
-        return [file.view]
-    return [file.view, draft.base]

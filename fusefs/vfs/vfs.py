@@ -59,6 +59,7 @@ from fusefs.vfs.ranges import Ranges
 from fusefs.vfs.reading import Reader
 from fusefs.vfs.restoring import restore
 from fusefs.vfs.risks import Risks
+from fusefs.vfs.roots import live_roots
 from fusefs.vfs.siblings import Siblings
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.space import SpaceReport
@@ -487,7 +488,7 @@ class Vfs:
         """(root, size, chunk_log2) of data that only open files name, for GC, which
         begins with them."""
         self._ranges.shares.begin()
-        return self._files.live_roots()
+        return live_roots(self._files)
 
     def late_roots(self) -> Iterator[tuple[bytes, int, int]]:
         """What only open files name since then, once the registers are looked at."""
