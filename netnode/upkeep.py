@@ -34,7 +34,8 @@ FETCH_EVERY_S = 30.0
 PEERS_S = 0.5
 """At the start nobody is connected yet."""
 SYNC_S = 5.0
-"""What a node stored for others, a power cut may take so long: they have it, too."""
+"""What a node stored for others, a power cut may take so long: then it looks for what
+it keeps (regaining.py)."""
 
 
 class Upkeep:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusefs.store.store import Store
 
 GRACE_S = 3600.0
-"""Four times the period in which leases are renewed, with room for a sleepy laptop."""
+"""Twelve times the period in which leases are renewed: room for a sleepy laptop."""
 
 
 class Collected(msgspec.Struct, frozen=True):

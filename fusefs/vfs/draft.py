@@ -12,8 +12,9 @@ A patch has up to three layers, the upper hides the lower:
              bytes are ours; `based` that the rest is the present base's)
     base     the chunk of the base version, up to `cut`
 
-Nothing here locks or waits: the file's lock covers all of it, and an object that
-is not on this disk raises `Missing` before anything has changed.
+Nothing here locks or waits: the file's lock covers all of it, and for an object that
+is not on this disk it raises `Missing`. `share` and `zero` may have begun by then: done
+again, once it is here, they end as if they had been done once.
 """
 
 from __future__ import annotations

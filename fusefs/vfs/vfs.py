@@ -2,15 +2,19 @@
 
 `Vfs` only composes. Who does what:
 
-    inodes    lookup, attributes          tree      names: make, link, move, remove
-    opening   open, create, close         reading   read, holes, read-ahead
-    writing   write, truncate, flush      ranges    fallocate, copy_file_range
-    publish   drafts to versions          draft     unpublished writes of one file
-    appending concurrent appends merged
-    journal   drafts kept for the next worker   restoring   what the last one left
-    lockjournal  the same for locks
-    files     handles, orphans            listing   readdir, both forms
-    xattrs    locks    space              coherence caches, here and in the kernel
+    inodes      lookup, attributes        tree       names: make, link, move, remove
+    opening     open, create, close       reading    read, holes, read-ahead
+    writing     write, truncate, flush    ranges     fallocate, copy_file_range
+    publish     drafts to versions        draft      unpublished writes of one file
+    storing     chunks to objects         recutting  smaller chunks, for databases
+    appending   concurrent appends        twins      names given up to what is alike
+    commits     transactions              risks      what has to be durable before
+    journal     drafts, kept on disk      restoring  those of the worker before
+    lockjournal the same for locks        unnamed    the same for files without names
+    files       handles, orphans          roots      which data only these name
+    shares      and copies, for a moment  coherence  caches, here and in the kernel
+    listing     readdir, both forms       background the vfs's own clock
+    xattrs      locks    space
 
 Locks, in the order they may be taken: `File.lock`, `Commits.lock` (with it the
 namespace's write lock), then leaves (`Files.lock`, the caches' and the pool's).
