@@ -1,10 +1,11 @@
 """The vfs's own clock: publishes files that stay open, renews leases on objects
-that no register names yet."""
+that no register names yet, keeps what the next worker needs."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from fusefs.store.store import Store
 from fusefs.vfs.appending import Appends
@@ -16,18 +17,19 @@ from fusefs.vfs.writing import Writer
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
-RETRY_TICKS = 10
+"""From one look at what is unpublished to the next."""
+LOOK_S = 5.0
 """From one attempt to the next at merging appends whose bytes were not to be had, and
 at settling twins that were written to."""
-KEEP_TICKS = 40
+KEEP_LOOKS = 4
 """From one time to the next that files without a name are kept for the next worker:
 20 s, below the minute after which their registers may be forgotten."""
-LEASE_EVERY_S = 300.0
-"""Well below the grace time of GC."""
+LEASE_LOOKS = 60
+"""300 s, well below the grace time of GC."""
 
 
 class Background:
-    """One thread, from `start` to `stop`."""
+    """Two threads, from `start` to `stop`: who publishes may wait for peers."""
 
     def __init__(
         self,
@@ -45,32 +47,41 @@ class Background:
         self._store = store
         self._writeback_s = writeback_s
         self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="vfs-writeback", daemon=True
-        )
+        self._failing = False
+        self._threads = [
+            threading.Thread(target=self._every, name=name, args=work, daemon=True)
+            for name, work in (
+                ("vfs-writeback", (TICK_S, self._publish)),
+                ("vfs-looks", (LOOK_S, self._look)),
+            )
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
-    def _run(self) -> None:
-        ticks, failing = 0, False
-        while not self._stopped.wait(TICK_S):
-            ticks += 1
+    def _every(self, pause_s: float, work: Callable[[int], None]) -> None:
+        number = 0
+        while not self._stopped.wait(pause_s):
+            number += 1
             try:
-                problems = self._writer.publish_older(self._writeback_s)
-                if problems and not failing:
-                    log.warning("unpublished writes wait: %s", problems[0])
-                failing = bool(problems)
-                if ticks % RETRY_TICKS == 0:
-                    self._appends.retry()
-                    self._twins.retry()
-                if ticks % KEEP_TICKS == 0:
-                    self._files.keep_orphans()
-                if ticks * TICK_S >= LEASE_EVERY_S:
-                    ticks = 0
-                    self.renew_leases()
+                work(number)
             except Exception:  # without this thread nothing is published any more
                 log.exception("background work failed; trying again")
+
+    def _publish(self, _: int) -> None:
+        problems = self._writer.publish_older(self._writeback_s)
+        if problems and not self._failing:
+            log.warning("unpublished writes wait: %s", problems[0])
+        self._failing = bool(problems)
+
+    def _look(self, number: int) -> None:
+        self._appends.retry()
+        self._twins.retry()
+        if number % KEEP_LOOKS == 0:
+            self._files.keep_orphans()
+        if number % LEASE_LOOKS == 0:
+            self.renew_leases()
 
     def renew_leases(self) -> None:
         """Keep GC away from what only open files name."""
@@ -79,5 +90,6 @@ class Background:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._files.keep_orphans()

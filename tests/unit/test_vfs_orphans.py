@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from fusefs.errors import NoAttribute, NotFound, Stale
+from fusefs.errors import FsError, NoAttribute, NotFound, Stale
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, chunk_id
 from fusefs.store import gc
 from fusefs.vfs import VfsOptions
@@ -298,6 +299,33 @@ def test_open_file_without_a_name_outlives_its_registers(
         assert local.vfs.statistics().orphans == 0
     with local_vfs(tmp_path / "s", options) as local:
         assert not local.vfs.adopt_orphan(ino)
+
+
+def test_files_without_a_name_are_kept_while_publishing_waits(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Another file's bytes are with a peer that is slow, or silent."""
+    monkeypatch.setattr("fusefs.vfs.background.LOOK_S", 0.01, raising=False)
+    path, came, waits = tmp_path / "orphans", threading.Event(), threading.Event()
+
+    def waiting(*_: object, **__: object) -> list[FsError]:
+        came.set()
+        waits.wait(60)
+        return []
+
+    with local_vfs(tmp_path / "s", VfsOptions(unnamed=path)) as local:
+        monkeypatch.setattr(local.vfs._writer, "publish_older", waiting)
+        assert came.wait(30)
+        local.put("/a", BIG)
+        handle = local.open("/a", os.O_RDONLY)
+        local.vfs.unlink(ROOT_INO, b"a")
+        end_s = time.monotonic() + 5
+        while not path.exists() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        kept = path.exists()
+        waits.set()
+        local.close(handle)
+    assert kept
 
 
 @pytest.mark.parametrize("killed", [False, True])
