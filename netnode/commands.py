@@ -78,7 +78,7 @@ class Commands:
             "port": node.port,
             "mountpoint": self._mountpoint,
             "uptime_s": round(node.environment.now() - node.started, 1),
-            "sync": node.refused or replicator.sync_state(),
+            "sync": node.refused or replicator.standing.sentence(),
             "held": replicator.holding.report(),
             "digest": replicator.digest().hex(),
             "vector": {_hex(n): s for n, s in replicator.vector.items()},
@@ -190,7 +190,7 @@ class Commands:
     async def digest(self, *_: str) -> Report:
         node = self._node
         digest = await node.environment.offload(node.namespace.digest)
-        return {"digest": digest.hex(), "sync": node.replicator.sync_state()}
+        return {"digest": digest.hex(), "sync": node.replicator.standing.sentence()}
 
     # -- doing -----------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def _directory(t: Transaction, parent: Ino, name: bytes) -> Ino:
 async def bring_when_level(node: Node, store: Path) -> None:
     """The task of a node: once level with a peer, everything set aside is brought."""
     folders = sorted((store / ASIDE).glob("*/meta.db"))
-    while folders and not node.replicator.level():
+    while folders and not node.replicator.standing.level():
         await trio.sleep(LOOK_S)
     for path in folders:
         known = dict(node.replicator.vector)

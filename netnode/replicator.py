@@ -27,7 +27,6 @@ from netnode.bodies import check_bodies, keep_bodies
 from netnode.comparing import Comparing
 from netnode.core.barrier import Barriers
 from netnode.core.guard import Guard, Removals
-from netnode.core.repair import Agreement
 from netnode.core.replication import Incoming, Verdict
 from netnode.deltas import Deltas
 from netnode.digest import Digest
@@ -38,6 +37,7 @@ from netnode.interest import Interest
 from netnode.losses import Losses
 from netnode.peers import Peer, Peers
 from netnode.settling import Settling
+from netnode.standing import Standing
 from netnode.wire.frames import ProtocolError, pack
 from netnode.wire.messages import (
     PATCHES,
@@ -89,6 +89,9 @@ class Replicator:
         self._comparing = Comparing(namespace, environment)
         self.holding = Holding(namespace, guard, environment, self._publish_own)
         self.incoming = Incoming()
+        self.standing = Standing(
+            namespace, peers, self.incoming, self.holding, lambda: self.vector
+        )
         self.barriers: Barriers[BarrierDone] = Barriers()
         self._applying = trio.Lock()  # one batch at a time; held over a thread
         self._digest = Digest(namespace)
@@ -367,7 +370,7 @@ class Replicator:
         async with self._applying:
             awaited = self._namespace.awaited()
             before, self._lost = self._lost, None
-            if not self._namespace.in_delta() or not self._is_gone_for_good(awaited):
+            if not self._namespace.in_delta() or not self.standing.nobody_has(awaited):
                 return
             self._lost = awaited
             if before == awaited:
@@ -375,13 +378,6 @@ class Replicator:
                 self._note(
                     await self._environment.offload(self._namespace.await_no_more)
                 )
-
-    def _is_gone_for_good(self, awaited: Collection[NodeId]) -> bool:
-        if self.incoming.catching_up() or self.behind() is not None:
-            return False
-        members = self._namespace.members()
-        forgotten = {node for node, member in members.items() if member.forgotten}
-        return all(node in self._peers or node in forgotten for node in awaited)
 
     def _offer_relay(self, source: Peer) -> None:
         """Others may lack what a delta brought: tell them what we have now."""
@@ -453,7 +449,7 @@ class Replicator:
 
     def heard(self, peer: Peer, ping: Ping) -> None:
         """A peer's heartbeat: is it level, does it agree?"""
-        if self.holding.decided and self.level():
+        if self.holding.decided and self.standing.level():
             self.holding.level()
         now, connected = self._environment.now(), (*self._peers.ids(), self.me)
         self.incoming.told(peer.id, ping.vector, self.vector, connected, now)
@@ -486,43 +482,6 @@ class Replicator:
         peer.repair.repaired += applied.count
         self._settle(peer, (), applied.effects)
         self._look_at_keys(s.key for s in states)
-
-    # -- for people --------------------------------------------------------------------
-
-    def behind(self) -> tuple[int, NodeId] | None:
-        """How many operations we lack, from whom."""
-        worst: tuple[int, NodeId] | None = None
-        for peer in self._peers:
-            theirs = self.incoming.has(peer.id)
-            lag = sum(
-                max(0, seq - self.vector.get(node, 0))
-                for node, seq in theirs.items()
-                if node != self.me
-            )
-            if lag and (worst is None or lag > worst[0]):
-                worst = (lag, peer.id)
-        return worst
-
-    def level(self) -> bool:
-        """A peer is connected, and what any connected one has is applied here."""
-        following = self._peers and not self.incoming.catching_up()
-        return bool(following) and self.behind() is None
-
-    def sync_state(self) -> str:
-        """`in sync`, `behind by N operations from NAME`, `diverged, repairing`, ..."""
-        if self.holding.active:
-            return self.holding.sentence()
-        behind = self.behind()
-        if behind is not None:
-            peer = self._peers.get(behind[1])
-            name = peer.name if peer else f"{behind[1]:x}"
-            return f"behind by {behind[0]} operations from {name}"
-        states = {peer.repair.agreement for peer in self._peers}
-        if Agreement.REPAIRING in states:
-            return "diverged, repairing"
-        if self.incoming.catching_up():
-            return "catching up"
-        return "in sync" if self._peers else "alone"
 
 
 def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:

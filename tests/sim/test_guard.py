@@ -60,7 +60,7 @@ async def test_files_that_come_and_go_are_never_held(cluster: SimCluster) -> Non
         a.unlink(b"t%d" % number, 1)
     await cluster.until_equal()
     assert b.node is not None
-    assert b.node.replicator.sync_state() == "in sync"
+    assert b.node.replicator.standing.sentence() == "in sync"
 
 
 @simulated
@@ -89,7 +89,7 @@ async def test_young_files_hide_no_loss_of_the_old(cluster: SimCluster) -> None:
     await trio.sleep(10)
     for node in (b, c):
         assert node.node is not None
-        assert "holding back" in node.node.replicator.sync_state()
+        assert "holding back" in node.node.replicator.standing.sentence()
 
 
 @simulated
@@ -122,7 +122,7 @@ def test_apply(tmp_path, away: bool) -> None:  # type: ignore[no-untyped-def]
         await trio.sleep(10)
         assert [n.names() for n in (a, b, c)] == [[], [], []]
         assert b.node is not None
-        assert b.node.replicator.sync_state() == "in sync"
+        assert b.node.replicator.standing.sentence() == "in sync"
 
     body(tmp_path)
 
@@ -161,7 +161,7 @@ async def held(cluster: SimCluster, away: bool) -> list[SimNode]:
     for node in (b, c):
         assert node.node is not None
         assert count(node) > 100
-        assert "holding back" in node.node.replicator.sync_state()
+        assert "holding back" in node.node.replicator.standing.sentence()
         report = node.node.replicator.holding.report()
         assert report is not None and int(str(report["removals"])) >= 60
     return [a, b, c]
@@ -182,7 +182,7 @@ async def test_what_is_held_waits_through_a_restart(cluster: SimCluster) -> None
     await restarted(cluster, b)
     assert b.node is not None and c.node is not None
     assert count(b) == before
-    assert "holding back changes from a" in b.node.replicator.sync_state()
+    assert "holding back changes from a" in b.node.replicator.standing.sentence()
     assert b.node.replicator.decide(True)
     assert c.node.replicator.decide(True)
     await trio.sleep(10)

@@ -261,7 +261,7 @@ async def test_lost_register_is_found_by_the_heartbeat_and_repaired(
     await trio.sleep(15)
     assert a.namespace.digest() == b.namespace.digest()
     assert a.node is not None
-    assert a.node.replicator.sync_state() == "in sync"
+    assert a.node.replicator.standing.sentence() == "in sync"
 
 
 @simulated
@@ -269,10 +269,10 @@ async def test_status_says_behind_and_in_sync(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
     await trio.sleep(5)
     assert b.node is not None
-    assert b.node.replicator.sync_state() == "in sync"
+    assert b.node.replicator.standing.sentence() == "in sync"
     await a.stop()
     await trio.sleep(1)
-    assert b.node.replicator.sync_state() == "alone"
+    assert b.node.replicator.standing.sentence() == "alone"
 
 
 @simulated
