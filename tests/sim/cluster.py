@@ -240,6 +240,25 @@ class SimNode:
                 )
         return self.publish(t.tx, bodies)
 
+    def write_chunks(
+        self, name: bytes, count: int, seed: int = 0, parent: Ino = ROOT_INO
+    ) -> list[ChunkId]:
+        """A file of so many chunks of 64 KiB, made or written anew; they and, of more
+        than one, their manifest."""
+        ids = [self.store.put(bytes((n, seed)) * 32768) for n in range(count)]
+        if count > 1:
+            ids.append(self.store.put(b"".join(ids)))
+        entry = self.namespace.entry(parent, name)
+        with self.namespace.transaction() as t:
+            ino = entry.ino if entry else t.new_ino(parent, name, S_REG)
+            if not entry:
+                t.create(parent, name, ino, 0o100644, 0, 0)
+            t.set_content(
+                ino, size=count << 16, root=ids[-1], chunk_log2=16, mtime_ns=t.now_ns
+            )
+        self.publish(t.tx)
+        return ids
+
     def unlink(self, name: bytes, parent: Ino = ROOT_INO) -> Seq:
         with self.namespace.transaction() as t:
             t.unlink(parent, name)

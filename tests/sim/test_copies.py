@@ -103,27 +103,11 @@ async def test_replicas_are_pushed_and_confirmed(cluster: SimCluster) -> None:
     assert not a.store.flags(cid) & PUSHED
 
 
-def write_large(node: SimNode, name: bytes, seed: int = 0) -> list[ChunkId]:
-    """A file of three chunks, made or written anew; they and its manifest."""
-    ids = [node.store.put(bytes((n, seed)) * 32768) for n in range(3)]
-    ids.append(node.store.put(b"".join(ids)))
-    entry = node.namespace.entry(ROOT_INO, name)
-    with node.namespace.transaction() as t:
-        ino = entry.ino if entry else t.new_ino(ROOT_INO, name, S_REG)
-        if not entry:
-            t.create(ROOT_INO, name, ino, 0o100644, 0, 0)
-        t.set_content(
-            ino, size=3 * 65536, root=ids[-1], chunk_log2=16, mtime_ns=t.now_ns
-        )
-    node.publish(t.tx)
-    return ids
-
-
 async def replaced(node: SimNode) -> list[list[ChunkId]]:
     """The chunks of each of four versions of a file."""
     versions = []
     for seed in range(4):
-        versions.append(write_large(node, b"file", seed))
+        versions.append(node.write_chunks(b"file", 3, seed))
         await trio.sleep(10)
     return versions
 
@@ -139,7 +123,7 @@ async def test_file_that_is_written_again_and_again_is_pushed_once_a_second(
     a, b = await cluster.start(2)
     versions = []
     for seed in range(32):
-        versions.append(write_large(a, b"file", seed))
+        versions.append(a.write_chunks(b"file", 3, seed))
         await trio.sleep(0.1)
     await trio.sleep(5)
     there = [ids for ids in versions if b.store.missing(ids) == []]
@@ -154,7 +138,7 @@ async def test_what_was_replaced_does_not_fill_a_disk_that_was_full(
     a, b = await cluster.start(2)
     b.store.space.min_free_bytes = 1 << 60
     versions = await replaced(a)
-    kept = write_large(a, b"other", 9)
+    kept = a.write_chunks(b"other", 3, 9)
     await trio.sleep(100)
     b.store.space.min_free_bytes = 0
     await trio.sleep(200)
@@ -233,13 +217,13 @@ async def test_what_was_collected_and_is_written_again_is_pushed_again(
     cluster: SimCluster,
 ) -> None:
     a, b = await cluster.start(2)
-    ids = write_large(a, b"file")
+    ids = a.write_chunks(b"file", 3)
     await trio.sleep(5)
     assert b.store.missing(ids) == []
     for node in (a, b):
         for cid in ids:
             assert node.store.delete_older(cid, float("inf"))
-    assert write_large(a, b"again") == ids
+    assert a.write_chunks(b"again", 3) == ids
     await trio.sleep(5)
     assert b.store.missing(ids) == []
     assert list(a.store.pushed()) == []
@@ -258,7 +242,7 @@ async def test_copies_that_are_confirmed_while_the_disk_is_full_count_later(
         set_flags(cids, **flags)
 
     a.store.set_flags = full  # type: ignore[method-assign, assignment]
-    ids = write_large(a, b"file")
+    ids = a.write_chunks(b"file", 3)
     await trio.sleep(40)
     assert next(refusals, None) is None
     assert b.store.missing(ids) == []
@@ -271,7 +255,7 @@ async def test_what_a_keeper_fetched_and_did_not_keep_is_pushed(
 ) -> None:
     """A reader there had it, and it was evicted, or found no room."""
     a, b = await cluster.start(2)
-    ids = write_large(a, b"file")
+    ids = a.write_chunks(b"file", 3)
     assert await b.fetch(ids) == 0
     for cid in ids:
         b.store.delete(cid)
@@ -454,7 +438,7 @@ async def test_a_copy_that_a_reader_found_damaged_is_a_copy_again(
 ) -> None:
     """The writer counts on it; as cache it would be evicted one day."""
     a, b = await cluster.start(2)
-    ids = write_large(a, b"file")
+    ids = a.write_chunks(b"file", 3)
     small = chunk_id(b"small")
     a.create(b"other", data=b"small")
     await trio.sleep(5)
@@ -485,7 +469,7 @@ async def test_what_was_lost_with_the_index_of_objects_is_fetched_from_all_who_c
 ) -> None:
     a, b, c = await cluster.start(3)
     await b.stop()
-    mine = write_large(a, b"file")
+    mine = a.write_chunks(b"file", 3)
     theirs = chunk_id(b"of c")
     c.create(b"other", data=b"of c")
     await a.stop()

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino
-from fusefs.model.records import S_DIR, S_REG
+from fusefs.model.records import S_DIR
 from fusefs.store.types import PINNED
 from netnode import pins
 from netnode.link import CommandFailed
@@ -23,25 +23,6 @@ def make_directory(node: SimNode, name: bytes, parent: Ino = ROOT_INO) -> Ino:
         t.create(parent, name, ino, 0o40755, 0, 0)
     node.publish(t.tx)
     return ino
-
-
-def write(
-    node: SimNode, parent: Ino, name: bytes, chunks: int, seed: int = 0
-) -> list[ChunkId]:
-    """A file of this many chunks, anew; they and its manifest."""
-    ids = [node.store.put(bytes((n, seed)) * (CHUNK // 2)) for n in range(chunks)]
-    if chunks > 1:
-        ids.append(node.store.put(b"".join(ids)))
-    entry = node.namespace.entry(parent, name)
-    with node.namespace.transaction() as t:
-        ino = entry.ino if entry else t.new_ino(parent, name, S_REG)
-        if not entry:
-            t.create(parent, name, ino, 0o100644, 0, 0)
-        t.set_content(
-            ino, size=chunks * CHUNK, root=ids[-1], chunk_log2=16, mtime_ns=t.now_ns
-        )
-    node.publish(t.tx)
-    return ids
 
 
 def kept(node: SimNode, ids: list[ChunkId]) -> bool:
@@ -65,8 +46,8 @@ async def test_a_pinned_tree_is_brought_and_what_comes_later_too(
     a, b = await one_copy(cluster)
     top = make_directory(a, b"top")
     deep = make_directory(a, b"deep", top)
-    ids = write(a, deep, b"large", 5) + write(a, top, b"small", 1, 7)
-    other = write(a, ROOT_INO, b"other", 5, 9)
+    ids = a.write_chunks(b"large", 5, parent=deep) + a.write_chunks(b"small", 1, 7, top)
+    other = a.write_chunks(b"other", 5, 9)
     await cluster.until_equal()
     await trio.sleep(10)
     assert b.node is not None and b.store.missing(ids)
@@ -82,10 +63,10 @@ async def test_a_pinned_tree_is_brought_and_what_comes_later_too(
     assert kept(b, ids)
     assert b.store.missing(other), "nobody asked for it"
     assert b.node.pinning.pins() == {top: Found(2, 6 * CHUNK, 0)}
-    ids = write(a, deep, b"large", 5, 3) + write(a, deep, b"new", 3, 5)
+    ids = a.write_chunks(b"large", 5, 3, deep) + a.write_chunks(b"new", 3, 5, deep)
     await trio.sleep(10)
     assert kept(b, ids)
-    own = write(b, top, b"own", 2, 6)
+    own = b.write_chunks(b"own", 2, 6, top)
     await trio.sleep(10)
     assert kept(b, own)
 
@@ -96,7 +77,7 @@ async def test_what_nobody_has_is_fetched_when_somebody_comes_who_has(
 ) -> None:
     a, b = await one_copy(cluster)
     await b.stop()
-    ids = write(a, ROOT_INO, b"file", 3)
+    ids = a.write_chunks(b"file", 3)
     await b.start()
     await cluster.until_equal()
     await a.stop()
@@ -116,7 +97,7 @@ async def test_what_nobody_has_is_fetched_when_somebody_comes_who_has(
 async def test_pins_hold_over_a_restart_and_end(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
     top = make_directory(a, b"top")
-    ids = write(a, top, b"file", 3)
+    ids = a.write_chunks(b"file", 3, parent=top)
     await cluster.until_equal()
     assert b.node is not None
     pins.pin(b.node, "top")
@@ -141,7 +122,7 @@ async def test_what_left_a_pinned_tree_is_cache_after_a_start(
 ) -> None:
     a, b = await one_copy(cluster)
     top = make_directory(a, b"top")
-    ids = write(a, top, b"file", 3)
+    ids = a.write_chunks(b"file", 3, parent=top)
     await cluster.until_equal()
     assert b.node is not None
     pins.pin(b.node, "top")
@@ -175,7 +156,7 @@ async def test_pins_of_what_was_removed_are_told_and_end(cluster: SimCluster) ->
 @simulated
 async def test_pinned_trees_leave_room_on_the_disk(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
-    ids = write(a, ROOT_INO, b"file", 3)
+    ids = a.write_chunks(b"file", 3)
     await cluster.until_equal()
     assert b.node is not None
     b.store.space.min_free_bytes = 1 << 60
@@ -191,8 +172,8 @@ async def test_pinned_trees_leave_room_on_the_disk(cluster: SimCluster) -> None:
 async def test_cache_of_a_tree_is_given_up(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
     top = make_directory(a, b"top")
-    ids = write(a, top, b"file", 3)
-    other = write(a, ROOT_INO, b"other", 3, 9)
+    ids = a.write_chunks(b"file", 3, parent=top)
+    other = a.write_chunks(b"other", 3, 9)
     await cluster.until_equal()
     assert await b.fetch(ids + other) == 0
     assert b.node is not None
@@ -208,7 +189,7 @@ async def test_cache_of_a_tree_is_given_up(cluster: SimCluster) -> None:
 @simulated
 async def test_damaged_list_of_pins_makes_nothing_cache(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
-    ids = write(a, ROOT_INO, b"file", 3)
+    ids = a.write_chunks(b"file", 3)
     await cluster.until_equal()
     assert b.node is not None
     pins.pin(b.node, "")
