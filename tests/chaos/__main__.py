@@ -1,4 +1,4 @@
-"""Long runs: python -m tests.chaos --minutes N [--nodes N] [--seed S]
+"""Long runs: python -m tests.chaos --minutes N [--nodes N] [--seed S] [--keep DIR]
 
 Real nodes in networks of their own, programs on each mount, and at the same time lines
 that are cut, processes that are killed, stopped, upgraded, unmounted, a disk that is
@@ -9,6 +9,7 @@ what is wrong after it. Exit status 1 when something was.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +31,9 @@ def main() -> int:
     parser.add_argument(
         "--stop", action="store_true", help="wait after a storm with problems"
     )
+    parser.add_argument(
+        "--keep", type=Path, help="copy stores there after a storm with problems"
+    )
     chosen = parser.parse_args()
     began_s, bad = time.monotonic(), 0
     with (
@@ -45,6 +49,8 @@ def main() -> int:
             print(f"  {', '.join(made.happened)}", flush=True)
             for problem in problems[:20]:
                 print(f"  {problem}", flush=True)
+            if problems and chosen.keep:
+                keep(Path(base), chosen.keep / f"{chosen.seed}-{made.done}")
             if problems and chosen.stop:
                 input("look, then press return: ")
                 break
@@ -58,6 +64,14 @@ def main() -> int:
             print(f"  {problem}")
     print(f"{made.done} storms, {bad} broken, {time.monotonic() - began_s:.0f} s")
     return 1 if bad else 0
+
+
+def keep(base: Path, where: Path) -> None:
+    """A copy of all stores with their logs, as they are: nodes run, so what they write
+    meanwhile may be there in part."""
+    where.mkdir(parents=True, exist_ok=True)
+    for store in sorted([*base.glob("store-*"), base / "aside"]):
+        subprocess.run(["cp", "-a", str(store), str(where)], check=False)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ def statuses(machines: Machines) -> list[str]:
     """For people, when it is not so."""
     out = []
     for machine in machines.all:
+        if machine.node.processes() is None:
+            out.append(f"{machine.name} does not run")
+            continue
         said = machine.node.status()
         peers = said.get("peers")
         assert isinstance(peers, list | None)
