@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from fusefs.mountpoint import nodes
 from tests.chaos.mirrored import Mirrored
 from tests.chaos.programs import Database, Logging, Program, Saving, Shared
 from tests.chaos.weather import Weather
-from tests.lib.cluster import Cluster, Node, dfs
+from tests.lib.cluster import ROOT, Cluster, Node, dfs
 from tests.lib.netns import Host, Network
 
 COMMON = ("--replicas=2", "-o", "mass_delete=0")
@@ -28,11 +29,16 @@ END_S = 120.0
 
 
 class Machine:
-    """`life` is held by who mounts, unmounts, stops or kills it."""
+    """`life` is held by who mounts, unmounts, stops or kills it. `shim`: makes its
+    clock wrong (`tests/lib/clock.c`)."""
 
-    def __init__(self, node: Node, host: Host) -> None:
+    def __init__(self, node: Node, host: Host, shim: Path) -> None:
         self.node, self.host = node, host
         self.name = node.name
+        self._clock = shim.with_name(f"clock-{self.name}")
+        self.set_clock(0)
+        paths = {"LD_PRELOAD": str(shim), "CLOCK_SHIFT": str(self._clock)}
+        node.environment = paths
         self.life = threading.Lock()
         self.programs: list[Program] = []
         self.small = False
@@ -53,6 +59,11 @@ class Machine:
             Saving(self.name, top / "saved", weather, seed),
             Database(self.name, top, weather, seed),
         ]
+
+    def set_clock(self, wrong_s: int) -> None:
+        """At once, and for what is started later."""
+        with open(self._clock, "r+b" if self._clock.exists() else "wb") as file:
+            file.write(struct.pack("=q", wrong_s))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -96,12 +107,16 @@ class Machines:
     ) -> None:
         self.made, self.net, self.weather, self.seed = made, net, weather, seed
         self.all: list[Machine] = []
+        self._shim = made.base / "clock.so"
+        source = str(ROOT / "tests/lib/clock.c")
+        words = ["cc", "-shared", "-fPIC", "-o", str(self._shim), source, "-ldl"]
+        subprocess.run(words, check=True)
         self._disks: list[Path] = []
 
     def add(self, name: str = "") -> Machine:
         host = self.net.add()
         node = self.made.add(name, host)
-        machine = Machine(node, host)
+        machine = Machine(node, host, self._shim)
         number = len(self.all)
         node.settings = (*COMMON, *(SMALL_CACHE if number == 1 else ()))
         if number == 2:

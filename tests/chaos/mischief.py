@@ -41,6 +41,25 @@ def cut_line(all: Machines, one: Machine, chance: random.Random) -> None:
         other.host.heal_towards(one.host)
 
 
+def slow_line(all: Machines, one: Machine, chance: random.Random) -> None:
+    """What comes faster waits, and is lost."""
+    kbit_s = chance.choice((200, 1000, 8000))
+    with all.weather.spell(f"{kbit_s} kbit/s", one.name):
+        one.host.narrow(kbit_s)
+        time.sleep(chance.choice((2, 5, 9, 14)))
+        one.host.widen()
+
+
+def clock(all: Machines, one: Machine, chance: random.Random) -> None:
+    """It is wrong for a while, and not quite right after it. Never five minutes ahead
+    of any other: what is written then is left out until all have come so far."""
+    wrong_s = chance.choice((-3600, -3600, -130, -7, 3, 130))
+    with all.weather.spell(f"clock wrong by {wrong_s} s", one.name):
+        one.set_clock(wrong_s)
+        time.sleep(chance.choice((0.5, 2, 5, 9)))
+        one.set_clock(chance.choice((-60, 0, 0, 60)))
+
+
 def kill_worker(all: Machines, one: Machine, chance: random.Random) -> None:
     # A write in flight in that moment may be EIO.
     with all.weather.spell("worker killed", one.name, errno.EIO, AGAIN):
@@ -161,7 +180,9 @@ def _fill(filler: os.PathLike[str], size: int, keep: int) -> None:
                 return
 
 
-LINES: tuple[Mischief, ...] = (cut, cut, cut_line, cut_line, fill, fill)
+LINES: tuple[Mischief, ...] = (
+    *(cut, cut, cut_line, cut_line, fill, fill, slow_line, clock, clock),
+)
 LIVES: tuple[Mischief, ...] = (
     *(kill_worker, kill_node, kill_both, kill_all, abort, detach, remount, check),
     *(upgrade, stop_worker, stop_node, stop_all),

@@ -149,7 +149,8 @@ _ports = _ports_of_this_run()
 class Node:
     """One node of a test's cluster: a store, and a mountpoint when it is mounted.
 
-    `host`: in whose network it runs; `settings`: what each mount of it is given, too.
+    `host`: in whose network it runs; `settings` and `environment`: what each mount of
+    it is given, too.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class Node:
         self.binding = binding
         self.host = host
         self.settings: tuple[str, ...] = ()
+        self.environment: dict[str, str] = {}
         self.store = base / f"store-{name}"
         self.mnt = base / f"mnt-{name}"
         self.mnt.mkdir(parents=True, exist_ok=True)
@@ -171,7 +173,7 @@ class Node:
         """Returns when the mount answers. The port stays the same over mounts."""
         join = ["--join", token] if token else []
         words = (*self._common(), *self.settings, *join, *words)
-        dfs("mount", str(self.mnt), *words, host=self.host)
+        dfs("mount", str(self.mnt), *words, host=self.host, **self.environment)
         self.port = int(self.ask("status")["port"])  # type: ignore[call-overload]
         return self
 

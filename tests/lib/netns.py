@@ -63,6 +63,20 @@ class Host:
         where = (other.address, "dev", self._inside)
         ip("-n", self.namespace, "neigh", "del", *where, check=False)
 
+    def narrow(self, kbit_s: int) -> None:
+        """So much goes to this host in a second, and as much comes from it. What would
+        wait for more than half a second is lost."""
+        words = ("root", "tbf", "rate", f"{kbit_s}kbit", "burst", "16kb")
+        self._queue("replace", *words, "latency", "500ms")
+
+    def widen(self) -> None:
+        self._queue("del", "root")
+
+    def _queue(self, what: str, *words: str) -> None:
+        for prefix, device in (([], self._port), (self.prefix, self._inside)):
+            command = [*prefix, "tc", "qdisc", what, "dev", device, *words]
+            subprocess.run(command, check=False, capture_output=True)
+
     def slow(self, delay_ms: int) -> None:
         """Every packet towards this host is late."""
         words = ["tc", "qdisc", "replace", "dev", self._port, "root", "netem"]
