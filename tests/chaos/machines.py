@@ -9,9 +9,12 @@ import signal
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import pytest
 
 from fusefs.mountpoint import nodes
 from tests.chaos.mirrored import Mirrored
@@ -24,6 +27,8 @@ COMMON = ("--replicas=2", "-o", "mass_delete=0")
 SMALL_CACHE = ("--cache-size=3M",)
 SMALL_DISK_BYTES = 400 << 20
 DIRECTORIES = ("shared", "logs", "saved")
+AGAIN_S = 0.5
+"""From one attempt to mount to the next, while the disk has no room."""
 END_S = 120.0
 """For one step of a program: a command that mounts again may be in its way."""
 
@@ -64,6 +69,19 @@ class Machine:
         """At once, and for what is started later."""
         with open(self._clock, "r+b" if self._clock.exists() else "wb") as file:
             file.write(struct.pack("=q", wrong_s))
+
+    def mount(self, weather: Weather) -> None:
+        """Again and again while its disk has no room."""
+        while True:
+            began_s = time.monotonic()
+            try:
+                self.node.mount()
+            except pytest.fail.Exception:
+                if not weather.excuses(self.name, errno.ENOSPC, began_s):
+                    raise
+                time.sleep(AGAIN_S)
+            else:
+                return
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -87,14 +87,14 @@ def kill_all(all: Machines, one: Machine, chance: random.Random) -> None:
     with all.weather.spell("all killed", one.name, *GONE):
         one.kill("supervisor", "worker", "node")
         time.sleep(chance.choice((0, 0, 1, 4)))
-        one.node.mount()
+        one.mount(all.weather)
 
 
 def abort(all: Machines, one: Machine, chance: random.Random) -> None:
     with all.weather.spell("umount --force", one.name, *GONE):
         dfs("umount", "--force", str(one.node.mnt))
         with one.quiet():
-            one.node.mount()
+            one.mount(all.weather)
 
 
 def detach(all: Machines, one: Machine, chance: random.Random) -> None:
@@ -103,14 +103,14 @@ def detach(all: Machines, one: Machine, chance: random.Random) -> None:
         dfs("umount", "-l", str(one.node.mnt))
         time.sleep(chance.choice((0, 1)))
         with one.quiet():
-            one.node.mount()
+            one.mount(all.weather)
 
 
 def remount(all: Machines, one: Machine, chance: random.Random) -> None:
     with one.quiet(), all.weather.spell("unmounted", one.name):
         one.node.umount()
         time.sleep(chance.choice((0, 0, 2, 6)))
-        one.node.mount()
+        one.mount(all.weather)
 
 
 def check(all: Machines, one: Machine, chance: random.Random) -> None:
@@ -120,7 +120,7 @@ def check(all: Machines, one: Machine, chance: random.Random) -> None:
         try:
             one.node.fsck()
         finally:
-            one.node.mount()
+            one.mount(all.weather)
 
 
 def upgrade(all: Machines, one: Machine, chance: random.Random) -> None:
