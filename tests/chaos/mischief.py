@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import random
-import subprocess
 import time
 from collections.abc import Callable
 
 from tests.chaos.machines import FULL, GONE, Machine, Machines
 from tests.chaos.weather import AGAIN
+from tests.lib import commands
 from tests.lib.cluster import dfs, wait_until
 
 Mischief = Callable[[Machines, Machine, random.Random], None]
@@ -150,7 +150,7 @@ def _stop(one: Machine, for_s: float, *which: str) -> None:
     """By another process: this one may wait, all threads of it, for who is stopped."""
     pids = " ".join(map(str, one.pids(*which)))
     script = f"kill -STOP {pids}; sleep {for_s}; kill -CONT {pids}"
-    subprocess.run(["sh", "-c", script], check=False)
+    commands.run(["sh", "-c", script], check=False)
 
 
 def fill(all: Machines, one: Machine, chance: random.Random) -> None:

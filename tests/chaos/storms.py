@@ -15,7 +15,8 @@ from tests.chaos import checks, mischief
 from tests.chaos.machines import END_S, FAR, Machine, Machines
 from tests.chaos.mirrored import Mirrored
 from tests.chaos.weather import Weather
-from tests.lib.cluster import cluster, commands_apart, wait_until
+from tests.lib.cluster import cluster, wait_until
+from tests.lib.commands import commands_apart
 from tests.lib.netns import network
 
 EVERY_S = 1.5

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -20,16 +19,15 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.nodelink import control
 from fusefs.supervisor import state
+from tests.lib import commands
 from tests.lib.netns import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,35 +68,11 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **extra}
 
 
-_run_command: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
-
-
-@contextmanager
-def commands_apart(most: int = 8) -> Iterator[None]:
-    """`dfs` commands are started by processes that have none of our files open. A fork
-    of ours closes them before it becomes the command, and a close on a mount that
-    nobody serves waits for the next mount; with vfork(2) all of us wait for it."""
-    global _run_command
-    pool = ProcessPoolExecutor(most, multiprocessing.get_context("spawn"))
-    with pool, pytest.MonkeyPatch.context() as patch:
-        list(pool.map(time.sleep, [0.1] * most))  # all of them are there now
-
-        def run(*words: Any, **how: Any) -> subprocess.CompletedProcess[str]:
-            return pool.submit(subprocess.run, *words, **how).result()
-
-        patch.setattr(subprocess, "_USE_VFORK", False)
-        _run_command = run
-        try:
-            yield
-        finally:
-            _run_command = subprocess.run
-
-
 def dfs(
     *words: str, check: bool = True, host: Host | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs one `dfs` command to its end. `host`: in its network."""
-    done = _run_command(
+    done = commands.run(
         [*(host.prefix if host else []), *DFS, *words],
         env=clean_environment(**env),
         stdin=subprocess.DEVNULL,

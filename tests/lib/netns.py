@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.lib import commands
+
 _numbers = itertools.count(1)
 NOBODY = "02:00:00:00:00:01"
 """A hardware address that nobody has."""
@@ -21,7 +23,7 @@ NOBODY = "02:00:00:00:00:01"
 
 def ip(*words: str, check: bool = True) -> None:
     """Runs ip(8)."""
-    subprocess.run(["ip", *words], check=check, capture_output=True)
+    commands.run(["ip", *words], check=check, capture_output=True)
 
 
 class Host:
@@ -75,12 +77,12 @@ class Host:
     def _queue(self, what: str, *words: str) -> None:
         for prefix, device in (([], self._port), (self.prefix, self._inside)):
             command = [*prefix, "tc", "qdisc", what, "dev", device, *words]
-            subprocess.run(command, check=False, capture_output=True)
+            commands.run(command, check=False, capture_output=True)
 
     def slow(self, delay_ms: int) -> None:
         """Every packet towards this host is late."""
         words = ["tc", "qdisc", "replace", "dev", self._port, "root", "netem"]
-        subprocess.run([*words, "delay", f"{delay_ms}ms"], check=True)
+        commands.run([*words, "delay", f"{delay_ms}ms"], check=True)
 
     def close(self) -> None:
         ip("netns", "del", self.namespace, check=False)
