@@ -51,7 +51,9 @@ def broken(path: str, committed: set[int]) -> list[str]:
     db = sqlite3.connect(path, 30)
     try:
         said = [row[0] for row in db.execute("PRAGMA integrity_check")]
-        counts = dict(db.execute("SELECT tx, count(*) FROM t GROUP BY tx"))
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 't'").fetchone()
+        query = "SELECT tx, count(*) FROM t GROUP BY tx"
+        counts = dict(db.execute(query)) if there else {}
     except sqlite3.Error as error:
         return [repr(error)]
     finally:
