@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from tests.posix import libc
 
 MOST_BYTES = 3 << 20
 MOST_NAMES = 60
+CALLS = 40
+"""Told with the first problem: what differs may have done so for a while."""
 HELD = "held"
 """Of the file that is written through one descriptor; nothing else happens to it."""
 DONE_BEFORE = frozenset({errno.ENODATA, errno.ENOENT, errno.EEXIST})
@@ -71,6 +74,12 @@ class Mirrored(Program):
         self._unsure: Call | None = None
         self._then: Call | None = None
         self._held: tuple[int, int] | None = None
+        self._calls: deque[str] = deque(maxlen=CALLS)
+
+    def complain(self, what: str) -> None:
+        if not self.problems:
+            what = "\n    ".join([what, "its last calls:", *self._calls])
+        super().complain(what)
 
     def step(self) -> None:
         if self._unsure is not None:
@@ -86,6 +95,7 @@ class Mirrored(Program):
     def _do(self, call: Call) -> None:
         self._unsure, began_s = call, time.monotonic()
         code, answer = outcome(call, self.real)
+        self._calls.append(f"{began_s:.3f} {call.name} {call.touched}: {code}")
         if code and self.weather.excuses(self.name, code, began_s):
             self.errors[errno.errorcode[code]] += 1
             self.rest()
