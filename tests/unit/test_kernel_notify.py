@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection, Settings
-from fusefs.bindings.kernel.notify import Notifier
+from fusefs.bindings.kernel.encode import inval_inode
+from fusefs.bindings.kernel.notify import Notifier, _inval_entry
 from fusefs.bindings.kernel.server import Server
 from fusefs.bindings.kernel.session import Session
+from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.vfs.types import Caller, DirEntry
 from tests.lib.memory_vfs import MemoryVfs
 
 Answer = Callable[[bytes], int | None]
@@ -263,8 +266,6 @@ def test_everything_walks_the_tree_on_kernels_without_an_epoch() -> None:
     notifier = make()
     notifier._connection.begin(Session(minor=38))
     fs = notifier._connection.fs
-    from fusefs.vfs.types import Caller
-
     top = fs.mkdir(Ino(1), b"top", 0o755, Caller())
     fs.mkdir(top.ino, b"below", 0o755, Caller())
     notifier.everything()
@@ -274,6 +275,31 @@ def test_everything_walks_the_tree_on_kernels_without_an_epoch() -> None:
         if code == p.NOTIFY_INVAL_ENTRY
     }
     assert names == {b"top", b"below"}
+
+
+def test_a_directory_that_goes_meanwhile_ends_no_walk() -> None:
+    notifier = make()
+    notifier._connection.begin(Session(minor=38))
+    fs = notifier._connection.fs
+    gone = fs.mkdir(Ino(1), b"gone", 0o755, Caller())
+    after = fs.mkdir(Ino(1), b"after", 0o755, Caller())
+    below = fs.mkdir(after.ino, b"below", 0o755, Caller())
+    listed = fs.readdir_ino
+
+    def readdir_ino(ino: Ino, cookie: int) -> Iterator[DirEntry]:
+        if ino == gone.ino:
+            raise NotFound("the directory was removed")
+        return listed(ino, cookie)
+
+    fs.readdir_ino = readdir_ino  # type: ignore[method-assign]
+    notifier.everything()
+    for directory, name in (
+        (Ino(1), b"gone"),
+        (Ino(1), b"after"),
+        (after.ino, b"below"),
+    ):
+        assert _inval_entry(directory, name) in notifier.said
+    assert inval_inode(below.ino, 0, 0) in notifier.said
 
 
 def test_what_is_told_together_wakes_one_thread_and_is_waited_for() -> None:

@@ -24,13 +24,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
+from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
 
 log = logging.getLogger("dfs.kernel")
@@ -268,14 +269,15 @@ class Notifier:
         todo = [Ino(p.ROOT_ID)]
         while todo:
             directory = todo.pop()
-            for line in fs.readdir_ino(directory, 0):
-                if line.name in (b".", b".."):
-                    continue
-                found = self._send(encode.inval_inode(line.ino, 0, 0))
-                if names:
-                    self._send(_inval_entry(directory, line.name))
-                if line.kind == 4 and (names or found is None):
-                    todo.append(line.ino)
+            with suppress(NotFound):  # removed meanwhile: nothing is below it
+                for line in fs.readdir_ino(directory, 0):
+                    if line.name in (b".", b".."):
+                        continue
+                    found = self._send(encode.inval_inode(line.ino, 0, 0))
+                    if names:
+                        self._send(_inval_entry(directory, line.name))
+                    if line.kind == 4 and (names or found is None):
+                        todo.append(line.ino)
 
     def _send(self, message: bytes) -> int | None:
         """The errno of the kernel's refusal, or None."""
