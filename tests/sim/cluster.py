@@ -186,6 +186,11 @@ class SimNode:
             self.checkpoint()
             await trio.sleep(SYNC_EVERY_S)
 
+    def try_again(self) -> None:
+        """As the background of the product: what waits for bytes may have them now."""
+        if self.vfs is not None:
+            self.vfs._appends.retry()
+
     async def power_cut(self) -> None:
         """The machine stops: only what was synced is on the disk."""
         await self.crash()

@@ -28,6 +28,9 @@ from tests.sim.running import simulate
 HEAL_LIMIT_S = 180.0
 SKEW_MS = 100_000
 """Two clocks are at most twice this apart: below the five minutes that are refused."""
+BEHIND_MS = 3_600_000
+"""Or one is wrong by so much more for a while, and refuses all others. Not ahead: what
+is written then is left out until it is no longer."""
 
 
 class Plan(NamedTuple):
@@ -61,6 +64,8 @@ class Run:
         self.plan = plan
         self.count = plan.nodes or self.rng.randrange(3, 9)
         self.ops = plan.ops or self.rng.randrange(10, 22)
+        self.clocks = random.Random(f"clocks {plan.seed}")  # older seeds stay the same
+        self.far_behind = 0.5 if self.clocks.random() < 0.3 else 0.0
         self.horizons = self.rng.random() < 0.4
         self.damages = self.rng.random() < 0.25
         self.promises = Promises()
@@ -136,6 +141,7 @@ class Run:
                 fabric.heal()
             case 6:
                 a.skew_ms = rng.randrange(-SKEW_MS, SKEW_MS)
+                a.skew_ms -= BEHIND_MS * (self.clocks.random() < self.far_behind)
                 self.log(f"the clock of {a.name} jumps: off by {a.skew_ms} ms")
             case 7:
                 await self._stop_or_start(a)
@@ -186,6 +192,7 @@ class Run:
         self.log("everything heals")
         cluster.fabric.heal()
         for node in cluster.nodes:
+            node.skew_ms = max(node.skew_ms, -SKEW_MS)
             if node.node is None:
                 await node.start()
         if late:
@@ -193,6 +200,9 @@ class Run:
             await self._flap(cluster, cluster.nodes[-1])
         await self._until(cluster, "connect", cluster.until_connected)
         await self._until(cluster, "become equal", cluster.until_equal)
+        await trio.sleep(1)
+        for node in cluster.nodes:
+            node.try_again()
         await trio.sleep(1)
         await self._until(cluster, "stay equal", cluster.until_equal)
 
