@@ -233,10 +233,11 @@ class Namespace(Reads):
             row = rows.get(ino)
             if row is not None:
                 inodes.offer(ino, row, inodes.generation)
-        for change in effects.entries if plain else ():
-            row = rows.get(Ino(change.new))
+        changed = effects.entries if plain else ()
+        # A name may come and go within a transaction: what it shows last.
+        for (parent, name), new in {(c.parent, c.name): c.new for c in changed}.items():
+            row = rows.get(Ino(new))
             if row is not None:
-                parent, name = change.parent, change.name
                 entry = Entry(parent, name, row.ino, stat.S_IFMT(row.mode) >> 12, 0)
                 entries.offer((parent, name), entry, entries.generation)
 

@@ -216,6 +216,9 @@ class Transaction(Writing):
         b = self._real_entry(new_parent, new_name)
         self._keep_beside(parent, name)
         self._keep_beside(new_parent, new_name)
+        # Looked at before: half exchanged, one has no name left, and is brought back.
+        for directory in (new_parent, parent):
+            self._real_directory(directory)
         self.link(new_parent, new_name, a.ino, a.kind)
         self.link(parent, name, b.ino, b.kind)
         self.set_attrs(a.ino)
