@@ -367,9 +367,11 @@ class Replicator:
         """Every round: what a delta was to bring is awaited no more once nobody has it,
         as in the round before. Who made it was forgotten, or is connected and has lost
         it in a power cut."""
+        before, self._lost = self._lost, None
+        if not self._namespace.in_delta():
+            return
         async with self._applying:
             awaited = self._namespace.awaited()
-            before, self._lost = self._lost, None
             if not self._namespace.in_delta() or not self.standing.nobody_has(awaited):
                 return
             self._lost = awaited
