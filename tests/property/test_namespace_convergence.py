@@ -16,6 +16,7 @@ import pytest
 from fusefs.errors import FsError
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, chunk_id
 from fusefs.model.records import S_DIR, S_REG, Member
+from fusefs.model.tx import Effects
 from fusefs.namespace import Namespace, Transaction
 
 TICK_NS = 5_000_000
@@ -68,7 +69,18 @@ class Node:
             return f"{kind} {name!r}: {error}"
         if t.tx is not None:
             self.sent.append(t.tx)
+        self._look(t.effects)
         return f"{kind} {parent} {name!r}"
+
+    def _look(self, effects: Effects) -> None:
+        """What is kept in memory of a change is what the database says."""
+        for change in effects.entries:
+            entry = self.ns.entry(change.parent, change.name)
+            shown = self.ns.shown(change.parent, change.name)
+            assert (entry.ino if entry else 0) == shown, change
+        for ino in effects.inodes:
+            row = self.ns._row("SELECT * FROM inode WHERE ino = ?", (ino,))
+            assert self.ns.inode(ino) == row, ino
 
     def _do(self, t: Transaction, kind: str, parent: Ino, name: bytes) -> None:
         entry = t.entry(parent, name)
