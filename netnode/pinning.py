@@ -9,7 +9,7 @@ for data.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +46,8 @@ REST, LONGEST_REST_S = 20, 600.0
 RETRY_S = 60.0
 """For what nobody had, or there was no room for."""
 BUSY_PAUSE_S = 0.05
+LOOK_S = 0.5
+"""Whether what is fetched is wanted still."""
 
 _decode = msgspec.json.Decoder(list[int]).decode
 
@@ -151,16 +153,21 @@ class Pinning:
             await self._asked.wait()
 
     async def _look(self, ino: Ino) -> None:
-        look = _Look(self._store, self._plane, self._environment)
-        began = self._environment.now()
+        asked, began = self._asked, self._environment.now()
+
+        def goes_on() -> bool:
+            """Who ends a pin waits for it; a large tree is looked through for hours."""
+            return ino in self._pins and self._ends == self._ended
+
+        look = _Look(self._store, self._plane, self._environment, goes_on)
         files = trees.files_below(self._namespace, ino)
         while page := await self._environment.offload(lambda: _next(files)):
             for row in page:
-                if ino not in self._pins:
-                    return
                 await look.file(row)
             await look.flush()
-        if ino in self._pins:
+            if not goes_on():
+                return
+        if not asked.is_set():  # else there may be more to find by now
             self._pins[ino] = look.found()
         self._took_s += self._environment.now() - began - look.fetching_s
 
@@ -189,11 +196,17 @@ class _Look:
     """One look through one tree."""
 
     def __init__(
-        self, store: Store, plane: ChunkPlane, environment: Environment
+        self,
+        store: Store,
+        plane: ChunkPlane,
+        environment: Environment,
+        goes_on: Callable[[], bool],
     ) -> None:
+        """`goes_on`: no more, and what is asked for after it is left alone."""
         self._store = store
         self._plane = plane
         self._environment = environment
+        self._goes_on = goes_on
         self._single: dict[bool, list[ChunkId]] = {True: [], False: []}
         """Chunks of files that have one, small ones apart."""
         self._writers: dict[NodeId, None] = {}
@@ -245,6 +258,8 @@ class _Look:
         self, cids: list[ChunkId], hint: Sequence[NodeId], *, small: bool = False
     ) -> None:
         offload, store = self._environment.offload, self._store
+        if not self._goes_on():
+            return
         absent = await offload(lambda: store.missing(cids))
         if absent:
             await self._fetch(absent, hint, small)
@@ -258,7 +273,8 @@ class _Look:
     ) -> None:
         while self._plane.scheduler.busy:
             await trio.sleep(BUSY_PAUSE_S)
-        if not await self._environment.offload(lambda: self._has_room(len(cids))):
+        need = len(cids) * (ROUND_TRIP_BYTES if small else MAX_OBJECT_BYTES)
+        if not await self._environment.offload(lambda: self._has_room(need)):
             return
         left, finished = len(cids), trio.Event()
 
@@ -268,15 +284,21 @@ class _Look:
             if not left:
                 finished.set()
 
-        began = self._environment.now()
-        for cid in cids:
-            self._plane.fetch((cid,), LIMIT_S, Priority.REPAIR, hint, done, small=small)
-        await finished.wait()
+        began, fetch = self._environment.now(), self._plane.fetch
+        numbers = [
+            fetch((cid,), LIMIT_S, Priority.REPAIR, hint, done, small=small)
+            for cid in cids
+        ]
+        while not finished.is_set() and self._goes_on():
+            with trio.move_on_after(LOOK_S):
+                await finished.wait()
+        for number in numbers:
+            self._plane.cancel(number)
         self.fetching_s += self._environment.now() - began
 
-    def _has_room(self, chunks: int) -> bool:
-        """Cache makes way for it; what programs here may write does not."""
-        space, need = self._store.space, chunks * MAX_OBJECT_BYTES
+    def _has_room(self, need: int) -> bool:
+        """Cache makes way for so many bytes; what programs here may write does not."""
+        space = self._store.space
         if space.free_bytes() - need < space.min_free_bytes:
             self._store.evict(need)
         return space.free_bytes() - need >= space.min_free_bytes

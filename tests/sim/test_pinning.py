@@ -117,6 +117,28 @@ async def test_pins_hold_over_a_restart_and_end(cluster: SimCluster) -> None:
 
 
 @simulated
+async def test_who_ends_a_pin_does_not_wait_for_another_tree(
+    cluster: SimCluster,
+) -> None:
+    a, b = await one_copy(cluster)
+    small = a.write_chunks(b"small", 3)
+    await cluster.until_equal()
+    assert b.node is not None
+    pins.pin(b.node, "small")
+    await cluster.until(lambda: kept(b, small))
+    cluster.fabric.bytes_per_s = 20_000
+    large = a.write_chunks(b"large", 40, 1)
+    await cluster.until_equal()
+    pins.pin(b.node, "large")
+    await trio.sleep(20)
+    assert b.store.missing(large), "it takes a minute"
+    with trio.fail_after(20):  # what is asked for at once comes first
+        await pins.unpin(b.node, "small")
+    assert not any(b.store.flags(cid) & PINNED for cid in small)
+    await cluster.until(lambda: kept(b, large), limit_s=300)
+
+
+@simulated
 async def test_what_left_a_pinned_tree_is_cache_after_a_start(
     cluster: SimCluster,
 ) -> None:
