@@ -144,7 +144,7 @@ class Housekeeping:
     def _sync(self) -> None:
         """What needs no room first: a disk may be full."""
         self._settle()
-        self._delta_takes_s()  # notes when it began
+        self._look_for_delta()
         self._store.reserve.make()
         self._namespace.fold()
         if self._is_scarce():  # later there may be no room for what the logs hold
@@ -214,7 +214,8 @@ class Housekeeping:
         self._runs += 1
         self._failures = 0
         self._renew_leases()
-        began_s, delta_s = time.monotonic(), self._delta_takes_s()
+        self._look_for_delta()
+        began_s = time.monotonic()
         done = gc.collect(
             self._store,
             itertools.chain(
@@ -224,7 +225,7 @@ class Housekeeping:
                 self._late_roots(),
             ),
             now_s=time.time(),
-            grace_s=max(grace_s, delta_s),
+            grace_s=max(grace_s, self._delta_takes_s()),
             own_grace_s=own_grace_s,
             load=self._manifest_node,
             sync=self._settle,
@@ -252,16 +253,18 @@ class Housekeeping:
         if (store / HELD).exists() or any((store / ASIDE).glob("*/meta.db")):
             yield None
 
+    def _look_for_delta(self) -> None:
+        if not self._namespace.in_delta():
+            self._delta_began_s = None
+        elif self._delta_began_s is None:
+            self._delta_began_s = time.time() - DELTA_MARGIN_S
+
     def _delta_takes_s(self) -> float:
         """How long registers have been on their way here; copies of what they name may
         have come first. 0: none are. What is older may go, also on a full disk, which
         would not take the rest of them otherwise."""
-        if not self._namespace.in_delta():
-            self._delta_began_s = None
-            return 0.0
-        if self._delta_began_s is None:
-            self._delta_began_s = time.time() - DELTA_MARGIN_S
-        return time.time() - self._delta_began_s
+        began_s = self._delta_began_s
+        return time.time() - began_s if began_s is not None else 0.0
 
     def _manifest_node(self, node: ChunkId) -> bytes:
         """From a peer if need be: with more members than replicas not every node is

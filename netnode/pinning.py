@@ -18,7 +18,7 @@ import trio
 
 from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
-from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId, Ino, NodeId
+from fusefs.model.ids import HOLE, ChunkId, Ino, NodeId, split_ids
 from fusefs.namespace import trees
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.types import Inode
@@ -245,8 +245,7 @@ class _Look:
             data = self._store.get(node)
         except (ChunkMissing, Corrupt):
             return
-        width = CHUNK_ID_BYTES
-        children = [ChunkId(data[at : at + width]) for at in range(0, len(data), width)]
+        children = split_ids(data)
         if level == 1:
             for at in range(0, len(children), BATCH):
                 await self._keep(children[at : at + BATCH], (writer,))

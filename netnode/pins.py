@@ -8,6 +8,7 @@ from fusefs.model.ids import ChunkId, Ino
 from fusefs.namespace import trees
 from fusefs.namespace.types import Inode
 from fusefs.nodelink import paths
+from fusefs.store.marks import paced
 from fusefs.store.store import Store
 from netnode.link import CommandFailed
 from netnode.pinning import Found
@@ -27,7 +28,7 @@ async def unpin(node: Node, path: str) -> list[Report]:
     the tree any more."""
     if not path:
         for ino in node.pinning.pins():
-            if trees.path_to(node.namespace, ino) is None:
+            if node.namespace.path_to(ino) is None:
                 node.pinning.unpin(ino)
     elif not node.pinning.unpin(_at(node, path)):
         raise CommandFailed("it is not pinned; dfs pin lists what is")
@@ -41,7 +42,7 @@ def report(node: Node) -> list[Report]:
 
 
 def _line(node: Node, ino: Ino, found: Found | None) -> Report:
-    path = trees.path_to(node.namespace, ino)
+    path = node.namespace.path_to(ino)
     return {
         **(paths.shown("path", path) if path is not None else {"path": None}),
         "looked": found is not None,
@@ -60,9 +61,9 @@ async def evict(node: Node, path: str) -> Report:
 
 def _evict(node: Node, ino: Ino) -> int:
     freed = 0
-    for row in trees.files_below(node.namespace, ino):
+    files = trees.files_below(node.namespace, ino)
+    for row in paced(files, node.environment.pause):
         freed += node.store.drop(_chunks(node.store, row))
-        node.environment.pause()
     return freed
 
 

@@ -12,7 +12,7 @@ import trio
 
 from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
-from fusefs.model.ids import HOLE, ChunkId, NodeId
+from fusefs.model.ids import HOLE, ChunkId, NodeId, split_ids
 from fusefs.store.store import Store
 from fusefs.store.types import RESPONSIBLE, ROUND_TRIP_BYTES
 from netnode.chunks import ChunkPlane
@@ -118,7 +118,7 @@ class Pulling:
         self._seen.note(node, version.due)
         if version.lost:
             self._pull_chunks(version, [node])
-        children = [ChunkId(data[at : at + 32]) for at in range(0, len(data), 32)]
+        children = split_ids(data)
         if level > 1:
             for child in children:
                 await self._pull_tree(version, child, level - 1)

@@ -13,7 +13,7 @@ import trio
 
 from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
-from fusefs.model.ids import HOLE, ChunkId, NodeId
+from fusefs.model.ids import HOLE, ChunkId, NodeId, split_ids
 from fusefs.model.records import CONTENT
 from fusefs.model.tx import Tx
 from fusefs.store.marks import MaybeRoot, reached
@@ -284,8 +284,8 @@ class Replicas:
             return
         self._seen.note(cid, due)
         yield cid
-        for at in range(0, len(data), 32):
-            yield from self._walk(data[at : at + 32], level - 1, due)
+        for child in split_ids(data):
+            yield from self._walk(child, level - 1, due)
 
     def _is_known(self, node: ChunkId, due: float) -> bool:
         """Whether its chunks were owed when it was looked at, and not written anew

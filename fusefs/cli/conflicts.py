@@ -8,7 +8,6 @@ from typing import Any
 
 from fusefs.cli import asking, places, settings
 from fusefs.mountpoint.exits import CommandError
-from fusefs.nodelink import paths
 from fusefs.plain import plain
 
 DESCRIPTION = """\
@@ -34,14 +33,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for programs")
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
-    if arguments.path and not arguments.store:
-        arguments.directory = places.mountpoint_above(arguments.path)
-    store = settings.store_of(arguments)
-    path = ""
-    if arguments.path:
-        path = paths.to_text(
-            os.fsencode(places.below_mountpoint(store, arguments.path))
-        )
+    store = places.store_of(arguments, arguments.path or "")
+    path = places.inside(store, arguments.path) if arguments.path else ""
     if arguments.action == "resolve":
         if not path or not arguments.keep:
             parser.error("resolve needs PATH and --keep ours|theirs|both")

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fusefs.cli import asking, places, settings
+from fusefs.cli import asking, places
 from fusefs.cli.status import size
 from fusefs.mountpoint.exits import FAILED, CommandError
-from fusefs.nodelink import paths
 from fusefs.plain import plain
 
 ANSWER_S = 300.0
@@ -19,20 +18,14 @@ ANSWER_S = 300.0
 
 def store_of(arguments: argparse.Namespace) -> Path:
     """The store of the node whose mount the first path is in, if none is named."""
-    if arguments.path and not arguments.store:
-        arguments.directory = places.mountpoint_above(_followed(arguments.path[0]))
-    return settings.store_of(arguments)
+    first = arguments.path[0] if arguments.path else ""
+    return places.store_of(arguments, _followed(first))
 
 
 def ask(store: Path, what: str, path: str = "") -> Any:
     """The node's answer about a path, or about none."""
-    words = [_inside(store, path)] if path else []
+    words = [places.inside(store, _followed(path))] if path else []
     return asking.node(store, what, *words, timeout_s=ANSWER_S)
-
-
-def _inside(store: Path, path: str) -> str:
-    inside = places.below_mountpoint(store, _followed(path))
-    return paths.to_text(os.fsencode(inside))
 
 
 def _followed(path: str) -> str:

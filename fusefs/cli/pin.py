@@ -28,9 +28,8 @@ def main(argv: list[str]) -> int:
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
     store = keeping.store_of(arguments)
-    for path in arguments.path:
-        keeping.ask(store, "pin", path)
-    trees = keeping.pins(keeping.ask(store, "pin"))
+    for path in arguments.path or [""]:
+        trees = keeping.pins(keeping.ask(store, "pin", path))
     if arguments.wait:
         trees = _wait(store, trees)
     print(json.dumps(trees) if arguments.json else keeping.page(trees))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
-from fusefs.cli import asking
+from fusefs.cli import asking, settings
 from fusefs.mountpoint import table
+from fusefs.nodelink import paths
 from fusefs.supervisor import state
 
 
-def mountpoint_above(path: str) -> str | None:
+def store_of(arguments: argparse.Namespace, path: str) -> Path:
+    """The store of the node whose mount the path is in, if none is named."""
+    if path and not arguments.store:
+        arguments.directory = _mountpoint_above(path)
+    return settings.store_of(arguments)
+
+
+def _mountpoint_above(path: str) -> str | None:
     """Of the mount that a path is in, if that is one of ours."""
     mount = table.around(_place(path))
     return os.fsdecode(mount.where) if mount is not None and mount.is_ours else None
@@ -22,7 +31,12 @@ def _place(path: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def below_mountpoint(store: Path, path: str) -> str:
+def inside(store: Path, path: str) -> str:
+    """The path inside the tree as the node takes it."""
+    return paths.to_text(os.fsencode(_below_mountpoint(store, path)))
+
+
+def _below_mountpoint(store: Path, path: str) -> str:
     """The path inside the tree, for one given with the mountpoint or without: by
     whatever link or bind mount it leads there."""
     place = _place(path)

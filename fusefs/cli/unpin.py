@@ -19,9 +19,7 @@ def main(argv: list[str]) -> int:
     if not arguments.path and not arguments.gone:
         parser.error("unpin needs PATH or --gone")
     store = keeping.store_of(arguments)
-    for path in arguments.path:
-        keeping.ask(store, "unpin", path)
-    if arguments.gone:
-        keeping.ask(store, "unpin")
-    print(keeping.page(keeping.pins(keeping.ask(store, "pin"))))
+    for path in (*arguments.path, *([""] if arguments.gone else [])):
+        trees = keeping.pins(keeping.ask(store, "unpin", path))
+    print(keeping.page(trees))
     return 0

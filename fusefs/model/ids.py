@@ -46,6 +46,12 @@ def chunk_id(data: bytes | bytearray | memoryview) -> ChunkId:
     return ChunkId(blake3(data).digest())
 
 
+def split_ids(data: bytes) -> list[ChunkId]:
+    """Chunk ids that stand one behind the other, as in a node of a manifest."""
+    width = CHUNK_ID_BYTES
+    return [ChunkId(data[at : at + width]) for at in range(0, len(data), width)]
+
+
 def derive_ino(parent: Ino, name: bytes, kind: int, dot: Dot, bump: int) -> Ino:
     """The inode number for a new entry: equal inputs give equal numbers everywhere.
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 
-from fusefs.model.ids import Ino, NodeId, Seq
+from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import (
     CONTENT,
     MEMBER,
@@ -185,6 +185,16 @@ class Reads:
         """Every name of the inode."""
         rows = self._read("SELECT * FROM entry WHERE ino = ?", (ino,))
         return [Entry(*row) for row in rows]  # type: ignore[arg-type]
+
+    def path_to(self, ino: Ino) -> bytes | None:
+        """One of its paths, without the first slash; None when it has none."""
+        if ino == ROOT_INO:
+            return b""
+        names = self.parents(ino)
+        if not names:
+            return None
+        with self._reader_lock:
+            return conflicts.path_of(self._reader, names[0].parent, names[0].name)
 
     def shown(self, parent: Ino, name: bytes) -> Ino:
         """The inode under a name, 0 for none; as the database says, not the cache."""

@@ -1,4 +1,4 @@
-"""Whole trees of the namespace: what is below an inode, and where it is."""
+"""Whole trees of the namespace: what is below an inode, and which one a path shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fusefs.namespace.types import Inode
 
 PAGE = 500
 """Entries read at once."""
-DEEPEST = 4096
 
 
 def files_below(namespace: Reads, top: Ino) -> Iterator[Inode]:
@@ -52,15 +51,3 @@ def at_path(namespace: Reads, path: bytes) -> Ino | None:
             return None
         ino = entry.ino
     return ino
-
-
-def path_to(namespace: Reads, ino: Ino) -> bytes | None:
-    """One of its paths, without a leading slash; None when it has none."""
-    parts: list[bytes] = []
-    while ino != ROOT_INO and len(parts) < DEEPEST:
-        names = namespace.parents(ino)
-        if not names:
-            return None
-        parts.append(names[0].name)
-        ino = names[0].parent
-    return b"/".join(reversed(parts))

@@ -19,7 +19,7 @@ import msgspec
 
 from fusefs.model import manifest
 from fusefs.store.bloom import Bloom
-from fusefs.store.marks import YIELD_EVERY, Marks, MaybeRoot
+from fusefs.store.marks import Marks, MaybeRoot, paced
 from fusefs.store.types import Object
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def collect(
     marks.mark(roots)
     sync()
     swept = swept_bytes = 0
-    for item in _paced(store.stored(), pause):
+    for item in paced(store.stored(), pause):
         if item.stored_s >= until(item) or item.cid in marks.live:
             continue
         if store.delete_older(item.cid, until(item), only_cache=marks.unreadable > 0):
@@ -91,15 +91,8 @@ def _candidates(
     """A filter of the objects that may go, and how many they are."""
     totals = store.statistics()
     local, count = Bloom(totals.chunks, run), 0
-    for item in _paced(store.stored(), pause):
+    for item in paced(store.stored(), pause):
         if item.stored_s < before_s:
             local.add(item.cid)
             count += 1
     return local, count
-
-
-def _paced(items: Iterable[Object], pause: Callable[[], None]) -> Iterable[Object]:
-    for number, item in enumerate(items, 1):
-        if number % YIELD_EVERY == 0:
-            pause()
-        yield item

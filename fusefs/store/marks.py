@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 from fusefs.errors import FsError
 from fusefs.model import manifest
-from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId
+from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, split_ids
 
+T = TypeVar("T")
 YIELD_EVERY = 256
 """Objects looked at between two calls of `pause`."""
 
@@ -62,16 +63,15 @@ class Marks:
             for child in self._children(cid):
                 self._descend(child, level - 1)
 
-    def _children(self, node: ChunkId) -> list[bytes]:
+    def _children(self, node: ChunkId) -> list[ChunkId]:
         try:
             data = self._load(node)
         except FsError:
             data = b"?"
-        width = CHUNK_ID_BYTES
-        if len(data) % width:  # not to be had, or no manifest at all
+        if len(data) % CHUNK_ID_BYTES:  # not to be had, or no manifest at all
             self.unreadable += 1
             return []
-        return [data[at : at + width] for at in range(0, len(data), width)]
+        return split_ids(data)
 
 
 def reached(
@@ -87,3 +87,11 @@ def reached(
     if wanted:
         marks.mark(roots)
     return wanted if marks.unreadable else live
+
+
+def paced(items: Iterable[T], pause: Callable[[], None]) -> Iterator[T]:
+    """The same, with a pause now and then."""
+    for number, item in enumerate(items, 1):
+        if number % YIELD_EVERY == 0:
+            pause()
+        yield item

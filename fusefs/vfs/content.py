@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fusefs.model import manifest
-from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId
+from fusefs.model.ids import CHUNK_ID_BYTES, HOLE, ChunkId, split_ids
 from fusefs.model.manifest import FANOUT, chunk_count, depth
 from fusefs.namespace.types import Inode
 
@@ -128,11 +128,6 @@ def _slot(data: bytes, slot: int) -> ChunkId:
     return ChunkId(data[at : at + CHUNK_ID_BYTES]) or HOLE
 
 
-def _slots(data: bytes) -> Iterator[ChunkId]:
-    for at in range(0, len(data), CHUNK_ID_BYTES):
-        yield ChunkId(data[at : at + CHUNK_ID_BYTES])
-
-
 def _count(node: ChunkId, level: int, load: Load) -> int:
     """How many chunks below the node are not holes."""
     if node == HOLE:
@@ -142,7 +137,7 @@ def _count(node: ChunkId, level: int, load: Load) -> int:
     data = load(node)
     if level == 1 and bytes(HOLE) not in data:  # one search in C instead of 256 slices
         return len(data) // CHUNK_ID_BYTES
-    return sum(_count(child, level - 1, load) for child in _slots(data))
+    return sum(_count(child, level - 1, load) for child in split_ids(data))
 
 
 # -- what two versions do not share ---------------------------------------------
@@ -187,7 +182,7 @@ def _unequal(old: View, new: View) -> Iterator[tuple[int, int]]:
             return []
         if level > view.depth:  # a lower tree is the first child of a higher one
             return [node]
-        return list(_slots(view._load(node)))
+        return split_ids(view._load(node))
 
     def walk(
         a: ChunkId, b: ChunkId, level: int, base: int

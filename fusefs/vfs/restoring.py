@@ -15,7 +15,7 @@ from collections.abc import Container
 
 from fusefs.errors import FsError
 from fusefs.model.context import has_seen
-from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, Ino, Seq
+from fusefs.model.ids import ChunkId, Ino, Seq, split_ids
 from fusefs.namespace.namespace import Namespace
 from fusefs.vfs import regions
 from fusefs.vfs.buffers import Pool
@@ -146,5 +146,4 @@ def _apply(draft: Draft, record: Record) -> None:
 
 def _shared(record: Record) -> list[ChunkId]:
     """The objects that a SHARE names."""
-    ids, width = record.data, CHUNK_ID_BYTES
-    return [ChunkId(ids[at : at + width]) for at in range(0, len(ids), width)]
+    return split_ids(record.data)

@@ -314,8 +314,8 @@ def test_what_is_told_together_wakes_one_thread_and_is_waited_for() -> None:
     assert len(threads) == 1 and threading.get_ident() not in threads
 
 
-def test_one_that_waits_in_the_kernel_holds_up_none_of_those_with_it() -> None:
-    notifier = make(wait_s=0.02)
+def entries_wait(notifier: Scripted) -> tuple[threading.Event, list[int]]:
+    """In the kernel, until the event; the codes of what was told."""
     gate = threading.Event()
     told: list[int] = []
 
@@ -326,6 +326,12 @@ def test_one_that_waits_in_the_kernel_holds_up_none_of_those_with_it() -> None:
         told.append(code)
 
     notifier.answer = answer
+    return gate, told
+
+
+def test_one_that_waits_in_the_kernel_holds_up_none_of_those_with_it() -> None:
+    notifier = make(wait_s=0.02)
+    gate, told = entries_wait(notifier)
     with notifier.together():
         notifier.entry(Ino(5), b"a")
         notifier.data(Ino(6), 0, 0)
@@ -339,16 +345,7 @@ def test_one_that_waits_holds_up_none_of_those_that_no_thread_was_there_for(
     monkeypatch,
 ) -> None:
     notifier = make(wait_s=0.01)
-    gate = threading.Event()
-    told: list[int] = []
-
-    def answer(message: bytes) -> None:
-        code = p.OUT_HEADER.unpack_from(message)[1]
-        if code == p.NOTIFY_INVAL_ENTRY:
-            gate.wait(LONG_S)
-        told.append(code)
-
-    notifier.answer = answer
+    gate, told = entries_wait(notifier)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
         with notifier.together():

@@ -68,13 +68,19 @@ def test_one_read_over_many_chunks_that_are_elsewhere(pair: Pair) -> None:
     pair.b.close(handle)
 
 
-def test_a_read_over_a_draft_needs_nothing_that_the_draft_hides(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def half_written(pair: Pair) -> int:
+    """Of two chunks that A wrote B replaces the second; B's handle."""
     pair.a.put("/f", b"a" * MIB + b"b" * MIB)
     pair.sync()
     handle = pair.b.open("/f")
     pair.b.vfs.write(handle, MIB, b"B" * MIB)
+    return handle
+
+
+def test_a_read_over_a_draft_needs_nothing_that_the_draft_hides(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = half_written(pair)
     hidden = pair.b.vfs._files.handle(handle).file.view.chunk(1)
     get = pair.a.store.get
 
@@ -93,10 +99,7 @@ def test_a_truncate_that_fails_is_not_done_later(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is what was written before it lost."""
-    pair.a.put("/f", b"a" * MIB + b"b" * MIB)
-    pair.sync()
-    handle = pair.b.open("/f")
-    pair.b.vfs.write(handle, MIB, b"B" * MIB)
+    handle = half_written(pair)
 
     def nobody_has(cid):  # type: ignore[no-untyped-def]
         raise Unreachable("nobody has it")
