@@ -7,7 +7,6 @@ through one connection under the cross-process write lock.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import stat
 import time
@@ -41,8 +40,9 @@ from fusefs.namespace.tombstones import HORIZON, encode_horizon
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry
 from fusefs.namespace.warm import Warm
-from fusefs.store.checkpoint import CHECKPOINT_BYTES, Checkpoint
 from fusefs.store.database import translated
+from fusefs.store.files import not_synced
+from fusefs.store.wal import CHECKPOINT_BYTES, Wal
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,9 @@ class Namespace(Reads):
         self._warm = Warm()
         self.node_id = own_id(writer)
         self.life = Life(writer, path, self._write_lock, self.node_id, self.sync, clock)
-        self._wal_fd: int | None = None
         self.before_sync: Callable[[], None] = lambda: None
         """What has to be durable before a commit is."""
-        self._checkpoint = Checkpoint(
+        self._wal = Wal(
             lambda wait_s: schema.connect(path, timeout_s=wait_s),
             path.with_name("meta.db-wal"),
             self._write_lock,
@@ -137,32 +136,28 @@ class Namespace(Reads):
     # -- life of the store ----------------------------------------------------
 
     def sync(self) -> None:
-        """Everything committed before is durable when this returns."""
+        """Everything committed before is durable when this returns. Raises NoSpace,
+        Corrupt."""
         self.before_sync()
-        if self._wal_fd is None:
-            try:
-                self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
-        os.fdatasync(self._wal_fd)
+        try:
+            self._wal.sync()
+        except OSError as error:
+            raise not_synced(self.path.name, error) from error
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
         """Now and then: keeps the WAL short, so that no commit has to. It syncs. Raises
         NoSpace, Corrupt."""
         self.before_sync()
         try:
-            self._checkpoint.run(at_least_bytes)
+            self._wal.checkpoint(at_least_bytes)
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
     def close(self) -> None:
-        self._checkpoint.close()
+        self._wal.close()
         self._reader.close()
         self._writer.close()
         self._write_lock.close()
-        if self._wal_fd is not None:
-            os.close(self._wal_fd)
-            self._wal_fd = None
 
     # -- writes ---------------------------------------------------------------
 

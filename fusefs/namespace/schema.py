@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusefs.errors import Corrupt
 from fusefs.namespace import totals
-from fusefs.store.checkpoint import AUTOCHECKPOINT_PAGES, LONGEST_BYTES
+from fusefs.store.wal import AUTOCHECKPOINT_PAGES, LONGEST_BYTES
 
 APPLICATION_ID = 0x64667331
 VERSION = 1

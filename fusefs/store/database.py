@@ -16,14 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fusefs.errors import Corrupt, FsError, NoSpace
-from fusefs.store.checkpoint import (
-    AUTOCHECKPOINT_PAGES,
-    CHECKPOINT_BYTES,
-    LONGEST_BYTES,
-    Checkpoint,
-)
-from fusefs.store.files import is_full
+from fusefs.store.files import is_full, not_synced
 from fusefs.store.locking import WriteLock
+from fusefs.store.wal import AUTOCHECKPOINT_PAGES, CHECKPOINT_BYTES, LONGEST_BYTES, Wal
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x64667332  # "dfs2"
@@ -74,8 +69,7 @@ class Database:
         except sqlite3.Error as error:
             raise translated(error, self._path) from error
         self._readers: list[sqlite3.Connection] = []
-        self._checkpoint = Checkpoint(self._connect, Path(f"{path}-wal"), lock)
-        self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._wal = Wal(self._connect, Path(f"{path}-wal"), lock)
         sync_directory(path.parent)
 
     def _prepare(self) -> sqlite3.Connection:
@@ -181,19 +175,17 @@ class Database:
             raise
 
     def sync(self) -> None:
-        """Every commit so far, of both processes, is durable when this returns.
-
-        What a checkpoint moved out of the WAL it has synced itself.
-        """
+        """Every commit so far, of both processes, is durable when this returns. Raises
+        NoSpace, Corrupt."""
         try:
-            os.fdatasync(self._wal_fd)
+            self._wal.sync()
         except OSError as error:
-            raise Corrupt(f"syncing small.db failed: {error.strerror}") from error
+            raise not_synced("small.db", error) from error
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
         """Move a long WAL into the table so that it starts again at its beginning."""
         try:
-            self._checkpoint.run(at_least_bytes)
+            self._wal.checkpoint(at_least_bytes)
         except sqlite3.Error as error:
             raise translated(error, self._path) from error
 
@@ -222,9 +214,8 @@ class Database:
         for reader in self._readers:
             reader.close()
         self._readers.clear()
-        self._checkpoint.close()
+        self._wal.close()
         self._writer.close()
-        os.close(self._wal_fd)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

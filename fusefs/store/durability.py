@@ -8,8 +8,9 @@ of its last write, and only that ticket is crossed off.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from fusefs.errors import FsError
 from fusefs.model.ids import ChunkId
 from fusefs.store.database import Database
 from fusefs.store.files import Files
@@ -21,14 +22,22 @@ WHOLE_FROM = 32
 class Durability:
     """The books of what is written and not yet synced."""
 
-    def __init__(self, files: Files, database: Database) -> None:
+    def __init__(
+        self, files: Files, database: Database, write_anew: Callable[[ChunkId], None]
+    ) -> None:
+        """`write_anew`: an object into a file of its own, in the place of the one it
+        has."""
         self._files = files
         self._database = database
+        self._write_anew = write_anew
         self._tickets = itertools.count(1)
         self._large: dict[ChunkId, int] = {}
         self._small_written = 0
         self._small_synced = 0
         self._inherited = False
+        self._doubted: set[ChunkId] = set()
+        """Whose sync failed. The next one may succeed though the disk has nothing, for
+        the kernel calls their pages clean (fsync(2))."""
 
     def __len__(self) -> int:
         return len(self._large)
@@ -52,6 +61,7 @@ class Durability:
 
     def removed(self, cid: ChunkId) -> None:
         self._large.pop(cid, None)
+        self._doubted.discard(cid)
 
     def sync(self, cids: Iterable[ChunkId]) -> list[ChunkId]:
         """These objects survive a power cut when it returns; gives those gone."""
@@ -59,11 +69,7 @@ class Durability:
             self._sync_inherited()
         large = self._large
         todo = {cid: large[cid] for cid in cids if cid in large}
-        gone: list[ChunkId] = []
-        if len(todo) >= WHOLE_FROM:
-            self._files.sync_filesystem()
-        elif todo:
-            gone = self._files.sync(todo)
+        gone = self._sync_large(todo, whole=len(todo) >= WHOLE_FROM)
         self._cross_off(todo)
         self._sync_small()
         return gone
@@ -73,12 +79,35 @@ class Durability:
         if self._inherited:
             self._sync_inherited()
         todo = dict(self._large)
-        self._files.sync_filesystem()
+        self._sync_large(todo, whole=True)
         self._cross_off(todo)
         self._sync_small()
 
+    def _sync_large(self, todo: dict[ChunkId, int], *, whole: bool) -> list[ChunkId]:
+        again = self._doubted.intersection(todo)
+        for cid in again:
+            self._write_anew(cid)
+        gone: list[ChunkId] = []
+        if whole:
+            self._sync_filesystem()
+        elif todo:
+            try:
+                gone = self._files.sync(todo)
+            except FsError:
+                self._doubted.update(todo)
+                raise
+        self._doubted -= again
+        return gone
+
+    def _sync_filesystem(self) -> None:
+        try:
+            self._files.sync_filesystem()
+        except FsError:
+            self._doubted.update(self._large)
+            raise
+
     def _sync_inherited(self) -> None:
-        self._files.sync_filesystem()
+        self._sync_filesystem()
         self._database.sync()
         self._inherited = False
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fusefs.errors import Corrupt, NoSpace
+from fusefs.errors import Corrupt, FsError, NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.store.types import Buffer
 
@@ -202,7 +202,7 @@ class Files:
         """
         if _libc.syncfs(self.fd) != 0:
             code = ctypes.get_errno()
-            raise Corrupt(f"syncing the store failed: {os.strerror(code)}")
+            raise not_synced("the store", OSError(code, os.strerror(code)))
 
     def close(self) -> None:
         os.close(self.fd)
@@ -254,9 +254,16 @@ def _sync_and_close(fd: int, sync: Callable[[int], None]) -> None:
     try:
         sync(fd)
     except OSError as error:
-        raise Corrupt(f"syncing an object failed: {error.strerror}") from error
+        raise not_synced("an object", error) from error
     finally:
         os.close(fd)
+
+
+def not_synced(what: str, error: OSError) -> FsError:
+    """Our error for that of a sync."""
+    if error.errno in _FULL:
+        return NoSpace(f"the store's disk is full (syncing {what})")
+    return Corrupt(f"syncing {what} failed: {error.strerror}")
 
 
 def _parse(directory: str, name: str) -> ChunkId | None:

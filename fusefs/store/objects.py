@@ -63,7 +63,7 @@ class Objects:
         self._clock = clock
         self._descriptors = Descriptors()
         self._known: dict[ChunkId, int] = {}
-        self._durability = Durability(files, database)
+        self._durability = Durability(files, database, self._write_anew)
         self.written: set[ChunkId] = set()
         """Large objects that `put` stored here lately. A small one found again is not
         always renewed (`index.py`), so that none may go early."""
@@ -150,6 +150,28 @@ class Objects:
             self.files.discard(tmp)
             raise
         self.suspects.clear(cid)
+        self._descriptors.drop(cid)
+
+    def _write_anew(self, cid: ChunkId) -> None:
+        """A large object's file, with the same bytes. What is gone or damaged is no
+        more here after it. Raises NoSpace."""
+        fd = self.files.open(cid)
+        if fd is None:
+            return
+        try:
+            data = _hashed_bytes(cid, fd)
+        finally:
+            os.close(fd)
+        if data is None:
+            self._lost(cid)
+            return
+        tmp = self.files.write(data)
+        try:
+            with self.lock:
+                if self.index.flags(cid) is not None:
+                    self.files.publish(tmp, cid)
+        finally:
+            self.files.discard(tmp)
         self._descriptors.drop(cid)
 
     def _finish_for_killed(self) -> None:
@@ -357,12 +379,7 @@ class Objects:
         return self._sound(cid, ChunkFile(fd, os.fstat(fd).st_size))
 
     def _sound(self, cid: ChunkId, file: ChunkFile) -> bool:
-        try:
-            data = os.pread(file.fd, MAX_OBJECT_BYTES + 1, 0)
-        except OSError as error:
-            log.warning("reading %s: %s", path_of(cid), error.strerror)
-            return False
-        if chunk_id(data) != cid:
+        if _hashed_bytes(cid, file.fd) is None:
             return False
         self.suspects.clear(cid)
         if len(self._seen_whole) >= KNOWN_LIMIT:
@@ -404,3 +421,13 @@ class Objects:
         """The node sees to it that what it keeps is here again (`lost_s`)."""
         with self.lock:
             self.index.set_state("lost_s", self._clock())
+
+
+def _hashed_bytes(cid: ChunkId, fd: int) -> bytes | None:
+    """The bytes of a large object; None if they are not its own."""
+    try:
+        data = os.pread(fd, MAX_OBJECT_BYTES + 1, 0)
+    except OSError as error:
+        log.warning("reading %s: %s", path_of(cid), error.strerror)
+        return None
+    return data if chunk_id(data) == cid else None

@@ -60,7 +60,10 @@ def test_a_full_disk_is_a_line_of_the_log_and_no_traceback(
     namespace, store = kept
 
     class Full:
-        def run(self, at_least_bytes: int) -> None:
+        def sync(self) -> None:
+            pass
+
+        def checkpoint(self, at_least_bytes: int) -> None:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
@@ -68,7 +71,7 @@ def test_a_full_disk_is_a_line_of_the_log_and_no_traceback(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(namespace, "_checkpoint", Full())
+    monkeypatch.setattr(namespace, "_wal", Full())
     house = housekeeping.Housekeeping(store, namespace)
     with caplog.at_level("INFO"):
         house._do(house._sync)

@@ -14,9 +14,10 @@ import pytest
 from fusefs.errors import ChunkMissing
 from fusefs.model.ids import ChunkId, NodeId, chunk_id
 from fusefs.namespace import Namespace, schema
-from fusefs.store import Store, checkpoint, files, sidefiles
+from fusefs.store import Store, files, sidefiles
 from fusefs.store import database as database_module
 from fusefs.store import objects as objects_module
+from fusefs.store import wal as wal_module
 from fusefs.store.files import path_of
 from fusefs.store.suspects import window_start
 from tests.lib.stores import Clock, bytes_of, checked_store
@@ -291,13 +292,13 @@ def test_checkpoint_restarts_the_wal_that_a_writer_kept_ahead_of(tmp_path, monke
     with checked_store(tmp_path) as store:
         for i in range(300):
             store.put(bytes_of(20_000, i))
-        real = checkpoint.moved
+        real = wal_module.moved
 
         def moved(connection, mode):
             return 5000 if mode == "PASSIVE" else real(connection, mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "moved", moved)
+            patch.setattr(wal_module, "moved", moved)
             store.database.checkpoint(at_least_bytes=1 << 20)
         store.put(b"the first of the new beginning")
         pages = store.database.one("PRAGMA wal_checkpoint(PASSIVE)")
@@ -367,7 +368,7 @@ def test_a_wal_that_grew_behind_a_reader_is_cut(
         assert wal.stat().st_size > 2 << 20
         reader.close()
         store.database.checkpoint(0)
-        namespace._checkpoint.run(0)
+        namespace._wal.checkpoint(0)
         write(200)
         assert wal.stat().st_size <= 1 << 20
         namespace.close()

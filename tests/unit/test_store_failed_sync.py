@@ -1,0 +1,154 @@
+"""A disk that fails once: the kernel calls pages clean then that it could not write,
+so the next fsync succeeds (fsync(2)). What it is about has to be written anew."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from fusefs.errors import Corrupt, NoSpace
+from fusefs.model.ids import NodeId
+from fusefs.namespace import Namespace
+from fusefs.store import Store, files
+from fusefs.store.files import path_of
+from tests.lib.stores import bytes_of, checked_store
+
+LARGE = 40_000
+
+
+class Disk:
+    """The next fdatasync fails with `errno`, and the pages of that file are clean."""
+
+    def __init__(self) -> None:
+        self.errno = 0
+        self.unwritten: set[int] = set()
+        """Inodes whose pages are in memory only."""
+        self._fdatasync, self._pwrite = os.fdatasync, os.pwrite
+
+    def fdatasync(self, fd: int) -> None:
+        code, self.errno = self.errno, 0
+        if code:
+            self.unwritten.add(os.fstat(fd).st_ino)
+            raise OSError(code, os.strerror(code))
+        self._fdatasync(fd)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        self.unwritten.discard(os.fstat(fd).st_ino)
+        return self._pwrite(fd, data, offset)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr(os, "fdatasync", disk.fdatasync)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    return disk
+
+
+def inode(store: Store, cid: bytes) -> int:
+    return os.stat(path_of(cid), dir_fd=store.files.fd).st_ino
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_object_whose_sync_failed_is_written_anew(tmp_path, disk, again):
+    with checked_store(tmp_path) as store, checked_store(tmp_path) as other:
+        cid = store.put(bytes_of(LARGE))
+        assert len(other.get(cid)) == LARGE
+        disk.errno = errno.EIO
+        with pytest.raises(Corrupt):
+            store.sync([cid])
+        assert disk.unwritten == {inode(store, cid)}
+        if again:  # a program writes it all once more, as it should
+            store.put(bytes_of(LARGE))
+        store.sync([cid])
+        assert inode(store, cid) not in disk.unwritten
+        assert store.get(cid) == other.get(cid) == bytes_of(LARGE)
+        before = inode(store, cid)
+        store.put(bytes_of(LARGE))
+        store.sync([cid])
+        assert inode(store, cid) == before
+
+
+def test_all_objects_are_written_anew_when_syncing_the_disk_failed(
+    tmp_path, monkeypatch
+):
+    with checked_store(tmp_path) as store:
+        cids = [store.put(bytes_of(LARGE, i)) for i in range(3)]
+        before = [
+            os.open(path_of(cid), os.O_RDONLY, dir_fd=store.files.fd) for cid in cids
+        ]
+
+        def fails(self) -> None:
+            raise files.not_synced("the store", OSError(errno.EIO, "no"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.Files, "sync_filesystem", fails)
+            with pytest.raises(Corrupt):
+                store.sync_all()
+        store.delete(cids[2])
+        store.sync([cids[0]])
+        store.sync_all()
+        for cid, fd in zip(cids, before, strict=True):
+            assert cid == cids[2] or inode(store, cid) != os.fstat(fd).st_ino
+            os.close(fd)
+
+
+def test_an_object_that_cannot_be_written_anew_is_not_called_durable(
+    tmp_path, disk, monkeypatch
+):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        disk.errno = errno.EIO
+        with pytest.raises(Corrupt):
+            store.sync([cid])
+
+        def full(self, data) -> str:
+            raise NoSpace("full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.Files, "write", full)
+            for _ in range(2):
+                with pytest.raises(NoSpace):
+                    store.sync([cid])
+        store.sync([cid])
+        assert inode(store, cid) not in disk.unwritten
+
+
+def test_a_quota_met_when_syncing_is_no_damage(tmp_path, disk):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        disk.errno = errno.EDQUOT
+        with pytest.raises(NoSpace):
+            store.sync([cid])
+        store.sync([cid])
+
+
+def test_a_log_whose_sync_failed_is_written_anew(tmp_path, disk):
+    with checked_store(tmp_path) as store:
+        cids = [store.put(bytes_of(9000, i)) for i in range(300)]
+        disk.errno = errno.EIO
+        with pytest.raises(Corrupt):
+            store.sync(cids[-1:])
+        assert disk.unwritten == {os.stat(tmp_path / "small.db-wal").st_ino}
+        store.sync(cids[-1:])
+        assert not disk.unwritten
+    with checked_store(tmp_path) as store:
+        assert [store.get(cid) for cid in cids] == [
+            bytes_of(9000, i) for i in range(300)
+        ]
+
+
+def test_transactions_whose_sync_failed_are_written_anew(tmp_path, disk):
+    namespace = Namespace.create(tmp_path, NodeId(7))
+    namespace.put_setting(b"a", b"1")
+    disk.errno = errno.EIO
+    with pytest.raises(Corrupt):
+        namespace.sync()
+    assert disk.unwritten == {os.stat(tmp_path / "meta.db-wal").st_ino}
+    namespace.put_setting(b"b", b"2")
+    namespace.sync()
+    assert not disk.unwritten
+    assert not namespace.problems()
+    namespace.close()
