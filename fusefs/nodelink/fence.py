@@ -31,12 +31,15 @@ INO_MASK: Final = SLOTS - 1
 """Inode numbers are hashes in their low bits (model/ids.py)."""
 _HEADER: Final = 4096
 _BYTES: Final = _HEADER + 2 * SLOTS
-_RECEIVED, _TELLS, _NOTES = 0, 1, 2
+_RECEIVED, _TELLS, _TURN, _NOTES = 0, 1, 2, 3
 _LISTED, _FOR_GOOD = 1, 2
 """Marks of names: one directory's listing, which the kernel may forget again; and all
 that is never taken away, as two of them on one byte could not be told apart."""
-_NOTED: Final = 8
-"""Exchanges under way that are noted at once: more than threads ever do."""
+_NOTED: Final = 63
+"""Notes of a worker, each of threads whose numbers are alike modulo this."""
+_TURNS: Final = 4
+"""Workers, one after the other, whose notes are kept: one that took over may be killed,
+too, before it answered what its predecessor had noted."""
 LIMIT_S: Final = 1.0
 """A node that died with a fence up is back by then."""
 _SLICE_S: Final = 0.001
@@ -127,6 +130,9 @@ class Gate:
         # As in NodeFence; also protects the marks of names and `_listings`.
         self._barrier = threading.Lock()
         self.waits = 0
+        turn = (self.numbers[_TURN] + 1) % _TURNS
+        self.numbers[_TURN] = turn
+        self._notes = _NOTES + 2 * _NOTED * turn
         self.inodes[ROOT_INO & INO_MASK] = 1
 
     def tell(self) -> None:
@@ -135,18 +141,19 @@ class Gate:
 
     # -- for the next worker ---------------------------------------------------------
 
-    def note(self, unique: int, before_ns: int) -> None:
-        """This request is about to be carried out, and nothing it is about was changed
-        later than that."""
-        at = _NOTES + 2 * (unique // 2 % _NOTED)
+    def note(self, thread: int, unique: int, ino: Ino) -> None:
+        """This request is about to make, take away or move the name of this inode."""
+        at = self._notes + 2 * (thread % _NOTED)
         self.numbers[at] = 0
-        self.numbers[at + 1] = before_ns
+        self.numbers[at + 1] = ino
         self.numbers[at] = unique
 
-    def noted(self, unique: int) -> int:
-        """What the worker before noted of the request; 0: nothing, it never began."""
-        at = _NOTES + 2 * (unique // 2 % _NOTED)
-        return self.numbers[at + 1] if self.numbers[at] == unique else 0
+    def noted(self, unique: int) -> Ino | None:
+        """What a worker before noted of the request. None: it never came that far."""
+        uniques = self.numbers[_NOTES : _NOTES + 2 * _NOTED * _TURNS : 2].tolist()
+        if unique not in uniques:
+            return None
+        return Ino(self.numbers[_NOTES + 2 * uniques.index(unique) + 1])
 
     # -- serving threads -------------------------------------------------------------
 

@@ -8,6 +8,7 @@ check and act. The mode arrives with the umask applied: the kernel does it.
 from __future__ import annotations
 
 import stat
+from functools import partial
 from itertools import islice
 
 from fusefs.errors import (
@@ -113,6 +114,7 @@ class Tree:
             mode, gid = inherit(above, mode, caller.gid)
             ino = tx.new_ino(parent, name, stat.S_IFMT(mode) >> 12)
             tx.create(parent, name, ino, mode, caller.uid, gid, rdev, target)
+            caller.note(ino)
         return ino, commit.seq
 
     def mknod(
@@ -221,7 +223,7 @@ class Tree:
 
     # -- removing --------------------------------------------------------------
 
-    def unlink(self, parent: Ino, name: bytes) -> None:
+    def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None:
         check_name(name)
         keep = Kept(self._files)
         with keep, self._commits.begin((parent, name)) as tx:
@@ -230,8 +232,9 @@ class Tree:
                 raise IsADirectory(repr(name))
             keep.last_name(tx, entry)
             tx.unlink(parent, name)
+            caller.note(entry.ino)
 
-    def rmdir(self, parent: Ino, name: bytes) -> None:
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> None:
         if name == b".":
             raise Invalid("rmdir of .")
         if name == b"..":
@@ -243,23 +246,31 @@ class Tree:
             _check_empty_directory(tx, entry)
             keep.last_name(tx, entry)
             tx.rmdir(parent, name)
+            caller.note(entry.ino)
         self._commits.coherence.gone(entry.ino)
 
     # -- moving ----------------------------------------------------------------
 
     def rename(
-        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
+        self,
+        parent: Ino,
+        name: bytes,
+        new_parent: Ino,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
     ) -> None:
         """renameat2(2) with NOREPLACE or EXCHANGE; other flags are EINVAL."""
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise Invalid(f"rename flags {flags:#x}")
         check_name(name)
         check_name(new_name)
+        move = partial(self._rename, parent, name, new_parent, new_name, flags, caller)
         try:
-            self._rename(parent, name, new_parent, new_name, flags, flags == NOREPLACE)
+            move(ask=flags == NOREPLACE)
         except Taken:
             with self._exclusive.asked(new_parent, new_name):
-                self._rename(parent, name, new_parent, new_name, flags, False)
+                move(ask=False)
 
     def _rename(
         self,
@@ -268,6 +279,8 @@ class Tree:
         new_parent: Ino,
         new_name: bytes,
         flags: int,
+        caller: Caller,
+        *,
         ask: bool,
     ) -> None:
         keep = Kept(self._files)
@@ -294,6 +307,7 @@ class Tree:
                 self._note_risk(tx, entry)
                 tx.rename(parent, name, new_parent, new_name)
                 commit.replaces, replaced = True, target
+            caller.note(entry.ino)
         if replaced is not None and replaced.kind == S_DIR:
             self._commits.coherence.gone(replaced.ino)
 

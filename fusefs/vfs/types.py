@@ -34,13 +34,20 @@ class Attr(NamedTuple):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who asks. `cancelled` turns true when the kernel interrupts the request."""
+    """Who asks. `cancelled` turns true when the kernel interrupts the request. `noted`
+    is told the inode whose name the request makes, takes away or moves, just before
+    that is committed."""
 
     uid: int = 0
     gid: int = 0
     pid: int = 0
     umask: int = 0o022
     cancelled: Callable[[], bool] | None = None
+    noted: Callable[[Ino], None] | None = None
+
+    def note(self, ino: Ino) -> None:
+        if self.noted is not None:
+            self.noted(ino)
 
 
 class SetAttr(msgspec.Struct, frozen=True):

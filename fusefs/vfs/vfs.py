@@ -241,10 +241,10 @@ class Vfs:
         return self._tree.link(ino, parent, name)
 
     def unlink(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._relief.removing(lambda: self._tree.unlink(parent, name))
+        self._relief.removing(lambda: self._tree.unlink(parent, name, caller))
 
     def rmdir(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._relief.removing(lambda: self._tree.rmdir(parent, name))
+        self._relief.removing(lambda: self._tree.rmdir(parent, name, caller))
 
     def rename(
         self,
@@ -257,7 +257,7 @@ class Vfs:
     ) -> None:
         """Flags of renameat2(2): NOREPLACE (1), EXCHANGE (2)."""
         self._relief.removing(
-            lambda: self._tree.rename(parent, name, new_parent, new_name, flags)
+            lambda: self._tree.rename(parent, name, new_parent, new_name, flags, caller)
         )
 
     # -- files -----------------------------------------------------------------

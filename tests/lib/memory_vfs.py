@@ -135,6 +135,7 @@ class MemoryVfs:
         if name in directory.children:
             raise Exists
         node = Node(next(self._inos), mode, caller)
+        caller.note(node.ino)
         self._nodes[node.ino] = node
         directory.children[name] = node
         node.parent = directory
@@ -196,6 +197,7 @@ class MemoryVfs:
                 raise NotFound
             if stat.S_ISDIR(node.mode):
                 raise IsADirectory
+            caller.note(node.ino)
             del directory.children[name]
             directory.touch(data=True)
             node.nlink -= 1
@@ -209,6 +211,7 @@ class MemoryVfs:
                 raise NotFound
             if node.children:
                 raise NotEmpty
+            caller.note(node.ino)
             del directory.children[name]
             directory.touch(data=True)
 
@@ -228,9 +231,10 @@ class MemoryVfs:
                 raise NotFound
             if flags & 1 and there is not None:
                 raise Exists
+            if flags & 2 and there is None:
+                raise NotFound
+            caller.note(node.ino)
             if flags & 2:
-                if there is None:
-                    raise NotFound
                 old.children[name] = there
             else:
                 del old.children[name]

@@ -8,73 +8,23 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from fusefs.bindings.kernel import encode, names, server
+from fusefs.bindings.kernel import encode, names
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel
-from fusefs.bindings.kernel.connection import Connection, Settings
+from fusefs.bindings.kernel.connection import Settings
 from fusefs.bindings.kernel.protocol import Op
-from fusefs.bindings.kernel.session import Session
 from fusefs.errors import FsError
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Caller
-from tests.lib.memory_vfs import MemoryVfs
-
-WHO = Caller(uid=7, gid=8, pid=9)
-RESENT = p.UNIQUE_RESEND | 2
-
-
-class Desk:
-    """A channel whose requests are given by hand."""
-
-    def __init__(self, adopted: bool = False, settings: Settings | None = None) -> None:
-        self.fs = MemoryVfs()
-        session = Session(flags=p.SETXATTR_EXT) if adopted else None
-        self.connection = Connection(self.fs, -1, settings or Settings(), session)
-        if not adopted:
-            self.connection.begin(Session(flags=p.SETXATTR_EXT))
-        table = server.handlers(adopted=adopted)
-        self.rooms = 0
-        self.channel = Channel(self.connection, table, self._make_room)
-        self.connection.channels = (self.channel,)
-
-    def _make_room(self) -> None:
-        self.rooms += 1
-
-    def ask(
-        self,
-        op: int,
-        node: int = 1,
-        body: bytes = b"",
-        unique: int = 2,
-        thread: int = 9,
-    ) -> tuple[int, bytes] | None:
-        """(errno, payload) of the reply; None without one."""
-        length = p.HEADER_BYTES + len(body)
-        head = p.IN_HEADER.pack(length, op, unique, node, 7, 8, thread, 0, 0)
-        self.channel.buffer[:length] = head + body
-        self.channel.length = length
-        self.channel.unique = unique
-        reply = self.channel.serve(op, unique, Ino(node))
-        self.channel.unique = 0
-        if reply is None:
-            return None
-        size, problem, echoed = p.OUT_HEADER.unpack_from(reply)
-        assert (size, echoed) == (len(reply), unique)
-        return -problem, bytes(reply[16:])
+from tests.lib.desk import WHO, Desk
 
 
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
-
-
-@pytest.fixture
-def adopted() -> Desk:
-    return Desk(adopted=True)
 
 
 def test_lookup_of_a_dot_gives_the_inode_itself(desk: Desk) -> None:
@@ -312,124 +262,6 @@ def test_copies_beyond_32_bits_need_the_long_form(desk: Desk) -> None:
     long = desk.ask(Op.COPY_FILE_RANGE_64, one.attr.ino, body)
     assert short == (0, (0xFFFFF000).to_bytes(8, "little"))
     assert long == (0, (1 << 40).to_bytes(8, "little"))
-
-
-# -- taken over --------------------------------------------------------------------
-
-
-def repeated() -> Iterator[tuple[Op, bytes, int]]:
-    yield Op.MKDIR, p.MKDIR_IN.pack(0o755, 0) + b"left\0", errno.EEXIST
-    yield Op.SYMLINK, b"link\0to\0", errno.EEXIST
-    node = p.MKNOD_IN.pack(stat.S_IFREG | 0o644, 0, 0, 0)
-    yield Op.MKNOD, node + b"node\0", errno.EEXIST
-    yield Op.UNLINK, b"gone\0", errno.ENOENT
-    yield Op.RMDIR, b"gone\0", errno.ENOENT
-    yield Op.REMOVEXATTR, b"user.gone\0", errno.ENODATA
-    yield Op.RENAME, p.RENAME_IN.pack(1) + b"gone\0node\0", errno.ENOENT
-    yield Op.RENAME2, p.RENAME2_IN.pack(1, 1, 0) + b"gone\0node\0", errno.ENOENT
-    attribute = p.SETXATTR_IN.pack(5, os.XATTR_CREATE, 0, 0) + b"user.there\0value"
-    yield Op.SETXATTR, attribute, errno.EEXIST
-    created = p.CREATE_IN.pack(os.O_CREAT | os.O_EXCL, stat.S_IFREG | 0o644, 0, 0)
-    yield Op.CREATE, created + b"node\0", errno.EEXIST
-
-
-def left_behind(desk: Desk) -> None:
-    desk.fs.mkdir(Ino(1), b"left", 0o755, WHO)
-    desk.fs.symlink(Ino(1), b"link", b"to", WHO)
-    desk.fs.mknod(Ino(1), b"node", stat.S_IFREG | 0o644, 0, WHO)
-    desk.fs.setxattr(Ino(1), b"user.there", b"value", 0, WHO)
-
-
-@pytest.mark.parametrize(("op", "body", "usual"), list(repeated()))
-def test_repeated_request_that_was_done_succeeds(
-    adopted: Desk, op: Op, body: bytes, usual: int
-) -> None:
-    left_behind(adopted)
-    first = adopted.ask(op, 1, body)
-    assert first is not None
-    assert first[0] == usual
-    again = adopted.ask(op, 1, body, unique=RESENT)
-    assert again is not None
-    assert again[0] == 0
-
-
-def test_repeated_request_that_does_not_fit_what_is_there_fails(adopted: Desk) -> None:
-    left_behind(adopted)
-    body = b"link\0elsewhere\0"
-    assert adopted.ask(Op.SYMLINK, 1, body, unique=RESENT) == (errno.EEXIST, b"")
-    body = p.MKDIR_IN.pack(0o755, 0) + b"node\0"
-    assert adopted.ask(Op.MKDIR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
-
-
-def test_attribute_with_another_value_was_set_by_somebody_else(adopted: Desk) -> None:
-    left_behind(adopted)
-    body = p.SETXATTR_IN.pack(5, os.XATTR_CREATE, 0, 0) + b"user.there\0other"
-    assert adopted.ask(Op.SETXATTR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
-
-
-def test_exchange_that_was_done_is_not_done_again(adopted: Desk) -> None:
-    left_behind(adopted)
-    names = (b"node", b"left")
-    node, left = (adopted.fs.lookup(Ino(1), name).ino for name in names)
-    body = p.RENAME2_IN.pack(1, 2, 0) + b"node\0left\0"
-
-    def ask(unique: int) -> tuple[Ino, Ino]:
-        assert adopted.ask(Op.RENAME2, 1, body, unique=unique) == (0, b"")
-        return tuple(adopted.fs.lookup(Ino(1), name).ino for name in names)
-
-    assert ask(p.UNIQUE_RESEND | 6) == (left, node), "it had not begun"
-    assert ask(8) == (node, left)
-    assert ask(p.UNIQUE_RESEND | 8) == (node, left), "it was done"
-    adopted.connection.gate.note(10, adopted.fs.lookup(Ino(1), b"node").ctime_ns)
-    assert ask(p.UNIQUE_RESEND | 10) == (left, node), "only the one before was"
-
-
-@pytest.mark.parametrize(
-    ("journal", "there", "size"),
-    [(True, b"", 0), (False, b"abc", 6), (None, b"abc", 3), (None, b"", 3)],
-)
-def test_append_is_repeated_unless_it_was_done(
-    adopted: Desk, journal: bool | None, there: bytes, size: int
-) -> None:
-    """What the journal says counts; the bytes, where it says nothing."""
-    made = adopted.fs.create(Ino(1), b"log", 0o644, os.O_RDWR | os.O_APPEND, WHO)
-    adopted.fs.write(made.handle, 0, there, WHO)
-    adopted.fs.appended[made.attr.ino, 2] = journal
-    body = p.READ_IN.pack(made.handle, 0, 3, 0, 0, os.O_APPEND, 0) + b"abc"
-    reply = adopted.ask(Op.WRITE, made.attr.ino, body, unique=RESENT)
-    assert reply == (0, b"\x03" + bytes(7))
-    assert adopted.fs.lookup(Ino(1), b"log").size == size
-    assert made.handle in adopted.connection.written
-
-
-def test_what_was_left_is_asked_for_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The kernel repeats all that was read: what a thread of ours has begun, too."""
-    session = Session(flags=p.HAS_RESEND)
-    made = server.Server(MemoryVfs(), -1, adopted=session)
-    done: list[object] = []
-    monkeypatch.setattr(made, "_add_channel", lambda resident: done.append("reads"))
-    monkeypatch.setattr(made, "_notify", done.append)
-    made.start()
-    asked = p.OUT_HEADER.pack(16, p.NOTIFY_RESEND, 0)
-    assert done == [asked, *["reads"] * made.connection.settings.readers]
-
-
-def test_repeated_request_means_nothing_to_a_worker_from_the_start(desk: Desk) -> None:
-    left_behind(desk)
-    body = p.MKDIR_IN.pack(0o755, 0) + b"left\0"
-    assert desk.ask(Op.MKDIR, 1, body, unique=RESENT) == (errno.EEXIST, b"")
-
-
-def test_handles_of_the_predecessor_are_adopted_once(adopted: Desk) -> None:
-    one = adopted.fs.mknod(Ino(1), b"1", stat.S_IFREG | 0o644, 0, WHO).ino
-    two = adopted.fs.mknod(Ino(1), b"2", stat.S_IFREG | 0o644, 0, WHO).ino
-    body = p.READ_IN.pack(5001, 0, 3, 0, 0, 0, 0) + b"abc"
-    assert adopted.ask(Op.WRITE, one, body) == (0, b"\x03" + bytes(7))
-    body = p.COPY_IN.pack(5001, 0, two, 5002, 0, 3, 0)
-    assert adopted.ask(Op.COPY_FILE_RANGE, one, body) == (0, b"\x03" + bytes(7))
-    assert adopted.fs.adopted == [(5001, one), (5002, two)]
 
 
 @pytest.mark.parametrize("lock", ["of the mount", "of the directory it was in"])

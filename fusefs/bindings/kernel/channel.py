@@ -69,15 +69,17 @@ class Channel:
         handlers: Sequence[Handler],
         make_room: Callable[[], bool],
         *,
+        number: int = 0,
         resident: bool = False,
     ) -> None:
         """`make_room`: called once before a request waits for somebody else; sees
-        to it that another thread reads, if there is one to be had. `resident`: keep all
-        pages of the buffer (see _make_resident); others than the usual readers come and
-        go."""
+        to it that another thread reads, if there is one to be had. `number`: that no
+        other channel has now. `resident`: keep all pages of the buffer (see
+        _make_resident); others than the usual readers come and go."""
         self.connection = connection
         self.fs = connection.fs
         self.handlers = handlers
+        self.number = number
         self.buffer = mmap.mmap(-1, p.HEADER_ROOM + p.MAX_WRITE, flags=_PRIVATE)
         _make_resident(self.buffer, len(self.buffer) if resident else _USUAL_BYTES)
         self.view = memoryview(self.buffer)
@@ -93,7 +95,7 @@ class Channel:
         self._unanswered = False
         self.counts = [0] * p.OPCODES
         """Requests served per opcode. Read by every thread."""
-        self.cancelled = self._is_cancelled
+        self.cancelled, self.noted = self._is_cancelled, self._note
         self._make_room = make_room
         self._made_room = self._parked = 0
 
@@ -102,7 +104,7 @@ class Channel:
     def caller(self, umask: int = 0) -> Caller:
         """Who asks, from the header."""
         uid, gid, pid = p.IN_WHO.unpack_from(self.buffer, p.WHO)
-        return Caller(uid, gid, pid, umask, self.cancelled)
+        return Caller(uid, gid, pid, umask, self.cancelled, self.noted)
 
     def thread(self) -> int:
         """Who asks: a thread, not a process."""
@@ -154,6 +156,11 @@ class Channel:
         if self.connection.settings.changes_wait:
             self.about_to_wait()
         return self.connection.holding(*inodes)
+
+    def _note(self, ino: Ino) -> None:
+        """Caller.noted: so that the next worker does nothing twice (recovery.py)."""
+        unique = self.unique & ~p.UNIQUE_RESEND
+        self.connection.gate.note(self.number, unique, ino)
 
     def _is_cancelled(self) -> bool:
         """Caller.cancelled: asked by whoever waits, so it also tells us of it."""

@@ -20,7 +20,6 @@ from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
 from fusefs.model.records import S_DIR
 from fusefs.nodelink.fence import INO_MASK
-from fusefs.vfs.tree import EXCHANGE
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
@@ -209,17 +208,7 @@ def rename(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def rename2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
-    if flags == EXCHANGE:  # so that it is not done twice (recovery.py)
-        one, other = to_exchange(ch, nodeid, target)
-        before_ns = max(one.ctime_ns, other.ctime_ns, 1)
-        ch.connection.gate.note(unique & ~p.UNIQUE_RESEND, before_ns)
     return _rename(ch, unique, nodeid, target, flags, p.RENAME2_IN.size)
-
-
-def to_exchange(ch: Channel, nodeid: Ino, target: Ino) -> tuple[Attr, Attr]:
-    """What the two names of a RENAME2 request are now. Raises NotFound."""
-    old, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
-    return ch.fs.lookup(nodeid, old), ch.fs.lookup(target, new)
 
 
 def _rename(

@@ -1,8 +1,10 @@
 """Requests of a mount that was taken over from a worker that died.
 
 * A resent request (UNIQUE_RESEND) may have been carried out without its answer
-  having been sent. What cannot be done twice and shows its result is then answered
-  with success: the mkdir that finds its directory, the unlink that finds nothing.
+  having been sent. Of one that makes, takes away or moves a name the inode was noted
+  just before (formats.md, 11): it is not done again to what a peer made there since,
+  nor is what a peer made taken for its own. Others are answered with success where
+  what they want is there: the link that finds its name.
 * A write that came to be answered no more is there already, perhaps: again, it would
   be appended twice to a file that is open with O_APPEND. The journal knows its number;
   where it lies says nothing, for peers append, too.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -22,11 +24,10 @@ from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply
 from fusefs.bindings.kernel.inodes import setxattr_parts
-from fusefs.bindings.kernel.names import entry_reply, to_exchange
+from fusefs.bindings.kernel.names import entry_reply
 from fusefs.bindings.kernel.protocol import REQUEST, Op
 from fusefs.errors import BadHandle, FsError, NotFound, Stale
 from fusefs.model.ids import Ino
-from fusefs.vfs.tree import EXCHANGE, NOREPLACE
 from fusefs.vfs.types import Attr
 
 _HANDLE_AT: Final = {
@@ -51,7 +52,8 @@ def wrapped(table: Sequence[Handler]) -> list[Handler]:
         out[op] = _with_handles(out[op], op)
     out[Op.LINK] = _with_orphans(out[Op.LINK], NotFound, _to_link)
     out[Op.WRITE] = _with_handles(_unless_written(table[Op.WRITE]), Op.WRITE)
-    out[Op.RENAME2] = _unless_exchanged(out[Op.RENAME2])
+    for op, done in _OF_NAMES.items():
+        out[op] = _unless_done(out[op], done)
     for op, (harmless, recognise) in _REPEATED.items():
         out[op] = _with_repeats(out[op], harmless, recognise)
     return out
@@ -131,9 +133,86 @@ def _is_there(ch: Channel, fh: int, offset: int, size: int) -> bool:
     return there[:got] == ch.view[start : start + size]
 
 
-_CREATE_ONLY: Final = os.O_CREAT | os.O_EXCL
+_OF_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 
 # -- repeated requests ---------------------------------------------------------------
+
+Done = Callable[[Channel, int, Ino, Ino], Reply]
+"""The reply if the request was carried out, as what the name shows now tells beside the
+inode that was noted just before; None: it was not, or a peer undid it."""
+
+
+def _unless_done(handler: Handler, done: Done) -> Handler:
+    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
+        if unique & p.UNIQUE_RESEND:
+            ino = ch.connection.gate.noted(unique & ~p.UNIQUE_RESEND)
+            if ino is not None:
+                reply = done(ch, unique, nodeid, ino)
+                if reply is not None:
+                    return reply
+        return handler(ch, unique, nodeid)
+
+    return served
+
+
+def _shown(ch: Channel, parent: Ino, name: bytes) -> Attr | None:
+    try:
+        return ch.fs.lookup(parent, name)
+    except NotFound:
+        return None
+
+
+def _left(name_at: Callable[[Channel], bytes]) -> Done:
+    """Taken away, moved or exchanged: the name shows it no more. What it shows instead
+    a peer made since."""
+
+    def done(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
+        attr = _shown(ch, nodeid, name_at(ch))
+        return None if attr and attr.ino == ino else encode.ok(unique)
+
+    return done
+
+
+def _made(name_at: Callable[[Channel], bytes]) -> Done:
+    def done(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
+        epoch = ch.connection.epoch
+        attr = _shown(ch, nodeid, name_at(ch))
+        if attr and attr.ino == ino:
+            return entry_reply(ch, unique, attr, epoch)
+        return None
+
+    return done
+
+
+def _created(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
+    flags, _, _, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
+    attr = _shown(ch, nodeid, _name_behind(p.CREATE_IN)(ch))
+    if not attr or attr.ino != ino:
+        return None
+    epoch = ch.connection.epoch
+    opened = ch.fs.open(ino, flags & ~_OF_NEW, ch.caller(), False)
+    reply = entry_reply(ch, unique, opened.attr, epoch)
+    return encode.created(reply, unique, opened.handle, 0)
+
+
+def _name_behind(record: struct.Struct) -> Callable[[Channel], bytes]:
+    return lambda ch: ch.name_at(REQUEST + record.size)
+
+
+def _first_name_behind(size: int) -> Callable[[Channel], bytes]:
+    return lambda ch: ch.names_at(REQUEST + size)[0]
+
+
+_OF_NAMES: Final[dict[Op, Done]] = {
+    Op.MKDIR: _made(_name_behind(p.MKDIR_IN)),
+    Op.MKNOD: _made(_name_behind(p.MKNOD_IN)),
+    Op.SYMLINK: _made(_first_name_behind(0)),
+    Op.CREATE: _created,
+    Op.UNLINK: _left(lambda ch: ch.name_at(REQUEST)),
+    Op.RMDIR: _left(lambda ch: ch.name_at(REQUEST)),
+    Op.RENAME: _left(_first_name_behind(p.RENAME_IN.size)),
+    Op.RENAME2: _left(_first_name_behind(p.RENAME2_IN.size)),
+}
 
 Recognise = Callable[[Channel, int, Ino], Reply]
 """The reply if what the request wants is there already, else None."""
@@ -158,94 +237,9 @@ def _done(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return encode.ok(unique)
 
 
-def _found(
-    ch: Channel, unique: int, nodeid: Ino, name: bytes, fits: Callable[[Attr], bool]
-) -> Reply:
-    epoch = ch.connection.epoch
-    attr = ch.fs.lookup(nodeid, name)
-    return entry_reply(ch, unique, attr, epoch) if fits(attr) else None
-
-
-def _made_directory(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    uid, _, _ = p.IN_WHO.unpack_from(ch.buffer, p.WHO)
-    name = ch.name_at(REQUEST + p.MKDIR_IN.size)
-    return _found(
-        ch, unique, nodeid, name,
-        lambda a: stat.S_ISDIR(a.mode) and a.uid == uid and a.nlink == 2,
-    )  # fmt: skip
-
-
-def _made_node(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    mode, _, _, _ = p.MKNOD_IN.unpack_from(ch.buffer, REQUEST)
-    uid, _, _ = p.IN_WHO.unpack_from(ch.buffer, p.WHO)
-    name = ch.name_at(REQUEST + p.MKNOD_IN.size)
-    return _found(
-        ch, unique, nodeid, name,
-        lambda a: stat.S_IFMT(a.mode) == stat.S_IFMT(mode)
-        and a.uid == uid and a.size == 0,
-    )  # fmt: skip
-
-
 def _made_link(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     (ino,) = p.LINK_IN.unpack_from(ch.buffer, REQUEST)
-    name = ch.name_at(REQUEST + p.LINK_IN.size)
-    return _found(ch, unique, nodeid, name, lambda a: a.ino == ino)
-
-
-def _made_symlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    name, target = ch.names_at(REQUEST)
-    return _found(
-        ch, unique, nodeid, name,
-        lambda a: stat.S_ISLNK(a.mode) and ch.fs.readlink(a.ino) == target,
-    )  # fmt: skip
-
-
-def _created(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    """O_EXCL found a file: ours if it is empty, as it was left."""
-    flags, _, _, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
-    uid, _, _ = p.IN_WHO.unpack_from(ch.buffer, p.WHO)
-    name = ch.name_at(REQUEST + p.CREATE_IN.size)
-    attr = ch.fs.lookup(nodeid, name)
-    if attr.size or attr.uid != uid or not stat.S_ISREG(attr.mode):
-        return None
-    epoch = ch.connection.epoch
-    opened = ch.fs.open(attr.ino, flags & ~_CREATE_ONLY, ch.caller(), False)
-    reply = entry_reply(ch, unique, opened.attr, epoch)
-    return encode.created(reply, unique, opened.handle, 0)
-
-
-def _renamed(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    """The old name is gone: done if the new one is there."""
-    (target,) = p.RENAME_IN.unpack_from(ch.buffer, REQUEST)
-    _, new = ch.names_at(REQUEST + p.RENAME_IN.size)
-    ch.fs.lookup(target, new)
-    return encode.ok(unique)
-
-
-def _renamed2(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    """The same of a rename that replaces nothing; others would not say so."""
-    target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
-    if flags != NOREPLACE:
-        return None
-    _, new = ch.names_at(REQUEST + p.RENAME2_IN.size)
-    ch.fs.lookup(target, new)
-    return encode.ok(unique)
-
-
-def _unless_exchanged(handler: Handler) -> Handler:
-    """Exchanged twice is not exchanged. It was done when both have one ctime, later
-    than what was noted before (names.py)."""
-
-    def served(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-        target, flags, _ = p.RENAME2_IN.unpack_from(ch.buffer, REQUEST)
-        if unique & p.UNIQUE_RESEND and flags == EXCHANGE:
-            before_ns = ch.connection.gate.noted(unique & ~p.UNIQUE_RESEND)
-            one, other = to_exchange(ch, nodeid, target)
-            if one.ctime_ns == other.ctime_ns and 0 < before_ns < one.ctime_ns:
-                return encode.ok(unique)
-        return handler(ch, unique, nodeid)
-
-    return served
+    return _made(_name_behind(p.LINK_IN))(ch, unique, nodeid, Ino(ino))
 
 
 def _set_attribute(ch: Channel, unique: int, nodeid: Ino) -> Reply:
@@ -255,16 +249,8 @@ def _set_attribute(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 
 _REPEATED: Final[dict[Op, tuple[int, Recognise]]] = {
-    Op.MKDIR: (errno.EEXIST, _made_directory),
-    Op.MKNOD: (errno.EEXIST, _made_node),
     Op.LINK: (errno.EEXIST, _made_link),
-    Op.SYMLINK: (errno.EEXIST, _made_symlink),
-    Op.CREATE: (errno.EEXIST, _created),
-    Op.UNLINK: (errno.ENOENT, _done),
-    Op.RMDIR: (errno.ENOENT, _done),
     Op.REMOVEXATTR: (errno.ENODATA, _done),
-    Op.RENAME: (errno.ENOENT, _renamed),
-    Op.RENAME2: (errno.ENOENT, _renamed2),
     Op.SETXATTR: (errno.EEXIST, _set_attribute),
 }
 """What each says when it was done already, and how to tell."""

@@ -195,8 +195,13 @@ class Server:
 
     def _start_channel(self, resident: bool) -> None:
         """The lock is held. Raises RuntimeError, OSError, MemoryError."""
+        taken = {channel.number for channel in self._threads}
         channel = Channel(
-            self.connection, self._handlers, self._make_room, resident=resident
+            self.connection,
+            self._handlers,
+            self._make_room,
+            number=min(set(range(len(taken) + 1)) - taken),
+            resident=resident,
         )
         thread = threading.Thread(
             target=self._serve, args=(channel,), name="fuse", daemon=True
