@@ -342,7 +342,14 @@ class Supervisor:
             self._node.kill(signal.SIGTERM)
             self._loop.after(STOP_NODE_S, lambda: self._node.kill(signal.SIGKILL))
             return
+        self._end_requests()
         self._loop.stop()
+
+    def _end_requests(self) -> None:
+        """Nobody will answer what a killed worker was asked, and threads of it that
+        told the kernel of a change hold the device as long as they wait for that."""
+        if self._device is not None and self._device.is_connected():
+            unmounting.abort(self._connection)
 
     # -- a new version, and a stuck mount ---------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import resource
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.mountpoint import nodes, table
+from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.supervisor import state
 from tests.lib.cluster import Cluster, Node, cluster, dfs, status_page, wait_until
 
@@ -323,6 +324,53 @@ def test_watchdog_stuck_worker_is_dumped_and_the_mount_made_anew(
     stuck.join(20)
     assert not stuck.is_alive()
     wait_until(lambda: _text(a) == "content", "the new mount answers")
+
+
+def test_who_waits_for_a_killed_worker_is_released_when_its_node_ends(
+    fresh: Cluster,
+) -> None:
+    """Also where something of it still holds the device: its threads may wait for a
+    lock in the kernel that the program has for as long as it waits for them."""
+    a = fresh.add().mount()
+    now = a.processes()
+    assert now is not None
+    device = next(
+        int(fd.name)
+        for fd in Path(f"/proc/{now.pid}/fd").iterdir()
+        if os.readlink(fd) == "/dev/fuse"
+    )
+    held = _descriptor_of(now.pid, device)
+    try:
+        os.kill(now.worker, signal.SIGSTOP)
+        waiting = subprocess.Popen(
+            ["mkdir", str(a.mnt / "new")], stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: _sleeps_in_fuse(waiting.pid), "it waits for an answer")
+        os.kill(now.pid, signal.SIGSTOP)  # so that no other worker starts meanwhile
+        os.kill(now.worker, signal.SIGKILL)
+        os.kill(now.pid, signal.SIGTERM)
+        os.kill(now.pid, signal.SIGCONT)
+        assert nodes.wait_gone(now.pid, 20)
+        assert waiting.wait(20) != 0
+    finally:
+        unmounting.abort(now.connection)
+        os.close(held)
+
+
+def _descriptor_of(pid: int, number: int) -> int:
+    """One of ours for the same open file (pidfd_getfd(2))."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        found = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, number, 0)
+    finally:
+        os.close(pidfd)
+    if found < 0:
+        pytest.skip(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    return int(found)
+
+
+def _sleeps_in_fuse(pid: int) -> bool:
+    return "request_wait_answer" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 def _ignore_errors(path: Path) -> None:
