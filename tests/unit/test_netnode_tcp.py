@@ -163,7 +163,7 @@ class Mount:
         self.hold.set()
         self.link = NodeLink(running.socket, lambda effects: None, self._told)
         until(self.link.connected)
-        until(lambda: not running.node.settling.pending)  # it was told to forget all
+        until(lambda: self.reconnects and not running.node.settling.pending)
 
     def _told(self, effects: Effects | None) -> None:
         assert self.hold.wait(LIMIT_S)
