@@ -24,7 +24,8 @@ from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
 from fusefs.vfs.later import Later
-from fusefs.vfs.missing import Fetcher, Fetching, Missing, Objects
+from fusefs.vfs.missing import Fetcher, Fetching, Missing
+from fusefs.vfs.objects import Objects
 
 log = logging.getLogger(__name__)
 

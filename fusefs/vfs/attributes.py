@@ -9,7 +9,8 @@ from fusefs.namespace.types import Inode
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import permitted
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.types import UNCHANGED, Attr
 
 DIRECTORY_BYTES = 4096

@@ -28,7 +28,8 @@ from fusefs.namespace.namespace import Namespace
 from fusefs.vfs.attributes import version_of
 from fusefs.vfs.content import View, differing
 from fusefs.vfs.files import File, Files
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.snapshots import Snapshots
 from fusefs.vfs.types import Attr, Invalidator
 

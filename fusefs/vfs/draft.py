@@ -27,7 +27,7 @@ from fusefs.model.tx import Body
 from fusefs.vfs.buffers import LARGE, Pool
 from fusefs.vfs.content import View
 from fusefs.vfs.extents import Extents
-from fusefs.vfs.missing import ZEROS, Objects
+from fusefs.vfs.objects import ZEROS, Objects
 from fusefs.vfs.patch import Patch
 from fusefs.vfs.types import UNCHANGED
 

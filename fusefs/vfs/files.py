@@ -26,7 +26,7 @@ from fusefs.namespace.types import FLAG_LINKABLE, Inode
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.journal import Journal
-from fusefs.vfs.missing import Objects
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.types import Attr, Permissions
 from fusefs.vfs.unnamed import Unnamed

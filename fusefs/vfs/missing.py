@@ -1,4 +1,4 @@
-"""Objects of the local store, and the signal that one has to be fetched first.
+"""The signal that an object has to be fetched first, and the fetching.
 
 Code that runs under a lock cannot wait for the network. It raises `Missing`, its
 caller lets go of the lock, fetches, and starts over.
@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fusefs.errors import ChunkMissing, FsError
+from fusefs.errors import FsError
 from fusefs.model.ids import ChunkId
-from fusefs.store.store import Store
 from fusefs.vfs.ports import Peers
 
-CACHED_NODES = 512
-"""Manifest nodes kept (8 KiB each, 4 MiB): 128 GiB of files being read at once."""
 ATTEMPTS = 16
 """How often a request may ask for what it asked for before: a cache evicts it under
 our feet. Asking for something new is always a step forward."""
-ZEROS = memoryview(bytes(1 << 20))
 
 
 class Missing(Exception):
@@ -27,38 +23,6 @@ class Missing(Exception):
     def __init__(self, cids: Iterable[ChunkId]) -> None:
         super().__init__()
         self.cids = tuple(cids)
-
-
-class Objects:
-    """The store as the vfs reads it. Thread-safe; never waits for the network."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._nodes: dict[ChunkId, bytes] = {}
-
-    def node(self, cid: ChunkId) -> bytes:
-        """A manifest node. Raises Missing."""
-        data = self._nodes.get(cid)
-        if data is None:
-            try:
-                data = self._store.get(cid)
-            except ChunkMissing:
-                raise Missing((cid,)) from None
-            self.remember(cid, data)
-        return data
-
-    def remember(self, cid: ChunkId, data: bytes) -> None:
-        """Keep a node that was just stored. Immutable, so never stale."""
-        if len(self._nodes) >= CACHED_NODES:
-            self._nodes.clear()
-        self._nodes[cid] = data
-
-    def read(self, cid: ChunkId, offset: int, into: memoryview) -> int:
-        """Bytes of a chunk; short at its end. Raises Missing."""
-        try:
-            return self._store.read_into(cid, offset, into)
-        except ChunkMissing:
-            raise Missing((cid,)) from None
 
 
 Cancelled = Callable[[], bool] | None

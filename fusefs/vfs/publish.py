@@ -12,9 +12,7 @@ import time
 from functools import partial
 
 from fusefs.errors import FsError
-from fusefs.model import manifest
 from fusefs.model.ids import ChunkId
-from fusefs.model.manifest import chunk_count
 from fusefs.model.records import decode_content
 from fusefs.model.tx import Effects
 from fusefs.namespace.transaction import Transaction
@@ -27,11 +25,14 @@ from fusefs.vfs.buffers import Pool
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
-from fusefs.vfs.files import File, Files, Orphan, permitted
-from fusefs.vfs.missing import Cancelled, Fetcher, Missing, Objects
+from fusefs.vfs.drafts import Drafts, Moved, Undecided
+from fusefs.vfs.files import File, Files
+from fusefs.vfs.missing import Cancelled, Fetcher, Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.recutting import Recutting
 from fusefs.vfs.storing import MAX_UNCOMMITTED, Storing
 from fusefs.vfs.types import UNCHANGED
+from fusefs.vfs.unlinked import Unlinked
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +44,10 @@ OTHER_HALF_S, OTHER_HALF_POLL_S = 0.25, 0.00025
 processor. Few appends look as if they were cut and are not."""
 UNDECIDED_S = 0.0005
 """A transaction takes as long, and ends."""
-MOST_PATCHES = 64
-"""Of an unlinked file, whose draft is there as long as the file: each stat looks at
-all of them."""
-
-
-class _Moved(Exception):
-    """Somebody else changed the inode between our look and our transaction."""
 
 
 class _Gone(Exception):
     """A peer removed it, which our caches were not told yet."""
-
-
-class _Undecided(Exception):
-    """A transaction is under way that takes its name or gives it one."""
 
 
 class _Half(Exception):
@@ -81,56 +71,16 @@ class Publisher:
         self._files = files
         self._commits = commits
         self._store = store
-        self._objects = objects
         self._fetcher = fetcher
         self._pool = pool
         self._appends = appends
         self._relief = relief
-        self.storing = Storing(store, objects, pool, commits.options.body_bytes)
-        self._recutting = Recutting(
-            self.storing, objects, commits.options.fine_chunk_log2
-        )
         options = commits.options
-        self._append_log2 = min(options.chunk_log2, options.append_chunk_log2)
-
-    # -- drafts ----------------------------------------------------------------
-
-    def begin(self, file: File, now_ns: int, *, appends: bool = False) -> Draft:
-        """A draft over what the file shows. The caller holds `file.lock`."""
-        view = file.view
-        if appends and not view.size:
-            view = View(0, b"", self._append_log2, self._objects.node)
-        draft = Draft(view, now_ns, time.monotonic(), self._objects, self._pool)
-        file.draft = draft
-        draft.log = self._files.journal.begin(file.ino, draft)
-        self._files.dirty[file.ino] = file
-        return draft
-
-    def _end(self, file: File, view: View) -> None:
-        """The draft is published as `view`. The caller holds `file.lock`."""
-        assert file.draft is not None
-        file.view = view
-        kept = file.draft.log
-        file.draft.discard()
-        file.draft = None
-        self._files.dirty.pop(file.ino, None)
-        self._files.journal.end(file.ino, kept)
-
-    def _materialise(self, file: File, draft: Draft) -> View:
-        """Store everything the draft needs; the version it makes. Raises Missing."""
-        self.storing.settle(file, draft)
-
-        save = partial(self.storing.put_node, file, draft)
-        base, load = draft.base, self._objects.node
-        root, count = base.root, base.count
-        if draft.truncated:
-            kept = chunk_count(draft.cut, base.log2)
-            root = manifest.update(root, count, kept, {}, load, save)
-            count = kept
-        changes = {i: p.source for i, p in draft.patches.items() if p.source}
-        new_count = chunk_count(draft.size, base.log2)
-        root = manifest.update(root, count, new_count, changes, load, save)
-        return View(draft.size, root, base.log2, load)
+        self.storing = Storing(store, objects, pool, options.body_bytes)
+        self._recutting = Recutting(self.storing, objects, options.fine_chunk_log2)
+        append_log2 = min(options.chunk_log2, options.append_chunk_log2)
+        self.drafts = Drafts(files, self.storing, objects, pool, append_log2)
+        self._unlinked = Unlinked(files, self.drafts)
 
     # -- publishing ------------------------------------------------------------
 
@@ -170,12 +120,12 @@ class Publisher:
                     return
             except Missing as missing:
                 fetching.bring(missing)
-            except _Moved:
+            except Moved:
                 moves += 1
             except _Gone:
                 self._commits.namespace.forget(Effects(inodes=[file.ino]))
                 self._files.refresh(file.ino)
-            except _Undecided:
+            except Undecided:
                 time.sleep(UNDECIDED_S)
             except _Half:
                 half_until_s = half_until_s or time.monotonic() + OTHER_HALF_S
@@ -196,7 +146,7 @@ class Publisher:
             with file.lock:
                 draft = file.draft
                 if draft is not None and draft is began and draft.touched == before:
-                    self._end(file, file.view)
+                    self.drafts.end(file, file.view)
                     self._files.refresh(file.ino)
             raise
 
@@ -227,7 +177,7 @@ class Publisher:
             self._files.refresh(file.ino)
             row = self._files.need_row(file.ino)
         if file.ino in self._files.orphans:
-            self._keep_orphan(file, draft)
+            self._unlinked.keep(file, draft)
             return
         if pinned:
             row, view = self._commit_pinned(file, draft)
@@ -240,7 +190,7 @@ class Publisher:
             self._commit(file, draft, row, view, under)
             if view.log2 == draft.base.log2:
                 self._recutting.wasted(file.ino, waste)
-        self._end(file, view)
+        self.drafts.end(file, view)
         self._files.refresh(file.ino)
         coherence = self._commits.coherence
         coherence.wrote(
@@ -282,7 +232,7 @@ class Publisher:
         if not draft.base.shows(row):
             self._rebase(file, draft, row)
             file.behind = True
-        return self._materialise(file, draft)
+        return self.drafts.materialise(file, draft)
 
     def _commit_pinned(self, file: File, draft: Draft) -> tuple[Inode, View]:
         """Where peers change the file faster than we can look: look, merge and write
@@ -330,13 +280,13 @@ class Publisher:
             if now is None:
                 raise _Gone
             if (now.root, now.size) != (row.root, row.size):
-                raise _Moved
+                raise Moved
             if now.flags & FLAG_APPENDS and not file.unmerged:
-                raise _Moved  # a peer appended this moment: merge first
+                raise Moved  # a peer appended this moment: merge first
             if under is not row and all(
                 sibling.dot != under.dot for sibling, _ in tx.versions(file.ino)
             ):
-                raise _Moved
+                raise Moved
             self._note_risk(file, row)
             self._set_content(tx, file, draft, under, view)
         file.uncommitted.clear()
@@ -375,51 +325,6 @@ class Publisher:
             )
         if draft.log is not None:
             draft.log.publishing(tx.seq)
-
-    def _keep_orphan(self, file: File, draft: Draft) -> None:
-        """Without a name there is nobody to tell. The draft stays, for its journal
-        outlives a kill; but link(2) names what is stored. Raises Missing."""
-        draft.since_s = time.monotonic()
-        orphan = self._files.orphans.get(file.ino)
-        if orphan is None:
-            raise _Moved
-        if orphan.undecided:
-            raise _Undecided
-        idle = not (file.refs or draft.inherited)
-        if self._files.is_void(file, orphan):
-            self._end(file, file.view)
-            self._files.published(file)
-        elif orphan.linkable or (idle and draft.idle):
-            view = self._materialise(file, draft)
-            self._keep_row(file, draft, orphan, view)
-            if idle or self._files.keep_orphans():  # idle: nobody has it open
-                self._end(file, view)
-                self._files.published(file)
-        elif idle:  # nearly always void in a moment
-            draft.idle = True
-        elif len(draft.patches) > MOST_PATCHES:
-            view = self._materialise(file, draft)
-            self._keep_row(file, draft, orphan, view)
-            file.view = view
-            draft.start_over(view)
-            if draft.log is not None:
-                draft.log.rewrite(draft)
-
-    def _keep_row(self, file: File, draft: Draft, orphan: Orphan, view: View) -> None:
-        """What link(2) would name, if anything may be."""
-        with self._files.lock:
-            if self._files.orphans.get(file.ino) is not orphan:
-                raise _Moved
-            if orphan.undecided:
-                raise _Undecided
-            row = orphan.row
-            orphan.row = permitted(row, draft.permissions)._replace(
-                size=view.size,
-                root=view.root,
-                chunk_log2=view.log2,
-                mtime_ns=draft.mtime_ns,
-                ctime_ns=max(row.ctime_ns, draft.ctime_ns),
-            )
 
     # -- promises --------------------------------------------------------------
 

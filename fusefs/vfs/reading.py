@@ -10,7 +10,8 @@ from fusefs.model.ids import HOLE, ChunkId
 from fusefs.store.store import Store
 from fusefs.vfs.content import View
 from fusefs.vfs.files import File, Files, Handle
-from fusefs.vfs.missing import ZEROS, Fetcher, Fetching, Missing, Objects
+from fusefs.vfs.missing import Fetcher, Fetching, Missing
+from fusefs.vfs.objects import ZEROS, Objects
 from fusefs.vfs.ports import Peers
 from fusefs.vfs.siblings import Siblings
 from fusefs.vfs.types import Caller

@@ -18,7 +18,8 @@ from fusefs.model.manifest import chunk_count
 from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.files import File
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.storing import Storing
 
 LEAST_CHUNKS = 4

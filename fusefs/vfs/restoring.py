@@ -23,7 +23,8 @@ from fusefs.vfs.content import View
 from fusefs.vfs.draft import Draft
 from fusefs.vfs.extents import Extents
 from fusefs.vfs.files import Files
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.patch import Patch
 from fusefs.vfs.regions import Record, Start
 

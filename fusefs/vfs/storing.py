@@ -20,7 +20,8 @@ from fusefs.store.store import Store
 from fusefs.vfs.buffers import Pool
 from fusefs.vfs.draft import Difference, Draft
 from fusefs.vfs.files import File
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.patch import Patch
 
 if TYPE_CHECKING:

@@ -54,7 +54,8 @@ from fusefs.vfs.killpriv import Privileges
 from fusefs.vfs.listing import Listings
 from fusefs.vfs.lockjournal import LockJournal
 from fusefs.vfs.locks import Locks
-from fusefs.vfs.missing import Fetcher, Objects
+from fusefs.vfs.missing import Fetcher
+from fusefs.vfs.objects import Objects
 from fusefs.vfs.opening import Opener
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.ports import Peers

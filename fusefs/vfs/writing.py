@@ -102,7 +102,9 @@ class Writer:
         to_end = handle.appends if appends is None else appends
         now = self._clock()
         with file.lock:
-            draft = file.draft or self._publisher.begin(file, now, appends=to_end)
+            draft = file.draft or self._publisher.drafts.begin(
+                file, now, appends=to_end
+            )
             if to_end:
                 cut = _may_be_cut(offset, n)
                 by = writer_of(handle, caller)
@@ -152,7 +154,7 @@ class Writer:
                 with file.lock:
                     draft = file.draft
                     if draft is None:
-                        draft = began = self._publisher.begin(file, now)
+                        draft = began = self._publisher.drafts.begin(file, now)
                     draft.mtime_ns = draft.ctime_ns = now
                     change(draft)
                     return began

@@ -33,7 +33,8 @@ from fusefs.vfs.commits import Commits
 from fusefs.vfs.content import View
 from fusefs.vfs.files import Files, Orphan
 from fusefs.vfs.killpriv import CAPABILITY
-from fusefs.vfs.missing import Missing, Objects
+from fusefs.vfs.missing import Missing
+from fusefs.vfs.objects import Objects
 
 CREATE, REPLACE = 1, 2
 NAME_MAX_BYTES, VALUE_MAX_BYTES, LIST_MAX_BYTES = 255, 65_536, 65_536

@@ -20,7 +20,7 @@ import pytest
 from fusefs.errors import NoSpace, WritesLost
 from fusefs.model.ids import Ino
 from fusefs.store import gc
-from fusefs.vfs import Vfs, VfsOptions, publish, regions
+from fusefs.vfs import Vfs, VfsOptions, publish, regions, unlinked
 from fusefs.vfs.types import SetAttr
 from tests.lib.local import Local, replicate
 from tests.lib.pair import pair_of
@@ -210,7 +210,7 @@ def test_what_lies_under_the_writes_to_an_unlinked_file_is_no_garbage(
 ) -> None:
     """Long drafts of such files begin anew over what was stored, which no register
     names, nor does the row that the next worker finds."""
-    data = random.Random(1).randbytes((publish.MOST_PATCHES + 1) << 16)
+    data = random.Random(1).randbytes((unlinked.MOST_PATCHES + 1) << 16)
     workers.cut(16)
     handle = workers.now.create("/f", b"x")
     workers.now.vfs.fsync(handle)

@@ -14,8 +14,8 @@ from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.transaction import Transaction
 from fusefs.vfs import VfsOptions
-from fusefs.vfs.publish import MOST_PATCHES
 from fusefs.vfs.types import EARLIEST_NS, LATEST_NS, SetAttr
+from fusefs.vfs.unlinked import MOST_PATCHES
 from tests.lib.local import Local, local_vfs
 from tests.lib.pair import Pair, pair_of
 
