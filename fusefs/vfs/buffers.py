@@ -27,21 +27,24 @@ class Pool:
     def take(self, size: int) -> memoryview:
         """A buffer of at least `size` bytes (at most LARGE); content is arbitrary."""
         room = SMALL if size <= SMALL else MEDIUM if size <= MEDIUM else LARGE
-        with self._lock:
-            self.used_bytes += room
-        idle = self._idle.get(room)
-        if idle:
+        buffer = None
+        if idle := self._idle.get(room):
             try:
-                return idle.pop()
+                buffer = idle.pop()
             except IndexError:  # another thread was faster
                 pass
-        return memoryview(bytearray(room))
+        if buffer is None:
+            buffer = memoryview(bytearray(room))
+        with self._lock:
+            self.used_bytes += room
+        return buffer
 
     def page(self) -> bytearray:
         """One page for a scattered write."""
+        page = bytearray(PAGE)
         with self._lock:
             self.used_bytes += PAGE
-        return bytearray(PAGE)
+        return page
 
     def drop_pages(self, count: int) -> None:
         """That many pages are not used any more."""

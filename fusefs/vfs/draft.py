@@ -157,27 +157,31 @@ class Draft:
     # -- writing ---------------------------------------------------------------
 
     def write(self, offset: int, data: memoryview) -> list[tuple[int, Patch]]:
-        """Take bytes in; gives the chunks that are whole now (store them soon)."""
+        """Take bytes in; gives the chunks that are whole now (store them soon). What
+        came in before it raises MemoryError counts."""
         chunk = self.mask + 1
         full: list[tuple[int, Patch]] = []
         at, done, total = offset, 0, len(data)
         if offset < self.lowest:
             self.lowest = offset
-        while done < total:
-            index, low = at >> self.base.log2, at & self.mask
-            n = min(chunk - low, total - done)
-            patch = self.patches.get(index)
-            if patch is None:
-                patch = self.patches[index] = Patch()
-            part = data if n == total else data[done : done + n]
-            patch.put(low, part, self._pool, self.streaming and chunk == LARGE)
-            if patch.fresh.ranges[0] == (0, chunk):
-                self.streaming = True
-                full.append((index, patch))
-            at += n
-            done += n
-        if at > self.size:
-            self.size = at
+        try:
+            while done < total:
+                index, low = at >> self.base.log2, at & self.mask
+                n = min(chunk - low, total - done)
+                known = self.patches.get(index)
+                patch = Patch() if known is None else known
+                part = data if n == total else data[done : done + n]
+                patch.put(low, part, self._pool, self.streaming and chunk == LARGE)
+                if known is None:
+                    self.patches[index] = patch
+                if patch.fresh.ranges[0] == (0, chunk):
+                    self.streaming = True
+                    full.append((index, patch))
+                at += n
+                done += n
+        finally:
+            if at > self.size:
+                self.size = at
         return full
 
     def share(self, first: int, cids: Sequence[ChunkId]) -> None:

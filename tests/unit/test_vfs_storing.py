@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.errors import NoSpace
+from fusefs.model.ids import ROOT_INO as ROOT
 from fusefs.model.ids import ChunkId
 from fusefs.vfs import VfsOptions
 from fusefs.vfs.storing import THREADS
@@ -210,3 +212,32 @@ def test_a_cut_that_fails_takes_no_writes_of_others_with_it(
 
 def full(*_: object) -> None:
     raise NoSpace("the disk is full")
+
+
+def test_a_write_that_finds_no_memory_leaves_what_came_before(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing beyond the end, where a file that grows later has zeros."""
+    data = random_bytes(3 * CHUNK)
+    handle = local.vfs.create(ROOT, b"f", 0o644, os.O_RDWR, local.caller).handle
+    pool = local.vfs._writer._pool
+    take, taken = pool.take, itertools.count(1)
+
+    def scarce(size: int) -> memoryview:
+        if next(taken) == 2:
+            raise MemoryError
+        return take(size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "take", scarce)
+        with pytest.raises(MemoryError):
+            local.vfs.write(handle, 0, data)
+    assert local.vfs.read(handle, 0, 3 * CHUNK) == data[:CHUNK]
+    local.vfs.setattr(
+        local.vfs.lookup(ROOT, b"f").ino, SetAttr(size=2 * CHUNK), local.caller, handle
+    )
+    assert local.vfs.read(handle, 0, 3 * CHUNK) == data[:CHUNK] + bytes(CHUNK)
+    local.vfs.write(handle, CHUNK, data[CHUNK:])
+    local.close(handle)
+    assert local.cat("/f") == data
+    assert local.vfs.statistics().buffer_bytes == 0
