@@ -1,8 +1,8 @@
 """Long runs: python -m tests.kills --rounds N [--seed S] [-o OPTION ...]
 
-cp, tar x, sqlite3 with open transactions and tail -f run on a real mount while its
-worker gets SIGKILL, once a round. One line a round: the longest any operation of a
-probe took, and what went wrong. Exit status 1 when something did.
+cp, tar x, names made and moved, sqlite3 with open transactions and tail -f run on a
+real mount while its worker gets SIGKILL, once a round. One line a round: the longest
+any operation of a probe took, and what went wrong. Exit status 1 when something did.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The programs: cp, tar, sqlite3, tail -f, and the probe, each with its own check."""
+"""What runs while a worker is killed: cp, tar, names, sqlite3, tail -f and a probe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -126,6 +127,24 @@ class Untarring(Repeated):
         problems += run("tar", "df", self.archive, "-C", target)
         shutil.rmtree(target)
         return problems
+
+
+class Naming(Repeated):
+    """Names made, moved and taken away. Done twice, most of these would fail."""
+
+    def once(self, target: Path) -> list[str]:
+        target.mkdir()
+        file, moved, other = (target / name for name in ("file", "moved", "other"))
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        file.rename(moved)
+        file.symlink_to("nowhere")
+        other.hardlink_to(moved)
+        os.mknod(target / "node", stat.S_IFIFO | 0o644)
+        for name in ("file", "moved", "other", "node"):
+            (target / name).unlink()
+        left = os.listdir(target)
+        target.rmdir()
+        return [f"{left} left"] if left else []
 
 
 class Writing(Collected):

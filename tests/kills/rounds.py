@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 from fusefs.supervisor.child import STEADY_S
-from tests.kills.programs import Copying, Database, Following, Probe, Untarring
+from tests.kills.programs import (
+    Copying,
+    Database,
+    Following,
+    Naming,
+    Probe,
+    Untarring,
+)
 from tests.lib.cluster import Node, wait_until
 
 
@@ -22,6 +29,7 @@ class Rounds:
         self._chance = random.Random(seed)
         self._copying = Copying(node.mnt / "cp", aside)
         self._untarring = Untarring(node.mnt / "tar", aside)
+        self._naming = Naming(node.mnt / "names")
         self._database = Database(node.mnt / "sqlite")
         self._following = Following(node.mnt / "tail")
         self._probe = Probe(node.mnt / "probe")
@@ -30,7 +38,7 @@ class Rounds:
     def run(self, *, patient: bool = True) -> list[str]:
         """One kill; what went wrong. `patient`: not before the supervisor takes the
         last worker for a healthy one, after which it would wait before the next."""
-        repeated = (self._copying, self._untarring)
+        repeated = (self._copying, self._untarring, self._naming)
         if (
             patient
             and (rest_s := self._killed_s + STEADY_S + 0.5 - time.monotonic()) > 0
