@@ -23,10 +23,9 @@ class Durability:
     """The books of what is written and not yet synced."""
 
     def __init__(
-        self, files: Files, database: Database, write_anew: Callable[[ChunkId], None]
+        self, files: Files, database: Database, write_anew: Callable[[ChunkId], bool]
     ) -> None:
-        """`write_anew`: an object into a file of its own, in the place of the one it
-        has."""
+        """`write_anew`: an object into another file; False: it is gone."""
         self._files = files
         self._database = database
         self._write_anew = write_anew
@@ -85,9 +84,7 @@ class Durability:
 
     def _sync_large(self, todo: dict[ChunkId, int], *, whole: bool) -> list[ChunkId]:
         again = self._doubted.intersection(todo)
-        for cid in again:
-            self._write_anew(cid)
-        gone: list[ChunkId] = []
+        gone = [cid for cid in again if not self._write_anew(cid)]
         if whole:
             self._sync_filesystem()
         elif todo:

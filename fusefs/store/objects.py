@@ -152,27 +152,30 @@ class Objects:
         self.suspects.clear(cid)
         self._descriptors.drop(cid)
 
-    def _write_anew(self, cid: ChunkId) -> None:
-        """A large object's file, with the same bytes. What is gone or damaged is no
-        more here after it. Raises NoSpace."""
+    def _write_anew(self, cid: ChunkId) -> bool:
+        """A large object's bytes into another file. False: it is not here, or was
+        damaged and is no more. Raises NoSpace, Corrupt."""
         fd = self.files.open(cid)
         if fd is None:
-            return
+            return False
         try:
             data = _hashed_bytes(cid, fd)
         finally:
             os.close(fd)
         if data is None:
-            self._lost(cid)
-            return
+            if not self._lost(cid):
+                raise Corrupt(f"{path_of(cid)} cannot be read to be written anew")
+            return False
         tmp = self.files.write(data)
         try:
             with self.lock:
-                if self.index.flags(cid) is not None:
+                is_here = self.index.flags(cid) is not None
+                if is_here:
                     self.files.publish(tmp, cid)
         finally:
             self.files.discard(tmp)
         self._descriptors.drop(cid)
+        return is_here
 
     def _finish_for_killed(self) -> None:
         """Who was killed, or had no room on the disk, between a file and its row has

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from fusefs.errors import Corrupt, NoSpace
+from fusefs.errors import ChunkMissing, Corrupt, NoSpace
 from fusefs.model.ids import NodeId
 from fusefs.namespace import Namespace
 from fusefs.store import Store, files
@@ -93,6 +93,22 @@ def test_all_objects_are_written_anew_when_syncing_the_disk_failed(
         for cid, fd in zip(cids, before, strict=True):
             assert cid == cids[2] or inode(store, cid) != os.fstat(fd).st_ino
             os.close(fd)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_an_object_that_is_damaged_by_then_is_gone(tmp_path, disk, count):
+    """One, or so many that the whole file system is synced for them."""
+    with checked_store(tmp_path) as store:
+        cids = [store.put(bytes_of(LARGE, i)) for i in range(count)]
+        disk.errno = errno.EIO
+        with pytest.raises(Corrupt):
+            store.sync(cids[:1])
+        path = tmp_path / "objects" / path_of(cids[0])
+        path.chmod(0o600)
+        path.write_bytes(bytes(LARGE))
+        with pytest.raises(ChunkMissing):
+            store.sync(cids)
+        assert not path.exists()
 
 
 def test_an_object_that_cannot_be_written_anew_is_not_called_durable(
