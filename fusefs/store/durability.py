@@ -34,6 +34,7 @@ class Durability:
         self._small_written = 0
         self._small_synced = 0
         self._inherited = False
+        self._failures = 0
         self._doubted: set[ChunkId] = set()
         """Whose sync failed. The next one may succeed though the disk has nothing, for
         the kernel calls their pages clean (fsync(2))."""
@@ -83,28 +84,31 @@ class Durability:
         self._sync_small()
 
     def _sync_large(self, todo: dict[ChunkId, int], *, whole: bool) -> list[ChunkId]:
-        again = self._doubted.intersection(todo)
-        gone = [cid for cid in again if not self._write_anew(cid)]
-        if whole:
-            self._sync_filesystem()
-        elif todo:
+        while True:
+            failures, again = self._failures, self._doubted.intersection(todo)
+            gone = [cid for cid in again if not self._write_anew(cid)]
             try:
-                gone = self._files.sync(todo)
+                if whole:
+                    self._files.sync_filesystem()
+                elif todo:
+                    gone = self._files.sync(todo)
             except FsError:
-                self._doubted.update(todo)
+                self._failed(self._large if whole else todo)
                 raise
-        self._doubted -= again
-        return gone
+            if failures == self._failures:  # else another thread was told, not this one
+                self._doubted -= again
+                return gone
 
-    def _sync_filesystem(self) -> None:
+    def _failed(self, cids: Iterable[ChunkId]) -> None:
+        self._doubted.update(cids)
+        self._failures += 1
+
+    def _sync_inherited(self) -> None:
         try:
             self._files.sync_filesystem()
         except FsError:
-            self._doubted.update(self._large)
+            self._failed(self._large)
             raise
-
-    def _sync_inherited(self) -> None:
-        self._sync_filesystem()
         self._database.sync()
         self._inherited = False
 

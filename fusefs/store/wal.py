@@ -61,16 +61,19 @@ class Wal:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 return
-        failures = self._failures
-        if failures != self._mended:
-            with self._lock:
-                _write_anew(self._fd)
-        try:
-            os.fdatasync(self._fd)
-        except OSError:
-            self._failures += 1
-            raise
-        self._mended = max(self._mended, failures)
+        while True:
+            failures = self._failures
+            if failures != self._mended:
+                with self._lock:
+                    _write_anew(self._fd)
+            try:
+                os.fdatasync(self._fd)
+            except OSError:
+                self._failures += 1
+                raise
+            if failures == self._failures:  # else another thread was told, not this one
+                self._mended = max(self._mended, failures)
+                return
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
         """If the WAL is that long: the bulk is moved beside running writers; only the

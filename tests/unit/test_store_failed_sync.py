@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -168,3 +169,46 @@ def test_transactions_whose_sync_failed_are_written_anew(tmp_path, disk):
     assert not disk.unwritten
     assert not namespace.problems()
     namespace.close()
+
+
+@pytest.fixture
+def failing_meanwhile(disk, monkeypatch) -> Callable[[Callable[[], None]], None]:
+    """During the next sync another thread's is told of an error, so that this one is
+    not."""
+
+    def arrange(others: Callable[[], None]) -> None:
+        sync = os.fdatasync
+
+        def meanwhile(fd: int) -> None:
+            monkeypatch.setattr(os, "fdatasync", sync)
+            disk.errno = errno.EIO
+            with pytest.raises(Corrupt):
+                others()
+            sync(fd)
+
+        monkeypatch.setattr(os, "fdatasync", meanwhile)
+
+    return arrange
+
+
+def test_of_two_who_sync_a_log_at_once_both_know_that_one_failed(
+    tmp_path, disk, failing_meanwhile
+):
+    namespace = Namespace.create(tmp_path, NodeId(7))
+    namespace.put_setting(b"a", b"1")
+    failing_meanwhile(namespace.sync)
+    namespace.sync()
+    assert not disk.errno
+    assert not disk.unwritten
+    namespace.close()
+
+
+def test_of_two_who_sync_an_object_at_once_both_know_that_one_failed(
+    tmp_path, disk, failing_meanwhile
+):
+    with checked_store(tmp_path) as store:
+        cid = store.put(bytes_of(LARGE))
+        failing_meanwhile(lambda: store.sync([cid]))
+        store.sync([cid])
+        assert not disk.errno
+        assert inode(store, cid) not in disk.unwritten
