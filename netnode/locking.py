@@ -28,6 +28,7 @@ from fusefs.nodelink.ranges import (
     Range,
     by_key,
     changed,
+    lowers,
 )
 from netnode.core.delegations import Delegations
 from netnode.core.handover import Handovers
@@ -137,6 +138,10 @@ class Locking:
             return
         if want.kind == UNLOCK:
             self._unlock(owner, key, want)
+            done(0, None)
+            return
+        if lowers(self._mine.get(key, ()), want):
+            self._lower(owner, key, want)
             done(0, None)
             return
         if owner != self._me and owner not in self._peers:
@@ -387,6 +392,15 @@ class Locking:
             self._owner.released(self._me, key, what, seq)
         else:
             self._peers.send(owner, LockRelease(key, what, seq))
+
+    def _lower(self, owner: NodeId, key: LockKey, want: Range) -> None:
+        """The owner need not agree, and hears up to where we had written, too."""
+        self._note(key, want)
+        peer = self._peers.get(owner)
+        if peer is not None:
+            self._assert_to(peer)
+        elif owner == self._me and self._told:
+            self._owner.asserted(self._me, self._assertion_to(self._me))
 
     def _return(self, owner: NodeId, key: LockKey) -> None:
         """What we decided about, the owner decides about from now on."""

@@ -36,6 +36,7 @@ from fusefs.nodelink.ranges import (
     Range,
     by_key,
     changed,
+    lowers,
     within,
 )
 
@@ -129,13 +130,14 @@ class LinkLocks:
 
         Between processes of this node the caller decides, before it asks here.
         Raises WouldBlock (another node holds it, not waiting), NoLocks (the node that
-        decides cannot be reached), Interrupted. Dropping never fails.
+        decides cannot be reached), Interrupted. Dropping never fails, nor does keeping
+        to read what is held to write.
         """
         key = LockKey(ino, is_flock)
-        if want.kind == UNLOCK:
+        if self._gives_up(key, want):
             if self._note(key, want) and self._members:
                 self._flush()  # the next holder waits for what we wrote
-                self._drop(key, want)
+                self._say(Lock(0, key, want, False))
             return
         asked = False
         while True:
@@ -231,14 +233,16 @@ class LinkLocks:
         for request in self._undo(key, want):
             self._say(request)
 
-    def _drop(self, key: LockKey, want: Range) -> None:
-        self._say(Lock(0, key, want, False))
+    def _gives_up(self, key: LockKey, want: Range) -> bool:
+        """It takes nothing."""
+        with self._lock:
+            return want.kind == UNLOCK or lowers(self._held.get(key, ()), want)
 
     def _say(self, request: Request) -> None:
         try:
             self._calls.call_twice(request, time.monotonic() + LOCK_LIMIT_S)
         except NodeDown:
-            pass  # a new node hears from us what we hold, and this is not among it
+            pass  # a new node hears from us what we hold, and that is not among it
 
     def _note(self, key: LockKey, want: Range) -> bool:
         """False when nothing changed."""

@@ -96,6 +96,18 @@ def changed(held: Iterable[Range], want: Range) -> list[Range]:
     return sorted(out, key=lambda r: (r.start, r.owner))
 
 
+def lowers(held: Iterable[Range], want: Range) -> bool:
+    """Whether `want.owner` holds all of the range and wants no more than to read: that
+    nobody can refuse."""
+    if want.kind != READ:
+        return False
+    at = want.start
+    for old in sorted(held, key=lambda r: r.start):
+        if old.owner == want.owner and old.start <= at:
+            at = max(at, old.end + 1)
+    return at > want.end
+
+
 def within(held: Iterable[Range], want: Range) -> list[Range]:
     """The state of `want.owner` over the range of `want`, free parts as UNLOCK: what
     to say to make somebody forget that it was ever asked for."""

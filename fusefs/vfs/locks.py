@@ -165,8 +165,8 @@ class Locks:
                 self._through.setdefault(handle, (ino, set()))[1].add(owner)
             if self._has(key, owner, want):
                 return
-        if is_flock:  # a conversion gives the old lock up first (flock(2))
-            self._unlock(key, owner, want)
+        if is_flock and want.kind == _F_WRLCK:
+            self._unlock(key, owner, want)  # a conversion gives it up first (flock(2))
         claim = self._claim(key, owner, want, wait, cancelled)
         granted = False
         try:

@@ -53,7 +53,8 @@ class Peers(Protocol):
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Take, change or (kind UNLOCK, which never fails) drop a lock that excludes
-        other nodes. Between processes of this node the caller has decided.
+        other nodes. Between processes of this node the caller has decided. Who holds
+        it to write and goes on to read is never refused.
 
         Raises: WouldBlock, NoLocks, Interrupted; what was held before still is.
         """

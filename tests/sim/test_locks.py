@@ -72,6 +72,36 @@ async def test_ranges_that_do_not_overlap_and_readers_share(
 
 
 @simulated
+async def test_who_holds_it_to_write_goes_on_to_read_and_lets_readers_in(
+    cluster: SimCluster,
+) -> None:
+    """At once, whoever decides: also where that node is away, or does not grant yet."""
+    a, b = await cluster.start(2)
+    inos = await all_locked(a, 20)
+    waits = [b.ask_lock(ino, Range(1, READ)) for ino in inos[:10]]
+    await trio.sleep(0.1)
+    assert {w.error for w in waits} == {None}
+    shared = [a.ask_lock(ino, Range(1, READ)) for ino in inos[:10]]
+    await trio.sleep(0.1)
+    assert {r.error for r in shared} == {0}
+    assert {w.error for w in waits} == {0}
+    refused = [a.ask_lock(ino, ALL, wait=False) for ino in inos[:10]]
+    await trio.sleep(0.1)
+    assert {r.error for r in refused} == {errno.EAGAIN}
+    await b.crash()
+    await trio.sleep(0.1)
+    shared = [a.ask_lock(ino, Range(1, READ)) for ino in inos[10:]]
+    await trio.sleep(0)
+    assert {r.error for r in shared} == {0}
+    await b.start()
+    await cluster.until_connected()
+    await trio.sleep(LEASE_S)
+    joined = [b.ask_lock(ino, Range(1, READ), wait=False) for ino in inos]
+    await trio.sleep(0.1)
+    assert {r.error for r in joined} == {0}
+
+
+@simulated
 async def test_lock_of_a_dead_node_is_free_after_its_lease(cluster: SimCluster) -> None:
     a, b, c = await cluster.start(3)
     inos = await all_locked(a, 30)

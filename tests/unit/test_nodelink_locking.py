@@ -24,7 +24,7 @@ from fusefs.nodelink.messages import (
     decode_to_node,
     encode,
 )
-from fusefs.nodelink.ranges import UNLOCK, WRITE, HeldLock, LockKey, Range
+from fusefs.nodelink.ranges import READ, UNLOCK, WRITE, HeldLock, LockKey, Range
 
 INO = Ino(77)
 WHOLE = Range(1, WRITE)
@@ -128,6 +128,29 @@ def test_question_to_an_owner_that_is_away_is_no_answer(tmp_path: Path) -> None:
         with pytest.raises(NoLocks):
             locks.lock(INO, WHOLE, is_flock=False, wait=False)
         assert locks.held().locks == ()
+    finally:
+        node.stop()
+        calls.close()
+
+
+def test_who_holds_it_to_write_may_go_on_to_read_whoever_is_away(
+    tmp_path: Path,
+) -> None:
+    """As on a local file system. SQLite does so at the end of each transaction, and
+    has no other word than `disk I/O error` for a refusal."""
+    away = threading.Event()
+    path = tmp_path / "node.sock"
+    node = FakeNode(path, 0, lambda asked: errno.ENOLCK if away.is_set() else 0)
+    locks, calls = links(path)
+    try:
+        for written in (Range(1, WRITE, 0, 9), Range(1, WRITE, 10, 19)):
+            locks.lock(INO, written, is_flock=False, wait=False)
+        away.set()
+        for kept in (Range(1, READ, 5, 14), Range(1, READ, 0, 19)):
+            locks.lock(INO, kept, is_flock=False, wait=False)
+        assert [held.range for held in locks.held().locks] == [kept]
+        with pytest.raises(NoLocks):
+            locks.lock(INO, Range(1, READ, 10, 20), is_flock=False, wait=False)
     finally:
         node.stop()
         calls.close()

@@ -268,6 +268,14 @@ def test_what_the_cluster_refuses_is_not_held(error: FsError) -> None:
     assert not take(locks, 2, W)
 
 
+def test_flock_that_is_shared_from_now_on_was_never_given_up() -> None:
+    cluster = Cluster()
+    locks = Locks(cluster)
+    for kind in (W, R, R, W):
+        locks.change(INO, 1, FileLock(kind, 0, OFFSET_MAX, 1), False, True, None)
+    assert cluster.asked == [W, R, U, W]
+
+
 def test_an_owner_that_is_away_is_the_error_of_the_option() -> None:
     cluster = Cluster()
     cluster.error = NoLocks()
