@@ -81,6 +81,37 @@ def of_connection(connection: str) -> list[Mount]:
     return [m for m in mounts if m.is_ours and m.connection == connection]
 
 
+def is_built_upon(connection: str) -> bool:
+    """Whether something is mounted on a directory of this connection, or an overlay
+    shows one: when the kernel drops the directory's name, it unmounts the first, and
+    the second is stale for good. Other mount namespaces are not seen."""
+    text = MOUNTINFO.read_bytes().removesuffix(b"\n")
+    lines = [line.split(b" ") for line in text.split(b"\n")]
+    device = b"0:" + connection.encode()
+    ours = {fields[0]: _unescape(fields[4]) for fields in lines if fields[2] == device}
+    tops = tuple(where.rstrip(b"/") + b"/" for where in ours.values())
+    for fields in lines:
+        if fields[1] in ours:
+            return True
+        kind, _, options = fields[fields.index(b"-", 6) + 1 :]
+        if kind == b"overlay" and any(
+            (layer + b"/").startswith(tops) for layer in _lower_layers(options)
+        ):
+            return True
+    return False
+
+
+def _lower_layers(options: bytes) -> list[bytes]:
+    """Directories an overlay was given to show."""
+    words = [word.partition(b"=") for word in options.split(b",")]
+    return [
+        _unescape(layer)
+        for key, _, layers in words
+        if key in (b"lowerdir", b"lowerdir+", b"datadir+")
+        for layer in layers.split(b":")
+    ]
+
+
 def around(path: str) -> Mount | None:
     """The mount that a path, given without links, is in."""
     inside = os.fsencode(path)

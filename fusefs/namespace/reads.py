@@ -12,6 +12,7 @@ from pathlib import Path
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import (
     CONTENT,
+    DIRENT,
     MEMBER,
     SETTING,
     XATTR,
@@ -53,6 +54,7 @@ _WRITTEN = (
     "SELECT seq FROM register WHERE node = ? AND seq > ? AND seq <= ?"
     " ORDER BY seq LIMIT ?"
 )
+_KEYS = "SELECT key FROM register WHERE key > ? AND key < ? ORDER BY key LIMIT 10000"
 Row = tuple[object, ...]
 _ABSENT = Entry(Ino(0), b"", Ino(0), 0, 0)
 
@@ -314,6 +316,15 @@ class Reads:
         return found
 
     # -- the whole ------------------------------------------------------------
+
+    def names_given(self) -> Iterator[tuple[Ino, bytes]]:
+        """Of every register of a name, removed ones included until they are
+        forgotten."""
+        after, end = DIRENT, bytes((DIRENT[0] + 1,))
+        while rows := self._read(_KEYS, (after, end)):
+            for (key,) in rows:
+                after = key  # type: ignore[assignment]
+                yield key_ino(after), key_name(after)
 
     def notes(self) -> int:
         """Of transactions for digests and totals, not added up yet."""

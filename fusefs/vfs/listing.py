@@ -145,6 +145,10 @@ class Listings:
 
     # -- stateless -------------------------------------------------------------
 
+    def names_given(self) -> Iterator[tuple[Ino, bytes]]:
+        """Every name that there is or was, as far as it is remembered."""
+        return self._namespace.names_given()
+
     def readdir_ino(self, ino: Ino, cookie: int) -> Iterator[DirEntry]:
         """Entries after the cookie (0: all)."""
         if cookie == 0:

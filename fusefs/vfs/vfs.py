@@ -368,6 +368,10 @@ class Vfs:
     def readdirplus_ino(self, ino: Ino, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
         return self._listings.readdirplus_ino(ino, cookie)
 
+    def names_given(self) -> Iterator[tuple[Ino, bytes]]:
+        """Every name that there is or was, as far as it is remembered."""
+        return self._listings.names_given()
+
     def fsyncdir(self, handle: int = 0, datasync: bool = False) -> None:
         """Every change of names made before is durable here."""
         self._commits.sync()

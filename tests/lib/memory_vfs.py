@@ -265,6 +265,11 @@ class MemoryVfs:
         yield from self._lines(ino, cookie)
         self.before("listed")
 
+    def names_given(self) -> Iterator[tuple[Ino, bytes]]:
+        for node in list(self._nodes.values()):
+            for name in list(node.children):
+                yield node.ino, name
+
     def fsyncdir(self, handle: int, datasync: bool) -> None:
         self._dir(handle)
 

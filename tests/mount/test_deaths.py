@@ -19,6 +19,7 @@ import pytest
 from fusefs.mountpoint import nodes, table, unmounting
 from fusefs.supervisor import state
 from tests.lib.cluster import Cluster, Node, cluster, dfs, status_page, wait_until
+from tests.lib.commands import run
 
 pytestmark = pytest.mark.mount
 SOON_S = 10.0
@@ -132,6 +133,54 @@ def probe(path: Path) -> list[str]:
     words = [sys.executable, "-c", PROBE, str(path)]
     done = subprocess.run(words, capture_output=True, text=True)
     return done.stdout.split() + done.stderr.splitlines()
+
+
+def test_what_is_mounted_below_stays_whoever_is_killed(
+    fresh: Cluster, tmp_path: Path
+) -> None:
+    """A disk of this machine on a directory (`build`), an overlay of one. What a peer
+    changes meanwhile is seen all the same."""
+    a, b = fresh.start(2)
+    (a.mnt / "top/build").mkdir(parents=True)
+    for name in ("changed", "removed", "replaced"):
+        (a.mnt / "top" / name).write_text("old")
+    for name in ("upper", "work", "overlay"):
+        (tmp_path / name).mkdir()
+    fresh.wait_equal()
+    top, overlay = a.mnt / "top", tmp_path / "overlay"
+    build = top / "build"
+    layers = f"lowerdir={a.mnt},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    run(["mount", "-t", "tmpfs", "none", str(build)], check=True)
+    run(["mount", "-t", "overlay", "none", "-o", layers, str(overlay)], check=True)
+    try:
+        for place in (a.mnt, overlay):
+            assert sorted(p.name for p in (place / "top").iterdir())[0] == "build"
+            assert (place / "top/removed").read_text() == "old"
+            assert not (place / "top/new").exists()
+        (build / "here").touch()
+        for process in ("worker", "node"):
+            old = getattr(a, f"{process}_pid")()
+            os.kill(old, signal.SIGSTOP)
+            (b.mnt / "top/changed").write_text(process)
+            (b.mnt / "top/removed").unlink(missing_ok=True)
+            (b.mnt / "top/replacing").write_text(process)
+            os.replace(b.mnt / "top/replacing", b.mnt / "top/replaced")
+            (b.mnt / "top/new").write_text(process)
+            os.kill(old, signal.SIGKILL)
+            fresh.wait_connected()
+            fresh.wait_equal()
+            wait_until(lambda: not (top / "removed").exists(), "it is gone here")
+            for name in ("changed", "replaced", "new"):
+                path = top / name
+                wait_until(
+                    lambda p=path, new=process: p.read_text() == new,  # type: ignore[misc]
+                    f"{name} is seen here",
+                )
+            assert (build / "here").exists()
+            assert (overlay / "top/changed").read_text() == process
+    finally:
+        run(["umount", str(overlay)])
+        run(["umount", str(build)])
 
 
 @pytest.mark.parametrize("how", ["killed", "upgraded"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from fusefs.bindings.kernel import mounting
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection, Settings
 from fusefs.bindings.kernel.encode import inval_inode
@@ -17,6 +18,7 @@ from fusefs.bindings.kernel.server import Server
 from fusefs.bindings.kernel.session import Session
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.mountpoint import table
 from fusefs.vfs.types import Caller, DirEntry
 from tests.lib.memory_vfs import MemoryVfs
 
@@ -277,6 +279,23 @@ def test_everything_walks_the_tree_on_kernels_without_an_epoch() -> None:
     assert names == {b"top", b"below"}
 
 
+def test_names_expire_where_something_is_mounted_on_a_directory(monkeypatch) -> None:
+    """It would be unmounted with a name that is dropped. What is gone expires, too."""
+    monkeypatch.setattr(mounting, "connection_of", lambda fd: "52")
+    upon: list[str] = []
+    monkeypatch.setattr(table, "is_built_upon", lambda of: upon.append(of) or True)
+    notifier = make()
+    fs = notifier._connection.fs
+    top = fs.mkdir(Ino(1), b"top", 0o755, Caller())
+    given = fs.names_given
+    fs.names_given = lambda: iter((*given(), (top.ino, b"gone")))  # type: ignore[method-assign]
+    notifier.everything()
+    assert upon == ["52"] and p.NOTIFY_INC_EPOCH not in notifier.codes()
+    for directory, name in ((Ino(1), b"top"), (top.ino, b"gone")):
+        assert _inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
+    assert inval_inode(top.ino, 0, 0) in notifier.said
+
+
 def test_a_directory_that_goes_meanwhile_ends_no_walk() -> None:
     notifier = make()
     notifier._connection.begin(Session(minor=38))
@@ -298,7 +317,7 @@ def test_a_directory_that_goes_meanwhile_ends_no_walk() -> None:
         (Ino(1), b"after"),
         (after.ino, b"below"),
     ):
-        assert _inval_entry(directory, name) in notifier.said
+        assert _inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
     assert inval_inode(below.ino, 0, 0) in notifier.said
 
 

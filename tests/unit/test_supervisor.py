@@ -318,6 +318,30 @@ def test_mount_table_octal_escapes_and_optional_fields() -> None:
     assert not other.is_ours and other.user == -1
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"40 36 0:60 / /mnt/d/build rw shared:1 - tmpfs none rw", True),
+        (b"40 35 0:60 / /mnt/do rw - tmpfs none rw", False),
+        (b"40 35 0:60 / /o rw - overlay none rw,lowerdir=/x:/mnt/d/a\\040b", True),
+        (b"40 35 0:60 / /o rw - overlay none rw,lowerdir+=/mnt/d,upperdir=/u", True),
+        (b"40 35 0:60 / /o rw - overlay none rw,lowerdir=/mnt/do", False),
+        (b"40 35 0:60 / /o rw - overlay none rw,lowerdir=/x,upperdir=/mnt/d/u", False),
+        (b"40 39 0:60 / /mnt/e/b rw - tmpfs none rw", False),
+    ],
+)
+def test_mount_is_built_upon_by_mounts_and_overlays(
+    line: bytes, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        b"36 35 0:52 / /mnt/d rw - fuse.dfs dfs@a rw,user_id=0\n"
+        b"39 35 0:53 / /mnt/e rw - fuse.dfs dfs@e rw,user_id=0\n"
+    )
+    (tmp_path / "mountinfo").write_bytes(text + line + b"\n")
+    monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "mountinfo")
+    assert table.is_built_upon("52") is expected
+
+
 def test_state_is_told_where_there_is_no_room_for_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import socket
 import stat
@@ -37,6 +38,17 @@ _NOT_FOR_FUSERMOUNT: Final = words_of_o.UNKNOWN.union(
 _MNT_DETACH: Final = 2
 READ_AHEAD_KB: Final = 1024
 """One read-ahead request is as large as a request can be."""
+
+
+def connection_of(fd: int) -> str:
+    """The directory below /sys/fs/fuse/connections; empty where the kernel does not
+    say."""
+    try:
+        about = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"^fuse_connection:\s*(\d+)$", about, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def mount(

@@ -28,11 +28,12 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
-from fusefs.bindings.kernel import encode
+from fusefs.bindings.kernel import encode, mounting
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.mountpoint import table
 
 log = logging.getLogger("dfs.kernel")
 
@@ -252,11 +253,12 @@ class Notifier:
     def _all_gone(self) -> None:
         connection = self._connection
         session = connection.session
-        if session is not None and session.minor >= p.INC_EPOCH_MINOR:
+        names = session is None or session.minor < p.INC_EPOCH_MINOR
+        if not names:
+            of_fd = mounting.connection_of(connection.fd)
+            names = bool(of_fd) and table.is_built_upon(of_fd)
+        if not names:
             self._send(p.OUT_HEADER.pack(16, p.NOTIFY_INC_EPOCH, 0))
-            names = False
-        else:
-            names = True
         for ino in connection.lookups.all():
             connection.listed.discard(ino)
             self._send(encode.inval_inode(ino, 0, 0))
@@ -264,8 +266,13 @@ class Notifier:
             self._walk(names)
 
     def _walk(self, names: bool) -> None:
-        """Goes through the whole tree: what the kernel holds of it is not known."""
+        """Goes through the whole tree: what the kernel holds of it is not known.
+
+        `names` expire, for what is mounted on a directory goes with a name that is
+        dropped. So do those that are no more."""
         fs = self._connection.fs
+        for parent, name in fs.names_given() if names else ():
+            self._send(_inval_entry(parent, name, p.INVAL_ENTRY_EXPIRE))
         todo = [Ino(p.ROOT_ID)]
         while todo:
             directory = todo.pop()
@@ -275,7 +282,8 @@ class Notifier:
                         continue
                     found = self._send(encode.inval_inode(line.ino, 0, 0))
                     if names:
-                        self._send(_inval_entry(directory, line.name))
+                        expire = p.INVAL_ENTRY_EXPIRE
+                        self._send(_inval_entry(directory, line.name, expire))
                     if line.kind == 4 and (names or found is None):
                         todo.append(line.ino)
 
@@ -377,10 +385,10 @@ class Notifier:
 # -- messages ------------------------------------------------------------------------
 
 
-def _inval_entry(parent: Ino, name: bytes) -> bytes:
+def _inval_entry(parent: Ino, name: bytes, flags: int = 0) -> bytes:
     head = p.INVAL_ENTRY
     length = head.size + len(name) + 1
-    start = head.pack(length, p.NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0)
+    start = head.pack(length, p.NOTIFY_INVAL_ENTRY, 0, parent, len(name), flags)
     return start + name + b"\0"
 
 

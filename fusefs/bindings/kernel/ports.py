@@ -50,6 +50,10 @@ class FileSystem(Protocol):
     def readdirplus_ino(
         self, ino: Ino, cookie: int
     ) -> Iterator[tuple[DirEntry, Attr]]: ...
+    def names_given(self) -> Iterator[tuple[Ino, bytes]]:
+        """Directory and name of all there is or was, as far as it is remembered; what
+        has its name by another's choice is left to `readdir_ino`."""
+
     def fsyncdir(self, handle: int, datasync: bool) -> None: ...
 
     # inodes

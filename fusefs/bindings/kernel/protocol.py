@@ -151,6 +151,9 @@ NOTIFY_RETRIEVE: Final = 5
 NOTIFY_DELETE: Final = 6
 NOTIFY_RESEND: Final = 7
 NOTIFY_INC_EPOCH: Final = 8
+INVAL_ENTRY_EXPIRE: Final = 1 << 0
+"""Of NOTIFY_INVAL_ENTRY, from 7.38: the name stays, and is asked for when it is used
+next. Older kernels do not look at it."""
 INC_EPOCH_MINOR: Final = 44
 """Linux 6.16: all names can be invalidated at once."""
 CHECKED_SETATTR_MINOR: Final = 45
