@@ -6,7 +6,7 @@ fetched in `pulling`.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
@@ -48,6 +48,8 @@ WORTH_A_LOOK = 64
 """Chunks owed to a peer that comes: some may be replaced already."""
 LOOK_S = 600.0
 """What was removed and collected here is owed to nobody; from one look to the next."""
+MOST_UNOWED = 10_000
+"""Remembered of what was replaced before it was owed."""
 TURN_S = 30.0
 """Between the keepers of a chunk that repair its copies after a change of members."""
 
@@ -80,8 +82,12 @@ class Replicas:
         self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
         """Each with what the peer has in its place."""
         self._written: dict[bytes, Version] = {}
-        """By register, in the order in which they are due: a file that is written again
-        and again is looked at once a second, as it is then."""
+        """By register, or by root where others name it, in the order in which they are
+        due: a file that is written again and again is looked at once a second, as it is
+        then."""
+        self._unowed: OrderedDict[bytes, None] = OrderedDict()
+        """Roots and chunks that were written here and are owed to nobody yet, or were
+        replaced before: the latest ones. A peer that saw one may name it again."""
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
@@ -112,10 +118,30 @@ class Replicas:
         version = version_of(writer, value, before.due if before else due)
         if version is None:
             self._written.pop(key, None)
-        elif before is None and len(self._written) >= MAX_WAITING:
+            return
+        self._leave_out((version.root,))
+        if before is None and len(self._written) >= MAX_WAITING:
             self._scan = True
         else:
             self._written[key] = version
+
+    def _leave_out(self, cids: Iterable[bytes]) -> None:
+        for cid in cids:
+            self._unowed[cid] = None
+            self._unowed.move_to_end(cid)
+        while len(self._unowed) > MOST_UNOWED:
+            self._unowed.popitem(last=False)
+
+    def named(self, contents: Iterable[bytes]) -> None:
+        """Others wrote these (`Content`, encoded). They merge, copy and bring back what
+        was written here, whose bytes they need not have."""
+        if not self._unowed:
+            return
+        due = self._environment.now() + DELAY_S
+        for value in contents:
+            version = version_of(self._membership.me, value, due)
+            if version is not None and version.root in self._unowed:
+                self._written.setdefault(version.root, version)
 
     def peer_came(self, peer: NodeId) -> None:
         self._pushes.peer_came(peer)
@@ -169,9 +195,11 @@ class Replicas:
     async def _owe_unconfirmed(self) -> None:
         self._scan, self._scanned = False, self._environment.now()
         self._pushes.scan_begins()
-        unconfirmed = await self._environment.offload(
-            lambda: list(self._named(cid for cid, _ in self._store.pushed()))
+        pushed = await self._environment.offload(
+            lambda: [cid for cid, _ in self._store.pushed()]
         )
+        self._leave_out(pushed[-MOST_UNOWED:])
+        unconfirmed = await self._environment.offload(lambda: list(self._named(pushed)))
         now = self._environment.now()
         for at in range(0, len(unconfirmed), SETTLE_BATCH):
             self._owe(unconfirmed[at : at + SETTLE_BATCH], now + DELAY_S)
@@ -195,7 +223,9 @@ class Replicas:
             return
         owed = self._pushes.owed()
         named = await self._environment.offload(lambda: self._named(owed))
-        for cid in set(owed) - named:
+        replaced = set(owed) - named
+        self._leave_out(replaced)
+        for cid in replaced:
             self._pushes.forget(cid)
             self._leaving.end(cid)
         self._doubtful -= peers
@@ -302,6 +332,7 @@ class Replicas:
         members = self._membership.members()
         me = self._membership.me
         for cid in cids:
+            self._unowed.pop(cid, None)
             keepers = holders(cid, members, self._replicas(), writer=me)
             others = [node for node in keepers if node != me]
             if self._pushes.owe(cid, others, due):

@@ -16,6 +16,7 @@ import trio
 
 from fusefs.model.hlc import Hlc, latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
+from fusefs.model.records import CONTENT
 from fusefs.model.tx import Body, ContentChange, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
@@ -331,6 +332,8 @@ class Node:
         self.locking.seen(txs)
 
     def received(self, txs: Sequence[Tx]) -> None:
+        writes = (write for tx in txs for write in tx.writes)
+        self.keeper.named(w.value for w in writes if w.key[:1] == CONTENT)
         self.pinning.changed()
         self.locking.seen(txs)
 
@@ -338,6 +341,7 @@ class Node:
         self.locking.progressed()
         self.pinning.changed()
         if writes:
+            self.keeper.named(value for _, _, value in writes)
             self.pulling.applied(writes)
 
     def replaced(self, changes: Sequence[ContentChange]) -> None:

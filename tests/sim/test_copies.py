@@ -165,6 +165,33 @@ def test_what_was_replaced_while_a_member_was_away_is_not_brought(
     simulate(body, tmp_path)
 
 
+@simulated
+async def test_what_was_replaced_and_a_peer_names_again_gets_its_copies(
+    cluster: SimCluster,
+) -> None:
+    """Appends are merged, removed files come back, and a copy shares the bytes: who
+    writes that version need not have them."""
+    a, b, c = await cluster.start(3)
+    await trio.sleep(200)  # copies are not looked at because a member came
+    for seed, is_replaced_before in ((7, True), (8, False)):
+        name = b"%d" % seed
+        [cid] = a.write_chunks(name, 1, seed)
+        await trio.sleep(0.2)
+        if is_replaced_before:
+            a.write_chunks(name, 1)
+        with b.namespace.transaction() as t:
+            ino = t.new_ino(ROOT_INO, b"copy of " + name, S_REG)
+            t.create(ROOT_INO, b"copy of " + name, ino, 0o100644, 0, 0)
+            t.set_content(ino, size=1 << 16, root=cid, chunk_log2=16, mtime_ns=t.now_ns)
+        b.publish(t.tx)
+        await trio.sleep(0.2)
+        if not is_replaced_before:
+            a.write_chunks(name, 1)
+        await trio.sleep(30)
+        assert not b.store.missing([cid]) and not c.store.missing([cid])
+        assert a.node is not None and a.node.keeper.backlog() == 0
+
+
 def test_copy_that_a_power_cut_took_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
