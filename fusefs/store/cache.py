@@ -22,14 +22,20 @@ _LOCKED = 32
 """Removals under one hold of the lock: about a millisecond for the writers."""
 
 
-def evict(store: Store, incoming_bytes: int = 0, floor_bytes: int | None = None) -> int:
+def evict(
+    store: Store,
+    incoming_bytes: int = 0,
+    floor_bytes: int | None = None,
+    spared_bytes: int = 0,
+) -> int:
     """Bytes freed, with room for what comes in; less when no cache is left.
 
-    Args: floor_bytes: to be left free on the disk, default `min_free`.
+    Args: floor_bytes: to be left free on the disk, default `min_free`; spared_bytes:
+    of cache, the latest, that stay even so.
     """
     if floor_bytes is None:
         floor_bytes = store.space.min_free_bytes
-    goal = _excess(store, incoming_bytes, floor_bytes)
+    goal = _excess(store, incoming_bytes, floor_bytes, spared_bytes)
     freed = 0
     while freed < goal:
         victims = store.index.oldest_large_cache(_VICTIMS)
@@ -41,7 +47,7 @@ def evict(store: Store, incoming_bytes: int = 0, floor_bytes: int | None = None)
     return freed
 
 
-def _excess(store: Store, incoming_bytes: int, floor: int) -> int:
+def _excess(store: Store, incoming_bytes: int, floor: int, spared_bytes: int) -> int:
     goal = 0
     quota = store.cache_quota_bytes
     if quota is not None:
@@ -50,7 +56,10 @@ def _excess(store: Store, incoming_bytes: int, floor: int) -> int:
             goal = used - int(quota * (1 - SLACK))
     free = store.space.free_bytes() - incoming_bytes
     if free < floor:
-        goal = max(goal, floor - free + int(floor * SLACK))
+        lacking = floor - free + int(floor * SLACK)
+        if spared_bytes:
+            lacking = min(lacking, store.index.cache_bytes() - spared_bytes)
+        goal = max(goal, lacking)
     return goal
 
 

@@ -56,11 +56,23 @@ class Space:
         if self.free_bytes() - size_bytes < self.kept_from_copies_bytes:
             raise NoSpace("the store's disk is full: no room for others' copies")
 
+    @property
+    def spared_cache_bytes(self) -> int:
+        """So much cache is on a disk even where less than the floor is free: a read is
+        several chunks, and each that came would take the place of the one before."""
+        return min(SPARED_CACHE_BYTES, self.min_free_bytes // 4)
+
+    def has_for_cache(self, size_bytes: int) -> bool:
+        """Whether half the floor stays free, so that a full disk is still read."""
+        return self.free_bytes() - size_bytes >= self.min_free_bytes // 2
+
     def require_for_cache(self, size_bytes: int) -> None:
-        """Like `require` with half the floor, so that a full disk is still read."""
-        if self.free_bytes() - size_bytes < self.min_free_bytes // 2:
+        """Like `require`, with half the floor."""
+        if not self.has_for_cache(size_bytes):
             raise NoSpace("the store's disk is full: no room for a fetched chunk")
 
 
 DEFAULT_MIN_FREE_BYTES = 1 << 30
 """1 GiB, or a twentieth of a disk smaller than 20 GiB."""
+SPARED_CACHE_BYTES = 64 << 20
+"""For a few readers, with what they read ahead."""

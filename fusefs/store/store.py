@@ -282,10 +282,13 @@ class Store(Objects):
         over = space.free_bytes() - len(data) < floor
         if over or self._fetched_bytes >= EVICT_EVERY_BYTES:
             self._fetched_bytes = 0
-            cache.evict(self, len(data), floor)
+            # Not what a reader waits for, who needs several chunks at once.
+            cache.evict(self, len(data), floor, space.spared_cache_bytes)
         if is_copy:
             space.require_for_copy(len(data))
         else:
+            if not space.has_for_cache(len(data)):
+                cache.evict(self, len(data))
             space.require_for_cache(len(data))
         self._store(cid, data, flags)
 

@@ -97,12 +97,44 @@ def test_fetching_on_a_full_disk_evicts_first(store, monkeypatch):
         lambda self: 2_000_000 - store.index.large_totals()[1],
     )
     store.space.min_free_bytes = 1_950_000
+    monkeypatch.setattr("fusefs.store.space.SPARED_CACHE_BYTES", 0)
     new = fetched(store, 2)
     assert present(store) == {new}
     assert not store.has(old)
     store.space.min_free_bytes = 10_000_000
     with pytest.raises(NoSpace):
         fetched(store, 3)
+
+
+def test_fetching_on_a_full_disk_leaves_what_came_before_it(store, clock, monkeypatch):
+    monkeypatch.setattr(
+        type(store.space),
+        "free_bytes",
+        lambda self: 100 * LARGE - store.index.large_totals()[1],
+    )
+    store.space.min_free_bytes = 101 * LARGE
+    monkeypatch.setattr("fusefs.store.space.SPARED_CACHE_BYTES", 5 * LARGE)
+    cids = []
+    for i in range(9):
+        clock.now_s += 1
+        cids.append(fetched(store, i))
+    assert present(store) == set(cids[-6:])
+    store.evict()
+    assert not present(store)
+
+
+def test_fetching_on_a_full_disk_gives_up_all_cache_for_half_the_floor(
+    store, monkeypatch
+):
+    kept = [fetched(store, i) for i in range(4)]
+    monkeypatch.setattr(
+        type(store.space),
+        "free_bytes",
+        lambda self: 10 * LARGE - store.index.large_totals()[1],
+    )
+    store.space.min_free_bytes = 16 * LARGE
+    new = fetched(store, 9)
+    assert store.has(new) and not any(map(store.has, kept))
 
 
 def test_copies_for_others_leave_room_to_programs_here(store, monkeypatch):
