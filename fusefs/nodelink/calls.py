@@ -127,6 +127,7 @@ class Calls:
         self._idle: list[CallConnection] = []
         self._next = 0
         self._closed = threading.Event()
+        self._supervisor = os.getppid()
 
     def barrier(
         self, seq: Seq, deadline: float, flush: Callable[[Barrier | None], bool]
@@ -192,8 +193,8 @@ class Calls:
         cancelled: Callable[[], bool] | None,
         undo: Callable[[], Iterable[Request]] = tuple,
     ) -> FromNode | None:
-        """Asks again while the node is restarting. None at the deadline; raises
-        Interrupted, NodeDown."""
+        """Asks again while the node is restarting, which it is not when nobody is there
+        to start it. None at the deadline; raises Interrupted, NodeDown."""
         give_up = time.monotonic() + NODE_BACK_S
         while True:
             try:
@@ -203,7 +204,8 @@ class Calls:
                 check_cancelled(cancelled)
                 now = time.monotonic()
                 late = now >= give_up or (deadline is not None and now >= deadline)
-                if late or self._closed.is_set():
+                is_orphan = os.getppid() != self._supervisor
+                if late or is_orphan or self._closed.is_set():
                     raise
                 self.pause(LOOK_AGAIN_S)
         if answer is None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,32 @@ def test_supervisor_killed_the_rest_ends_and_the_mount_can_be_made_again(
         assert nodes.wait_gone(pid, 20)
     a.mount()
     assert (a.mnt / "file").read_text() == "content"
+
+
+def test_supervisor_killed_the_worker_does_not_wait_for_bytes(fresh: Cluster) -> None:
+    a = fresh.add().mount("--replicas=1")
+    b = fresh.add().mount(token=a.token())
+    fresh.wait_connected()
+    contents = {f"file-{n}": os.urandom(1 << 20) for n in range(5)}
+    for name, data in contents.items():
+        (a.mnt / name).write_bytes(data)
+    fresh.wait_equal()
+    a.umount()
+    fds = [os.open(b.mnt / name, os.O_WRONLY) for name in contents]
+    for fd in fds:
+        os.pwrite(fd, b"new", 20)  # the rest of the chunk is not here
+    now = b.processes()
+    assert now is not None
+    kill(now.pid)
+    assert nodes.wait_gone(now.worker, 10)
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)
+    b.mount()
+    a.mount()
+    fresh.wait_connected()
+    for name, data in contents.items():
+        assert (b.mnt / name).read_bytes() == data[:20] + b"new" + data[23:]
 
 
 def test_upgrade_replaces_both_while_a_program_works(fresh: Cluster) -> None:
