@@ -223,6 +223,69 @@ def test_locks_outlive_the_worker_and_end_with_their_files(
         wait_until(lambda p=path: probe(p) == ["free", "free"], "both are free", SOON_S)  # type: ignore[misc]
 
 
+_NAMES = """
+import os, sys
+n = 0
+while True:
+    n += 1
+    for name in sys.argv[2:]:
+        path = os.path.join(sys.argv[1], name)
+        try:
+            os.mkdir(path) if n % 2 else os.rmdir(path)
+        except OSError as error:
+            print(error, file=sys.stderr)
+    print(n, flush=True)
+"""
+
+
+def test_worker_killed_in_a_transaction_while_a_directory_is_locked(
+    fresh: Cluster,
+) -> None:
+    """A thread of it tells the kernel of another name in that directory, and waits for
+    who has the lock, who waits for an answer: of the next worker, which needs the locks
+    of the transaction."""
+    a, b = fresh.start(2)
+    (a.mnt / "d").mkdir()
+    fresh.wait_equal()
+    os.listdir(b.mnt / "d")
+    out = b.mnt.parent / "steps"
+    programs = []
+    for node, names, told in ((b, "xy", out), (a, "pqrst", os.devnull)):
+        words = [sys.executable, "-c", _NAMES, str(node.mnt / "d"), *names]
+        with open(told, "wb") as file:
+            programs.append(subprocess.Popen(words, stdout=file, stderr=file))
+    pid = b.worker_pid()
+    try:
+        if not any(stopped_in_between(pid, b.store) for _ in range(3000)):
+            pytest.skip("it was never in the middle of both")
+        os.kill(pid, signal.SIGKILL)
+        before = out.stat().st_size
+        wait_until(lambda: out.stat().st_size > before + 100, "the program goes on")
+    finally:  # one that waits in the kernel ends with the mount
+        for program in programs:
+            program.kill()
+    for program in programs:
+        program.wait()
+
+
+def stopped_in_between(pid: int, store: Path) -> bool:
+    """The worker is stopped, and it has the write lock while a notification waits."""
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.002)
+    lock = f"{(store / 'write.lock').stat().st_ino} "
+    held = [
+        line
+        for line in Path("/proc/locks").read_text().splitlines()
+        if " FLOCK " in line and f" {pid} " in line and f":{lock}" in line
+    ]
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    if held and any("fuse_reverse" in (t / "wchan").read_text() for t in tasks):
+        return True
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(0.003)
+    return False
+
+
 def test_tmpfile_gets_its_name_from_the_next_worker(fresh: Cluster) -> None:
     (a,), started_s = start(fresh, 1)
     (a.mnt / "read").write_bytes(b"")

@@ -13,10 +13,16 @@ connection.py says why this suffices for answers on their way. Two more rules:
   before we heard of it), no longer, and never longer than `notify_wait_s`: the
   notification is then queued behind that request, and two nodes that change one
   directory at once do not wait for each other.
+* A kill does not end a thread that waits in the kernel so, and the process keeps its
+  descriptors as long as one that shares them is left. Somebody was in the middle of a
+  transaction, perhaps: his locks would stay, and the next worker could not give the
+  answer that all of it waits for. So these threads have a table of descriptors of their
+  own, and read no file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
@@ -25,6 +31,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
@@ -33,7 +41,9 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
 from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
+from fusefs.model.records import S_DIR
 from fusefs.mountpoint import table
+from fusefs.vfs.types import DirEntry
 
 log = logging.getLogger("dfs.kernel")
 
@@ -48,6 +58,10 @@ _IDLE_S: Final = 30.0
 """A notifying thread without work ends after this."""
 _EVERYTHING_S: Final = 5.0
 """Longest `everything` holds up its caller."""
+_SOME_NAMES: Final = 1000
+"""Read, then told, then the next."""
+_CLONE_FILES: Final = 0x400
+_libc = ctypes.CDLL(None, use_errno=True)
 
 Work: TypeAlias = Callable[[], None]
 Job: TypeAlias = "tuple[Work, threading.Event | None]"
@@ -151,13 +165,25 @@ class Notifier:
 
     def everything(self) -> None:
         """Forget all names, attributes, pages and listings."""
-        self._connection.raise_epoch()
-        self._run(self._all_gone, (), _EVERYTHING_S)
+        self._begin_everything().wait(_EVERYTHING_S)
 
     def everything_later(self) -> None:
         """As `everything`, without waiting."""
+        self._begin_everything()
+
+    def _begin_everything(self) -> threading.Event:
+        """In a thread that reads the tree, and has the rest done by others."""
         self._connection.raise_epoch()
-        self._put(self._all_gone, None)
+        done = threading.Event()
+        thread = threading.Thread(
+            target=self._all_gone, args=(done,), name="notify-all", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as problem:
+            log.warning("the kernel is told by who asked for it: %s", problem)
+            self._all_gone(done)
+        return done
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -250,43 +276,6 @@ class Notifier:
                 self._later or self._jobs.qsize()
             )
 
-    def _all_gone(self) -> None:
-        connection = self._connection
-        session = connection.session
-        names = session is None or session.minor < p.INC_EPOCH_MINOR
-        if not names:
-            of_fd = mounting.connection_of(connection.fd)
-            names = bool(of_fd) and table.is_built_upon(of_fd)
-        if not names:
-            self._send(p.OUT_HEADER.pack(16, p.NOTIFY_INC_EPOCH, 0))
-        for ino in connection.lookups.all():
-            connection.listed.discard(ino)
-            self._send(encode.inval_inode(ino, 0, 0))
-        if names or not connection.lookups.exact:
-            self._walk(names)
-
-    def _walk(self, names: bool) -> None:
-        """Goes through the whole tree: what the kernel holds of it is not known.
-
-        `names` expire, for what is mounted on a directory goes with a name that is
-        dropped. So do those that are no more."""
-        fs = self._connection.fs
-        for parent, name in fs.names_given() if names else ():
-            self._send(_inval_entry(parent, name, p.INVAL_ENTRY_EXPIRE))
-        todo = [Ino(p.ROOT_ID)]
-        while todo:
-            directory = todo.pop()
-            with suppress(NotFound):  # removed meanwhile: nothing is below it
-                for line in fs.readdir_ino(directory, 0):
-                    if line.name in (b".", b".."):
-                        continue
-                    found = self._send(encode.inval_inode(line.ino, 0, 0))
-                    if names:
-                        expire = p.INVAL_ENTRY_EXPIRE
-                        self._send(_inval_entry(directory, line.name, expire))
-                    if line.kind == 4 and (names or found is None):
-                        todo.append(line.ino)
-
     def _send(self, message: bytes) -> int | None:
         """The errno of the kernel's refusal, or None."""
         self.sent += 1
@@ -295,6 +284,79 @@ class Notifier:
         except OSError as problem:
             return problem.errno
         return None
+
+    # -- everything ------------------------------------------------------------------
+
+    def _all_gone(self, done: threading.Event) -> None:
+        try:
+            names = self._names_each()
+            self._have_done(partial(self._known_gone, names))
+            if names or not self._connection.lookups.exact:
+                self._walk(names)
+        except Exception:
+            log.exception("bug while notifying the kernel")
+        finally:
+            done.set()
+
+    def _names_each(self) -> bool:
+        """Whether names have to be told one by one. They expire then: what is mounted
+        on a directory goes with a name that the kernel drops."""
+        session = self._connection.session
+        if session is None or session.minor < p.INC_EPOCH_MINOR:
+            return True
+        of_fd = mounting.connection_of(self._connection.fd)
+        return bool(of_fd) and table.is_built_upon(of_fd)
+
+    def _walk(self, names: bool) -> None:
+        """Goes through the whole tree: what the kernel holds of it is not known. Names
+        that are no more expire, too."""
+        fs = self._connection.fs
+        given = fs.names_given() if names else iter(())
+        while some := list(islice(given, _SOME_NAMES)):
+            self._have_done(partial(self._names_expire, some))
+        todo = [Ino(p.ROOT_ID)]
+        while todo:
+            directory = todo.pop()
+            with suppress(NotFound):  # removed meanwhile: nothing is below it
+                lines = (
+                    line
+                    for line in fs.readdir_ino(directory, 0)
+                    if line.name not in (b".", b"..")
+                )
+                while below := list(islice(lines, _SOME_NAMES)):
+                    work = partial(self._lines_gone, directory, below, names, todo)
+                    self._have_done(work)
+
+    def _have_done(self, work: Work) -> None:
+        """By a notifying thread, however long that takes."""
+        done = threading.Event()
+        self._put(work, done)
+        done.wait()
+
+    def _known_gone(self, names: bool) -> None:
+        """All that the kernel was told of; of names all at once, unless `names` follow
+        one by one."""
+        connection = self._connection
+        if not names:
+            self._send(p.OUT_HEADER.pack(16, p.NOTIFY_INC_EPOCH, 0))
+        for ino in connection.lookups.all():
+            connection.listed.discard(ino)
+            self._send(encode.inval_inode(ino, 0, 0))
+
+    def _names_expire(self, names: list[tuple[Ino, bytes]]) -> None:
+        for parent, name in names:
+            self._send(_inval_entry(parent, name, p.INVAL_ENTRY_EXPIRE))
+
+    def _lines_gone(
+        self, parent: Ino, lines: list[DirEntry], names: bool, found: list[Ino]
+    ) -> None:
+        """`found`: gets the directories in which there may be more."""
+        for line in lines:
+            known = self._send(encode.inval_inode(line.ino, 0, 0)) is None
+            if names:
+                self._send(_inval_entry(parent, line.name, p.INVAL_ENTRY_EXPIRE))
+            if line.kind == S_DIR and (names or known):
+                found.append(line.ino)
 
     # -- threads ---------------------------------------------------------------------
 
@@ -360,6 +422,7 @@ class Notifier:
                 self._threads -= 1
 
     def _work(self) -> None:
+        _leave_descriptors(self._connection.fd)
         while True:
             with self._lock:
                 self._idle += 1
@@ -380,6 +443,16 @@ class Notifier:
                 log.exception("bug while notifying the kernel")
             if done is not None:
                 done.set()
+
+
+def _leave_descriptors(kept: int) -> None:
+    """This thread has only this one from now on, and those below 3. In a container that
+    does not allow it all stays as it is."""
+    if _libc.unshare(_CLONE_FILES):
+        return
+    highest = max(map(int, os.listdir("/proc/thread-self/fd")))
+    os.closerange(3, kept)
+    os.closerange(kept + 1, highest + 1)
 
 
 # -- messages ------------------------------------------------------------------------
