@@ -25,7 +25,7 @@ def main(path: str) -> None:
             transact(db, int(line), chance)
             print(line, end="", flush=True)
         except sqlite3.Error as error:
-            print(f"{error!r}", flush=True)
+            print(f"{error!r} {error.sqlite_errorname}", flush=True)
             return
 
 

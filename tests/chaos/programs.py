@@ -228,7 +228,7 @@ class Logging(Program):
     DEATHS = (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
     LINE = re.compile(rb"[A-Z]\d* \d+-\d+ \d+ x* [0-9a-f]{8}$")
     _cut: ClassVar[set[bytes]] = set()
-    """How lines begin that a mount died under, of all machines."""
+    """How lines begin that a mount died under, or a disk got full, of all machines."""
 
     def __init__(self, name: str, top: Path, weather: Weather, seed: object) -> None:
         super().__init__(name, top, weather, seed)
@@ -258,11 +258,14 @@ class Logging(Program):
 
     def _write(self, fd: int, text: bytes) -> int:
         try:
-            return os.write(fd, text)
+            done = os.write(fd, text)
         except OSError as error:
             if error.errno in self.DEATHS:
                 self._cut.add(_beginning(text))
             raise
+        if done < len(text):
+            self._cut.add(_beginning(text))
+        return done
 
     def line(self, number: int) -> bytes:
         size = self.chance.choice((0, 10, 100, 3000))
@@ -305,7 +308,7 @@ class Logging(Program):
 
     def _after_a_death(self, text: bytes) -> bytes:
         """The line that follows in the same one on the first piece of one whose write
-        failed: a write of several pages is several requests."""
+        failed, or was short: a write of several pages is several requests."""
         if _beginning(text) not in self._cut:
             return text
         whole = self.LINE.search(text)
