@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 
 from fusefs.nodelink import control
 from tests.chaos.machines import Machine, Machines
 from tests.chaos.mirrored import tree
+from tests.lib import commands
+from tests.lib.cluster import dfs, wait_until
 
 TREES_S = 8.0
 """So long trees may differ although all registers are equal: what was there to tell to
 a kernel is being told."""
+AGAIN_S = 60.0
+"""From a mount to copies that are where they should be."""
 MOST_KIB = 250 << 10
 MOST_DESCRIPTORS = 400
 """Of which objects that are kept open are 256."""
@@ -60,6 +65,42 @@ def all_of(machines: Machines) -> list[str]:
         problems += healthy(machine)
         problems += processes(machine)
     return problems
+
+
+def spared(machines: Machines) -> list[str]:
+    """Each machine may go: the others have all bytes, without what is only cache."""
+    wanted = whole(machines.all[0].node.mnt)
+    problems = []
+    for one in machines.all:
+        one.node.umount()
+        for other in machines.all:
+            if other is not one:
+                dfs("evict", str(other.node.mnt))
+        commands.run(["sh", "-c", "echo 3 >/proc/sys/vm/drop_caches"], check=True)
+        problems += [
+            f"without {one.name} {other.name} lacks {path}"
+            for other in machines.all
+            if other is not one
+            for path in unreadable(other.node.mnt)
+        ]
+        one.node.mount()
+        if whole(one.node.mnt) != wanted:
+            problems.append(f"{one.name} mounted again shows something else")
+        wait_until(lambda: in_sync(machines), "all are in sync again", AGAIN_S)
+    return problems
+
+
+def unreadable(top: Path) -> list[str]:
+    """Files whose bytes cannot be had."""
+    found = []
+    for path in sorted(top.rglob("*")):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            continue
+        try:
+            path.read_bytes()
+        except OSError as error:
+            found.append(f"{path}: {error!r}")
+    return found[:5]
 
 
 def equal_trees(machines: Machines) -> list[str]:

@@ -17,15 +17,17 @@ from pathlib import Path
 import pytest
 
 from fusefs.mountpoint import nodes
-from tests.chaos.mirrored import Mirrored
+from tests.chaos.git import Git
 from tests.chaos.programs import Database, Logging, Program, Saving, Shared
+from tests.chaos.thorough import Thorough
 from tests.chaos.weather import Weather
 from tests.lib.cluster import ROOT, Cluster, Node, dfs
 from tests.lib.netns import Host, Network
 
 COMMON = ("--replicas=2", "-o", "mass_delete=0")
-SMALL_CACHE = ("--cache-size=3M",)
-SMALL_DISK_BYTES = 400 << 20
+SETTINGS = (("--dirty-size=1M",), ("--cache-size=3M",), (), ("-o", "sync=all"))
+"""Of the first machines, beside those."""
+SMALL_DISK_BYTES = 800 << 20
 DIRECTORIES = ("shared", "logs", "saved")
 AGAIN_S = 0.5
 """From one attempt to mount to the next, while the disk has no room."""
@@ -58,11 +60,12 @@ class Machine:
         for log in range(Logging.LOGS):  # else each side of a cut line makes its own
             (top / f"logs/log-{log}").touch()
         self.programs = [
-            Mirrored(self.name, top, weather, seed, aside),
+            Thorough(self.name, top, weather, seed, aside),
             Shared(self.name, top / "shared", weather, seed),
             Logging(self.name, top / "logs", weather, seed),
             Saving(self.name, top / "saved", weather, seed),
             Database(self.name, top, weather, seed),
+            Git(self.name, top, weather, seed),
         ]
 
     def set_clock(self, wrong_s: int) -> None:
@@ -117,8 +120,9 @@ class Machine:
 
 
 class Machines:
-    """Those of one run. The first founds the cluster; the second evicts what others
-    keep as soon as it can; the third has its store on a small disk."""
+    """Those of one run. The first founds the cluster, and has hardly any memory for
+    what is written; the second evicts what others keep as soon as it can; the third has
+    its store on a small disk; the fourth waits for peers after every change."""
 
     def __init__(
         self, made: Cluster, net: Network, weather: Weather, seed: object
@@ -136,7 +140,7 @@ class Machines:
         node = self.made.add(name, host)
         machine = Machine(node, host, self._shim)
         number = len(self.all)
-        node.settings = (*COMMON, *(SMALL_CACHE if number == 1 else ()))
+        node.settings = (*COMMON, *(SETTINGS[number] if number < len(SETTINGS) else ()))
         if number == 2:
             machine.small = self._small_disk(node)
         node.mount(token=self.all[0].node.token() if self.all else "")
@@ -156,6 +160,7 @@ class Machines:
         os.rmdir(node.store / "lost+found")
         self._disks.append(node.store)
         node.settings = (*node.settings, "--min-free=8M")
+        self.weather.small_disks[node.name] = node.store
         return True
 
     def begin(self, machine: Machine) -> None:
@@ -177,6 +182,7 @@ class Machines:
         dfs("forget", machine.name, "--store", str(first.store))
         for name in (f"own-{machine.name}", f"db-{machine.name}"):
             shutil.rmtree(first.mnt / name)
+        shutil.rmtree(first.mnt / f"git-{machine.name}", ignore_errors=True)
 
     def release(self) -> None:
         """The small disks, when their nodes have ended and were checked."""
@@ -187,8 +193,9 @@ class Machines:
         return [machine for machine in self.all if machine.small]
 
 
-FAR = (errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENOLCK)
-"""What programs get while a peer that has, or decides about, something is away."""
+FAR = (errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENOLCK, errno.EFAULT)
+"""What programs get while a peer that has, or decides about, something is away; EFAULT
+stands for SIGBUS."""
 GONE = (errno.ENOTCONN, errno.ENOENT, errno.ECONNABORTED, errno.EBADF, errno.EIO)
 """What they get of a mount that ended under them."""
 FULL = (errno.ENOSPC,)

@@ -148,13 +148,18 @@ class Mirrored(Program):
             self._settle(self._unsure)
 
     def rest(self) -> None:
-        if self._held is not None:
-            for fd in self._held:
-                try:
-                    os.close(fd)
-                except OSError as error:
-                    self.errors[errno.errorcode[error.errno or errno.EIO]] += 1
-            self._held = None
+        for fd in self._held or ():
+            self._close(fd)
+        self._held = None
+
+    def _close(self, fd: int) -> None:
+        """One that may not be there: -1."""
+        if fd < 0:
+            return
+        try:
+            os.close(fd)
+        except OSError as error:
+            self.errors[errno.errorcode[error.errno or errno.EIO]] += 1
 
     def broken(self, top: Path) -> list[str]:
         real, model = tree(top / self.real.name), tree(self.model)
@@ -331,8 +336,9 @@ class Mirrored(Program):
         old, new = self._any(), self._new()
         return Call("rename", lambda top: os.rename(top / old, top / new), (old, new))
 
-    def _exchange(self) -> Call | None:
-        old, new = self._file(), self._file()
+    def _exchange(self) -> Call:
+        choose = self.chance.choice((self._file, self._any))
+        old, new = choose(), choose()
 
         def do(top: Path) -> None:
             paths = os.fsencode(top / old), os.fsencode(top / new)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -159,7 +161,7 @@ def fill(all: Machines, one: Machine, chance: random.Random) -> None:
     if not small:
         return
     one = chance.choice(small)
-    keep = chance.choice((0, 1 << 20, 6 << 20))
+    keep = chance.choice((0, 1, 6, 8, 9, 12, 17)) << 20
     filler = one.node.store / f"filler-{chance.randrange(1 << 30)}"
     with all.weather.spell(f"disk full but for {keep}", one.name, *FULL):
         for size in (1 << 20, 1 << 12):
@@ -180,10 +182,139 @@ def _fill(filler: os.PathLike[str], size: int, keep: int) -> None:
                 return
 
 
+def _some_tree(one: Machine, chance: random.Random) -> str:
+    top = one.node.mnt
+    names = ["", "shared", "saved", "logs"]
+    names += [name for name in os.listdir(top) if name.startswith(("own-", "db-"))]
+    return str(top / chance.choice(names))
+
+
+def pin(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Trees are kept here for a while. What cannot be asked now is not."""
+    with all.weather.spell("pin", one.name):
+        try:
+            path = _some_tree(one, chance)
+        except OSError:
+            return
+        dfs("pin", path, "--store", str(one.node.store), check=False)
+        time.sleep(chance.choice((0, 0.5, 3, 9)))
+        if chance.random() < 0.7:
+            dfs("unpin", path, "--store", str(one.node.store), check=False)
+
+
+def evict(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Cache goes, again and again."""
+    with all.weather.spell("evict", one.name):
+        for _ in range(chance.choice((1, 3, 6))):
+            try:
+                path = _some_tree(one, chance)
+            except OSError:
+                return
+            dfs("evict", path, "--store", str(one.node.store), check=False)
+            time.sleep(chance.choice((0, 0.5)))
+
+
+def forget_all(all: Machines, one: Machine, chance: random.Random) -> None:
+    """What kernels keep of names and pages goes, again and again."""
+    for _ in range(chance.choice((1, 4))):
+        words = ["sh", "-c", f"echo {chance.choice((2, 3))} >/proc/sys/vm/drop_caches"]
+        commands.run(words, check=False)
+        time.sleep(chance.choice((0, 0.5)))
+
+
+def kill_workers(all: Machines, one: Machine, chance: random.Random) -> None:
+    """One after the other, also those that are not ready yet."""
+    with all.weather.spell("workers killed", one.name, errno.EIO, AGAIN):
+        for _ in range(chance.choice((2, 3))):
+            one.kill("worker")
+            time.sleep(chance.choice((0, 0.1, 0.3, 0.6, 1)))
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def kill_any(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Worker and node, each some times, in any order."""
+    with all.weather.spell("some killed", one.name, errno.EIO, AGAIN):
+        for _ in range(chance.choice((2, 4))):
+            one.kill(chance.choice(("worker", "node")))
+            time.sleep(chance.choice((0, 0.1, 0.3, 0.6, 1)))
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def kill_in_upgrade(all: Machines, one: Machine, chance: random.Random) -> None:
+    with all.weather.spell("killed in upgrade", one.name, errno.EIO, AGAIN):
+        work = threading.Thread(
+            target=lambda: dfs("upgrade", str(one.node.mnt), check=False)
+        )
+        work.start()
+        time.sleep(chance.choice((0.2, 0.4, 0.7, 1)))
+        one.kill(*chance.choice((("worker",), ("node",), ("worker", "node"))))
+        work.join()
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def upgrade_twice(all: Machines, one: Machine, chance: random.Random) -> None:
+    """SIGHUP, and again before that is done."""
+    with all.weather.spell("upgrades", one.name, AGAIN):
+        for _ in range(3):
+            for pid in one.pids("supervisor"):
+                os.kill(pid, signal.SIGHUP)
+            time.sleep(chance.choice((0, 0.2, 0.6)))
+        time.sleep(1)
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def stop_and_kill(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Killed while it is stopped, so with much that waits."""
+    which = chance.choice(("worker", "node"))
+    with all.weather.spell(f"{which} stopped, killed", one.name, errno.EIO, AGAIN):
+        for pid in one.pids(which):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(chance.choice((0.2, 1, 3)))
+        one.kill(which)
+        wait_until(one.is_whole, f"{one.name} runs again")
+
+
+def kill_supervisor(all: Machines, one: Machine, chance: random.Random) -> None:
+    """It alone: the others notice."""
+    with all.weather.spell("supervisor killed", one.name, *GONE):
+        one.kill("supervisor")
+        time.sleep(chance.choice((0, 0, 1, 4)))
+        one.mount(all.weather)
+
+
+def kill_at_mount(all: Machines, one: Machine, chance: random.Random) -> None:
+    """Killed, and again while it is mounted."""
+    with all.weather.spell("all killed, twice", one.name, *GONE):
+        one.kill("supervisor", "worker", "node")
+
+        def mount() -> None:
+            words = (*one.node._common(), *one.node.settings)
+            where = str(one.node.mnt)
+            dfs(
+                "mount",
+                where,
+                *words,
+                host=one.node.host,
+                check=False,
+                **one.node.environment,
+            )
+
+        work = threading.Thread(target=mount)
+        work.start()
+        time.sleep(chance.choice((0.3, 0.5, 0.8, 1.2)))
+        one.kill("supervisor", "worker", "node")
+        work.join()
+        if not one.is_whole():
+            one.mount(all.weather)
+
+
 LINES: tuple[Mischief, ...] = (
     *(cut, cut, cut_line, cut_line, fill, fill, slow_line, clock, clock),
+    *(evict, evict, pin, pin, forget_all, forget_all),
 )
 LIVES: tuple[Mischief, ...] = (
     *(kill_worker, kill_node, kill_both, kill_all, abort, detach, remount, check),
     *(upgrade, stop_worker, stop_node, stop_all),
+    *(kill_workers, kill_any, kill_in_upgrade, upgrade_twice, stop_and_kill),
+    *(kill_supervisor, kill_at_mount, kill_workers, kill_any),
 )
