@@ -12,8 +12,8 @@ import pytest
 from fusefs.bindings.kernel import mounting
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection, Settings
-from fusefs.bindings.kernel.encode import inval_inode
-from fusefs.bindings.kernel.notify import Notifier, _inval_entry
+from fusefs.bindings.kernel.encode import inval_entry, inval_inode
+from fusefs.bindings.kernel.notify import Notifier
 from fusefs.bindings.kernel.server import Server
 from fusefs.bindings.kernel.session import Session
 from fusefs.errors import NotFound
@@ -292,7 +292,7 @@ def test_names_expire_where_something_is_mounted_on_a_directory(monkeypatch) -> 
     notifier.everything()
     assert upon == ["52"] and p.NOTIFY_INC_EPOCH not in notifier.codes()
     for directory, name in ((Ino(1), b"top"), (top.ino, b"gone")):
-        assert _inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
+        assert inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
     assert inval_inode(top.ino, 0, 0) in notifier.said
 
 
@@ -317,7 +317,7 @@ def test_a_directory_that_goes_meanwhile_ends_no_walk() -> None:
         (Ino(1), b"after"),
         (after.ino, b"below"),
     ):
-        assert _inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
+        assert inval_entry(directory, name, p.INVAL_ENTRY_EXPIRE) in notifier.said
     assert inval_inode(below.ino, 0, 0) in notifier.said
 
 

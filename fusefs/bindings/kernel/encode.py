@@ -184,3 +184,17 @@ def decode_dev(rdev: int) -> int:
 def inval_inode(ino: Ino, offset: int, length: int) -> bytes:
     """The notification; `offset` -1: attributes only; `length` 0: to the end."""
     return p.INVAL_INODE.pack(40, p.NOTIFY_INVAL_INODE, 0, ino, offset, length)
+
+
+def inval_entry(parent: Ino, name: bytes, flags: int = 0) -> bytes:
+    head = p.INVAL_ENTRY
+    length = head.size + len(name) + 1
+    start = head.pack(length, p.NOTIFY_INVAL_ENTRY, 0, parent, len(name), flags)
+    return start + name + b"\0"
+
+
+def delete(parent: Ino, child: Ino, name: bytes) -> bytes:
+    head = p.DELETE
+    length = head.size + len(name) + 1
+    start = head.pack(length, p.NOTIFY_DELETE, 0, parent, child, len(name), 0)
+    return start + name + b"\0"

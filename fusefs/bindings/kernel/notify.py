@@ -30,20 +30,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from itertools import islice
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
-from fusefs.bindings.kernel import encode, mounting
-from fusefs.bindings.kernel import protocol as p
+from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel.connection import Connection
-from fusefs.errors import NotFound
+from fusefs.bindings.kernel.everything import Everything
 from fusefs.model.ids import Ino
-from fusefs.model.records import S_DIR
-from fusefs.mountpoint import table
-from fusefs.vfs.types import DirEntry
 
 log = logging.getLogger("dfs.kernel")
 
@@ -58,8 +52,6 @@ _IDLE_S: Final = 30.0
 """A notifying thread without work ends after this."""
 _EVERYTHING_S: Final = 5.0
 """Longest `everything` holds up its caller."""
-_SOME_NAMES: Final = 1000
-"""Read, then told, then the next."""
 _CLONE_FILES: Final = 0x400
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,6 +104,7 @@ class Notifier:
         """Protects the counts of threads; nothing waits under it."""
         self._threads = 0
         self._idle = 0
+        self._everything = Everything(connection, self._send, self._have_done)
         self._gathering = threading.local()
         """`told`: what this thread tells together."""
         self._later: deque[tuple[Ino, bytes, float]] = deque()
@@ -126,14 +119,14 @@ class Notifier:
         """Forget what `name` is in `parent`, and the cached listing of `parent`."""
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
-            message = _inval_entry(parent, name)
+            message = encode.inval_entry(parent, name)
             self._run(lambda: self._name_gone(parent, message), (parent,))
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
         """As `entry`, and watchers (inotify) of directory and file are told."""
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
-            message = _delete(parent, child, name)
+            message = encode.delete(parent, child, name)
             self._run(lambda: self._name_gone(parent, message), (parent, child))
 
     def knows(self, ino: Ino) -> bool:
@@ -165,25 +158,11 @@ class Notifier:
 
     def everything(self) -> None:
         """Forget all names, attributes, pages and listings."""
-        self._begin_everything().wait(_EVERYTHING_S)
+        self._everything.begin().wait(_EVERYTHING_S)
 
     def everything_later(self) -> None:
         """As `everything`, without waiting."""
-        self._begin_everything()
-
-    def _begin_everything(self) -> threading.Event:
-        """In a thread that reads the tree, and has the rest done by others."""
-        self._connection.raise_epoch()
-        done = threading.Event()
-        thread = threading.Thread(
-            target=self._all_gone, args=(done,), name="notify-all", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError as problem:
-            log.warning("the kernel is told by who asked for it: %s", problem)
-            self._all_gone(done)
-        return done
+        self._everything.begin()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -285,78 +264,11 @@ class Notifier:
             return problem.errno
         return None
 
-    # -- everything ------------------------------------------------------------------
-
-    def _all_gone(self, done: threading.Event) -> None:
-        try:
-            names = self._names_each()
-            self._have_done(partial(self._known_gone, names))
-            if names or not self._connection.lookups.exact:
-                self._walk(names)
-        except Exception:
-            log.exception("bug while notifying the kernel")
-        finally:
-            done.set()
-
-    def _names_each(self) -> bool:
-        """Whether names have to be told one by one. They expire then: what is mounted
-        on a directory goes with a name that the kernel drops."""
-        session = self._connection.session
-        if session is None or session.minor < p.INC_EPOCH_MINOR:
-            return True
-        of_fd = mounting.connection_of(self._connection.fd)
-        return bool(of_fd) and table.is_built_upon(of_fd)
-
-    def _walk(self, names: bool) -> None:
-        """Goes through the whole tree: what the kernel holds of it is not known. Names
-        that are no more expire, too."""
-        fs = self._connection.fs
-        given = fs.names_given() if names else iter(())
-        while some := list(islice(given, _SOME_NAMES)):
-            self._have_done(partial(self._names_expire, some))
-        todo = [Ino(p.ROOT_ID)]
-        while todo:
-            directory = todo.pop()
-            with suppress(NotFound):  # removed meanwhile: nothing is below it
-                lines = (
-                    line
-                    for line in fs.readdir_ino(directory, 0)
-                    if line.name not in (b".", b"..")
-                )
-                while below := list(islice(lines, _SOME_NAMES)):
-                    work = partial(self._lines_gone, directory, below, names, todo)
-                    self._have_done(work)
-
     def _have_done(self, work: Work) -> None:
         """By a notifying thread, however long that takes."""
         done = threading.Event()
         self._put(work, done)
         done.wait()
-
-    def _known_gone(self, names: bool) -> None:
-        """All that the kernel was told of; of names all at once, unless `names` follow
-        one by one."""
-        connection = self._connection
-        if not names:
-            self._send(p.OUT_HEADER.pack(16, p.NOTIFY_INC_EPOCH, 0))
-        for ino in connection.lookups.all():
-            connection.listed.discard(ino)
-            self._send(encode.inval_inode(ino, 0, 0))
-
-    def _names_expire(self, names: list[tuple[Ino, bytes]]) -> None:
-        for parent, name in names:
-            self._send(_inval_entry(parent, name, p.INVAL_ENTRY_EXPIRE))
-
-    def _lines_gone(
-        self, parent: Ino, lines: list[DirEntry], names: bool, found: list[Ino]
-    ) -> None:
-        """`found`: gets the directories in which there may be more."""
-        for line in lines:
-            known = self._send(encode.inval_inode(line.ino, 0, 0)) is None
-            if names:
-                self._send(_inval_entry(parent, line.name, p.INVAL_ENTRY_EXPIRE))
-            if line.kind == S_DIR and (names or known):
-                found.append(line.ino)
 
     # -- threads ---------------------------------------------------------------------
 
@@ -453,20 +365,3 @@ def _leave_descriptors(kept: int) -> None:
     highest = max(map(int, os.listdir("/proc/thread-self/fd")))
     os.closerange(3, kept)
     os.closerange(kept + 1, highest + 1)
-
-
-# -- messages ------------------------------------------------------------------------
-
-
-def _inval_entry(parent: Ino, name: bytes, flags: int = 0) -> bytes:
-    head = p.INVAL_ENTRY
-    length = head.size + len(name) + 1
-    start = head.pack(length, p.NOTIFY_INVAL_ENTRY, 0, parent, len(name), flags)
-    return start + name + b"\0"
-
-
-def _delete(parent: Ino, child: Ino, name: bytes) -> bytes:
-    head = p.DELETE
-    length = head.size + len(name) + 1
-    start = head.pack(length, p.NOTIFY_DELETE, 0, parent, child, len(name), 0)
-    return start + name + b"\0"
