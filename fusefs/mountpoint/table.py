@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from fusefs.errors import ConfigError
 
 FS_TYPE = "fuse.dfs"
 """What our mounts are called in the table (subtype `dfs`)."""
-MOUNTINFO = Path("/proc/self/mountinfo")
+PROCESSES = Path("/proc")
+MOUNTINFO = PROCESSES / "self/mountinfo"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -84,9 +86,26 @@ def of_connection(connection: str) -> list[Mount]:
 def is_built_upon(connection: str) -> bool:
     """Whether something is mounted on a directory of this connection, or an overlay
     shows one: when the kernel drops the directory's name, it unmounts the first, and
-    the second is stale for good. Other mount namespaces are not seen."""
-    text = MOUNTINFO.read_bytes().removesuffix(b"\n")
-    lines = [line.split(b" ") for line in text.split(b"\n")]
+    the second is stale for good. In containers, too: in each mount namespace of a
+    process that we may look at."""
+    return any(_built_upon(text, connection) for text in _all_tables())
+
+
+def _all_tables() -> Iterator[bytes]:
+    """Of every mount namespace, ours first."""
+    seen: set[str] = set()
+    for process in (MOUNTINFO.parent, *PROCESSES.glob("[0-9]*")):
+        try:
+            namespace = os.readlink(process / "ns/mnt")
+            if namespace not in seen:
+                seen.add(namespace)
+                yield (process / "mountinfo").read_bytes()
+        except OSError:  # it ended, or is another user's
+            continue
+
+
+def _built_upon(text: bytes, connection: str) -> bool:
+    lines = [line.split(b" ") for line in text.split(b"\n") if line]
     device = b"0:" + connection.encode()
     ours = {fields[0]: _unescape(fields[4]) for fields in lines if fields[2] == device}
     tops = tuple(where.rstrip(b"/") + b"/" for where in ours.values())

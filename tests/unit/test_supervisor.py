@@ -337,8 +337,12 @@ def test_mount_is_built_upon_by_mounts_and_overlays(
         b"36 35 0:52 / /mnt/d rw - fuse.dfs dfs@a rw,user_id=0\n"
         b"39 35 0:53 / /mnt/e rw - fuse.dfs dfs@e rw,user_id=0\n"
     )
-    (tmp_path / "mountinfo").write_bytes(text + line + b"\n")
-    monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "mountinfo")
+    for process, table_text in (("7", text), ("8", text + line + b"\n"), ("9", b"")):
+        (tmp_path / process / "ns").mkdir(parents=True)
+        (tmp_path / process / "ns/mnt").symlink_to(f"mnt:[{process}]")
+        (tmp_path / process / "mountinfo").write_bytes(table_text)
+    monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "7/mountinfo")
+    monkeypatch.setattr(table, "PROCESSES", tmp_path)
     assert table.is_built_upon("52") is expected
 
 
