@@ -16,7 +16,7 @@ from tests.lib.cluster import dfs, wait_until
 TREES_S = 8.0
 """So long trees may differ although all registers are equal: what was there to tell to
 a kernel is being told."""
-AGAIN_S = 60.0
+AGAIN_S = 150.0
 """From a mount to copies that are where they should be."""
 MOST_KIB = 250 << 10
 MOST_DESCRIPTORS = 400

@@ -27,7 +27,8 @@ from tests.lib.netns import Host, Network
 COMMON = ("--replicas=2", "-o", "mass_delete=0")
 SETTINGS = (("--dirty-size=1M",), ("--cache-size=3M",), (), ("-o", "sync=all"))
 """Of the first machines, beside those."""
-SMALL_DISK_BYTES = 800 << 20
+SMALL_DISK_BYTES = 1600 << 20
+"""What was replaced in a storm is on it for some minutes."""
 DIRECTORIES = ("shared", "logs", "saved")
 AGAIN_S = 0.5
 """From one attempt to mount to the next, while the disk has no room."""
