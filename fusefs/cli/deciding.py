@@ -13,6 +13,7 @@ def decide(verb: str, does: str, outcome: str, argv: list[str]) -> int:
     """Tells the node, and the user what happens to what was held. `does`: what the
     command is for, after what all of them say; `outcome`: said of the entries."""
     parser = settings.Parser(verb, _HELD + does)
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="the mountpoint")
     settings.add_store(parser)
     arguments = parser.parse_args(argv)
     held = asking.node(settings.store_of(arguments), verb)

@@ -57,7 +57,7 @@ def test_mass_removal_is_held_rejected_and_then_applied(fresh: Cluster) -> None:
     for number in range(4):
         shutil.rmtree(a.mnt / f"d{number}")
     wait_until(lambda: holds(b), "B holds the second removal")
-    dfs("apply", "--store", str(b.store))
+    dfs("apply", str(b.mnt))
     wait_until(lambda: sorted(os.listdir(b.mnt)) == ["kept", "meanwhile"], "applied")
     fresh.wait_equal()
     assert contents(a.mnt) == contents(b.mnt)
