@@ -158,10 +158,15 @@ def _reason(where: str, error: OSError) -> str:
     if error.errno != errno.EBUSY:
         return f"{where}: {error.strerror}"
     using = [f"{plain(name)} ({pid})" for pid, name in unmounting.users(where)]
-    by = f", used by {', '.join(using)}" if using else ""
+    below = [plain(os.fsdecode(mount.where)) for mount in table.below(where)]
+    if using:
+        what = f", used by {', '.join(using)}; end them"
+    elif below:
+        what = f": mounted in it is {', '.join(below)}; unmount that first"
+    else:
+        what = " with no process that we see (a loop device, an export?); end that"
     return (
-        f"{where} is busy{by}; "
-        f"end them, or detach it with: dfs umount -l {shlex.quote(where)}"
+        f"{where} is busy{what}, or detach it with: dfs umount -l {shlex.quote(where)}"
     )
 
 

@@ -83,6 +83,12 @@ def of_connection(connection: str) -> list[Mount]:
     return [m for m in mounts if m.is_ours and m.connection == connection]
 
 
+def below(directory: str) -> list[Mount]:
+    """What is mounted on directories within this one."""
+    top = os.fsencode(directory).rstrip(b"/") + b"/"
+    return [m for m in parse(MOUNTINFO.read_bytes()) if m.where.startswith(top)]
+
+
 def is_built_upon(connection: str) -> bool:
     """Whether something is mounted on a directory of this connection, or an overlay
     shows one: when the kernel drops the directory's name, it unmounts the first, and

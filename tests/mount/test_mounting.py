@@ -624,6 +624,21 @@ def test_node_without_a_mount_serves_until_its_store_is_unmounted(
     assert done.returncode == 3 and "stopped" in done.stdout
 
 
+def test_mount_with_another_one_in_it_is_not_unmounted_and_says_which(
+    fresh: Cluster,
+) -> None:
+    node = fresh.add().mount()
+    inside = node.mnt / "in side"
+    inside.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", inside], check=True)
+    try:
+        done = dfs("umount", str(node.mnt), check=False)
+        assert done.returncode == 32
+        assert f"mounted in it is {inside}; unmount that first" in done.stderr
+    finally:
+        subprocess.run(["umount", inside], check=True)
+
+
 def test_sigterm_unmounts_even_while_busy(fresh: Cluster) -> None:
     node = fresh.add().mount()
     with (node.mnt / "open").open("w") as out:
