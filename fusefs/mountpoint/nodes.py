@@ -136,7 +136,8 @@ def is_ending(node: Running) -> bool:
     if not now.connection:
         return False
     mounts = [m for m in table.of_connection(now.connection) if _may_be_of(node, m)]
-    return not mounts or _is_anothers(node, now)
+    places = {os.fsdecode(mount.where) for mount in mounts} - {node.mountpoint}
+    return not mounts or _is_anothers(node, now, places)
 
 
 def _may_be_of(node: Running, mount: table.Mount) -> bool:
@@ -148,13 +149,17 @@ def _may_be_of(node: Running, mount: table.Mount) -> bool:
     return mount.source == settings.fsname
 
 
-def _is_anothers(node: Running, now: state.State) -> bool:
-    """Whether a mount made later got the number of the node's connection."""
+def _is_anothers(node: Running, now: state.State, places: set[str]) -> bool:
+    """Whether a mount made later, at one of these, got the number of the node's
+    connection. Who made it may not have written that down yet."""
     for other in running():
-        its = _state(other) if other.pid != node.pid else None
-        if its is None or its.pid != other.pid or its.connection != now.connection:
+        if other.pid == node.pid:
             continue
-        if its.started_s > now.started_s:
+        its = _state(other)
+        if its is None or its.pid != other.pid or not its.connection:
+            if other.mountpoint in places:
+                return True
+        elif its.connection == now.connection and its.started_s > now.started_s:
             return True
     return False
 

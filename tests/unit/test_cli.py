@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fusefs import cli, config
@@ -309,6 +310,10 @@ def test_a_node_is_ending_though_another_mount_got_its_connections_number(
     monkeypatch.setattr(nodes, "_owner", lambda pid: 0)
     assert [nodes.is_ending(node) for node in found] == [True, False]
     assert nodes.at_mountpoint("/other") == nodes.at_mountpoint("/moved") == found[1]
+    starts = state.read(tmp_path / "other")
+    assert starts is not None
+    state.write(msgspec.structs.replace(starts, connection=""))
+    assert [nodes.is_ending(node) for node in found] == [True, False]
     found.pop()
     assert not nodes.is_ending(found[0])
     settings = Config(store=str(tmp_path / "one"), fsname="dfs")
