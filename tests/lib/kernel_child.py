@@ -22,6 +22,7 @@ from pathlib import Path
 from fusefs.bindings.kernel import server
 from fusefs.bindings.kernel.connection import Settings
 from fusefs.model.ids import Ino
+from fusefs.nodelink.fence import Gate, map_file
 from fusefs.vfs.types import Caller
 from tests.lib.memory_vfs import MemoryVfs
 
@@ -205,6 +206,9 @@ def main() -> None:
             locks=not options.local_locks,
         ),
         state=options.state,
+        gate=Gate(map_file(options.state.with_name("fence")))
+        if options.state
+        else None,
     )
 
 

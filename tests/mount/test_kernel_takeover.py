@@ -88,10 +88,13 @@ def test_request_left_unanswered_is_answered_by_the_next(
 def test_request_done_but_unanswered_is_no_error(
     mount: KernelMount, program: Program, verb: str, done: str, expression: str
 ) -> None:
-    """What it wanted is there (or gone) when it is asked again."""
+    """What it did, and had noted, is there (or gone) when it is asked again."""
     mount.do("hold", verb)
     program.ask(expression)
     assert mount.do("waiting", verb)
+    mount.do("hold", "reply")
+    mount.do("release", verb)
+    assert mount.do("waiting", "reply")
     mount.kill()
     mount.serve("--done", done)
     assert program.answer() == "None"
