@@ -359,9 +359,13 @@ class Notifier:
 
 def _leave_descriptors(kept: int) -> None:
     """This thread has only this one from now on, and those below 3. In a container that
-    does not allow it all stays as it is."""
+    does not allow it, or without a descriptor to look, all stays as it is."""
     if _libc.unshare(_CLONE_FILES):
         return
-    highest = max(map(int, os.listdir("/proc/thread-self/fd")))
+    try:
+        highest = max(map(int, os.listdir("/proc/thread-self/fd")))
+    except OSError as problem:
+        log.warning("a notifying thread keeps all descriptors: %s", problem)
+        return
     os.closerange(3, kept)
     os.closerange(kept + 1, highest + 1)
