@@ -91,7 +91,8 @@ class Wal:
                     with self._lock:
                         moved(self._keeper, "RESTART")
             except sqlite3.Error as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
+                code = getattr(error, "sqlite_errorcode", 0)  # none of Python's own
+                if code == sqlite3.SQLITE_IOERR_FSYNC:
                     self._failures += 1
                 raise
 

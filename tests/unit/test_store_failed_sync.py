@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from fusefs.errors import ChunkMissing, Corrupt, NoSpace
 from fusefs.model.ids import NodeId
 from fusefs.namespace import Namespace
-from fusefs.store import Store, files
+from fusefs.store import Store, files, wal
 from fusefs.store.files import path_of
 from tests.lib.stores import bytes_of, checked_store
 
@@ -212,3 +213,31 @@ def test_of_two_who_sync_an_object_at_once_both_know_that_one_failed(
         store.sync([cid])
         assert not disk.errno
         assert inode(store, cid) not in disk.unwritten
+
+
+def test_a_checkpoint_whose_sync_failed_has_the_log_written_anew(
+    tmp_path, disk, monkeypatch
+):
+    """What it is told of nobody else is, perhaps."""
+    namespace = Namespace.create(tmp_path, NodeId(7))
+    namespace.put_setting(b"a", b"1")
+    for code, written in (
+        (None, False),
+        (sqlite3.SQLITE_IOERR_READ, False),
+        (sqlite3.SQLITE_IOERR_FSYNC, True),
+    ):
+        disk.unwritten = {os.stat(tmp_path / "meta.db-wal").st_ino}
+
+        def fails(connection, mode, code=code) -> int:
+            error = sqlite3.OperationalError("of the disk")
+            if code is not None:
+                error.sqlite_errorcode = code
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(wal, "moved", fails)
+            with pytest.raises(Corrupt):
+                namespace.checkpoint(0)
+        namespace.sync()
+        assert bool(disk.unwritten) != written
+    namespace.close()
