@@ -29,6 +29,11 @@ class Mount(NamedTuple):
     """Who made it, as the kernel saw; -1 where it does not say (it does for FUSE)."""
     root: bytes = b"/"
     """What of the file system is mounted: a bind mount may have a part of it."""
+    number: int = 0
+    parent: int = 0
+    """The number of the mount it is on."""
+    options: bytes = b""
+    """Of the file system, as they stand there."""
 
     @property
     def is_ours(self) -> bool:
@@ -43,7 +48,7 @@ class Mount(NamedTuple):
 def parse(text: bytes) -> list[Mount]:
     """All mounts, in the order they were made (a later one hides an earlier one)."""
     mounts = []
-    for line in text.removesuffix(b"\n").split(b"\n"):  # a name may hold a \r
+    for line in filter(None, text.split(b"\n")):  # a name may hold a \r
         fields = line.split(b" ")
         dash = fields.index(b"-", 6)
         mounts.append(
@@ -54,6 +59,9 @@ def parse(text: bytes) -> list[Mount]:
                 _unescape(fields[dash + 2]).decode(errors="replace"),
                 _user(fields[dash + 3]),
                 _unescape(fields[3]),
+                int(fields[0]),
+                int(fields[1]),
+                fields[dash + 3],
             )
         )
     return mounts
@@ -111,24 +119,21 @@ def _all_tables() -> Iterator[bytes]:
 
 
 def _built_upon(text: bytes, connection: str) -> bool:
-    lines = [line.split(b" ") for line in text.split(b"\n") if line]
-    device = b"0:" + connection.encode()
-    ours = {fields[0]: _unescape(fields[4]) for fields in lines if fields[2] == device}
+    mounts = parse(text)
+    ours = {m.number: m.where for m in mounts if m.device == f"0:{connection}"}
     tops = tuple(where.rstrip(b"/") + b"/" for where in ours.values())
-    for fields in lines:
-        if fields[1] in ours:
-            return True
-        kind, _, options = fields[fields.index(b"-", 6) + 1 :]
-        if kind == b"overlay" and any(
-            (layer + b"/").startswith(tops) for layer in _lower_layers(options)
-        ):
-            return True
-    return False
+    return any(
+        mount.parent in ours
+        or any((layer + b"/").startswith(tops) for layer in _lower_layers(mount))
+        for mount in mounts
+    )
 
 
-def _lower_layers(options: bytes) -> list[bytes]:
-    """Directories an overlay was given to show."""
-    words = [word.partition(b"=") for word in options.split(b",")]
+def _lower_layers(mount: Mount) -> list[bytes]:
+    """Directories it was given to show, if it is an overlay."""
+    if mount.fs_type != "overlay":
+        return []
+    words = [word.partition(b"=") for word in mount.options.split(b",")]
     return [
         _unescape(layer)
         for key, _, layers in words

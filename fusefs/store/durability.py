@@ -93,22 +93,15 @@ class Durability:
                 elif todo:
                     gone = self._files.sync(todo)
             except FsError:
-                self._failed(self._large if whole else todo)
+                self._doubted.update(self._large if whole else todo)
+                self._failures += 1
                 raise
             if failures == self._failures:  # else another thread was told, not this one
                 self._doubted -= again
                 return gone
 
-    def _failed(self, cids: Iterable[ChunkId]) -> None:
-        self._doubted.update(cids)
-        self._failures += 1
-
     def _sync_inherited(self) -> None:
-        try:
-            self._files.sync_filesystem()
-        except FsError:
-            self._failed(self._large)
-            raise
+        self._sync_large({}, whole=True)
         self._database.sync()
         self._inherited = False
 

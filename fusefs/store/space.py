@@ -62,13 +62,9 @@ class Space:
         several chunks, and each that came would take the place of the one before."""
         return min(SPARED_CACHE_BYTES, self.min_free_bytes // 4)
 
-    def has_for_cache(self, size_bytes: int) -> bool:
-        """Whether half the floor stays free, so that a full disk is still read."""
-        return self.free_bytes() - size_bytes >= self.min_free_bytes // 2
-
     def require_for_cache(self, size_bytes: int) -> None:
-        """Like `require`, with half the floor."""
-        if not self.has_for_cache(size_bytes):
+        """Like `require` with half the floor, so that a full disk is still read."""
+        if self.free_bytes() - size_bytes < self.min_free_bytes // 2:
             raise NoSpace("the store's disk is full: no room for a fetched chunk")
 
 

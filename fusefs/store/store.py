@@ -287,9 +287,11 @@ class Store(Objects):
         if is_copy:
             space.require_for_copy(len(data))
         else:
-            if not space.has_for_cache(len(data)):
+            try:
+                space.require_for_cache(len(data))
+            except NoSpace:
                 cache.evict(self, len(data))
-            space.require_for_cache(len(data))
+                space.require_for_cache(len(data))
         self._store(cid, data, flags)
 
     def objects(self) -> Iterator[tuple[ChunkId, int]]:

@@ -312,7 +312,9 @@ def test_mount_table_octal_escapes_and_optional_fields() -> None:
     )
     ours, part, other, odd = table.parse(text)
     assert odd.where == b"/mnt/some\rbody's"
-    assert ours == (b"/mnt/with space", "0:52", "fuse.dfs", "dfs@a", 7, b"/")
+    who = ("fuse.dfs", "dfs@a", 7)
+    options = b"rw,user_id=7"
+    assert ours == (b"/mnt/with space", "0:52", *who, b"/", 36, 35, options)
     assert (part.where, part.root) == (b"/srv", b"/a part")
     assert (ours.is_ours, ours.connection) == (True, "52")
     assert not other.is_ours and other.user == -1

@@ -155,11 +155,13 @@ def _unless_done(handler: Handler, done: Done) -> Handler:
     return served
 
 
-def _shown(ch: Channel, parent: Ino, name: bytes) -> Attr | None:
+def _if_shown(ch: Channel, parent: Ino, name: bytes, ino: Ino) -> Attr | None:
+    """The attributes of the inode, if the name shows it."""
     try:
-        return ch.fs.lookup(parent, name)
+        attr = ch.fs.lookup(parent, name)
     except NotFound:
         return None
+    return attr if attr.ino == ino else None
 
 
 def _left(name_at: Callable[[Channel], bytes]) -> Done:
@@ -167,8 +169,8 @@ def _left(name_at: Callable[[Channel], bytes]) -> Done:
     a peer made since."""
 
     def done(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
-        attr = _shown(ch, nodeid, name_at(ch))
-        return None if attr and attr.ino == ino else encode.ok(unique)
+        shown = _if_shown(ch, nodeid, name_at(ch), ino)
+        return None if shown else encode.ok(unique)
 
     return done
 
@@ -176,18 +178,15 @@ def _left(name_at: Callable[[Channel], bytes]) -> Done:
 def _made(name_at: Callable[[Channel], bytes]) -> Done:
     def done(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
         epoch = ch.connection.epoch
-        attr = _shown(ch, nodeid, name_at(ch))
-        if attr and attr.ino == ino:
-            return entry_reply(ch, unique, attr, epoch)
-        return None
+        attr = _if_shown(ch, nodeid, name_at(ch), ino)
+        return entry_reply(ch, unique, attr, epoch) if attr else None
 
     return done
 
 
 def _created(ch: Channel, unique: int, nodeid: Ino, ino: Ino) -> Reply:
     flags, _, _, _ = p.CREATE_IN.unpack_from(ch.buffer, REQUEST)
-    attr = _shown(ch, nodeid, _name_behind(p.CREATE_IN)(ch))
-    if not attr or attr.ino != ino:
+    if not _if_shown(ch, nodeid, ch.name_at(REQUEST + p.CREATE_IN.size), ino):
         return None
     epoch = ch.connection.epoch
     opened = ch.fs.open(ino, flags & ~_OF_NEW, ch.caller(), False)
