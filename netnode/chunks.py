@@ -140,6 +140,25 @@ class ChunkPlane:
         )
         return number
 
+    async def bring(
+        self,
+        cids: Sequence[ChunkId],
+        limit_s: float,
+        hint: Sequence[NodeId] = (),
+        *,
+        small: bool = False,
+    ) -> bool:
+        """The same for the background. Whether all of them are here when it returns."""
+        finished, result = trio.Event(), list[int]()
+
+        def done(error: int, reason: str) -> None:
+            result.append(error)
+            finished.set()
+
+        self.fetch(cids, limit_s, Priority.REPAIR, hint, done, small=small)
+        await finished.wait()
+        return result == [0]
+
     def cancel(self, number: int) -> None:
         """Nobody waits any more; `done` is not called."""
         if self._requests.pop(number, None) is not None:

@@ -26,8 +26,11 @@ class Interest(Protocol):
     def replaced(self, changes: Sequence[ContentChange]) -> None:
         """Files show other versions than before; often none."""
 
-    def membership_changed(self) -> None:
-        """Member or setting registers changed."""
+    def caught_up(self, keys: Sequence[bytes]) -> None:
+        """These registers changed, and nobody says by which transactions."""
+
+    def placement_changed(self, keys: Sequence[bytes]) -> None:
+        """These registers did, of those that decide it."""
 
     def ping(self, peer: Peer) -> None:
         """Send it a heartbeat now."""

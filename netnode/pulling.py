@@ -12,10 +12,11 @@ import trio
 
 from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
-from fusefs.model.ids import HOLE, ChunkId, NodeId, split_ids
+from fusefs.model.ids import HOLE, ChunkId, Ino, NodeId, split_ids
 from fusefs.store.store import Store
 from fusefs.store.types import RESPONSIBLE, ROUND_TRIP_BYTES
 from netnode.chunks import ChunkPlane
+from netnode.copies import Copies
 from netnode.core.fetch import Priority
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
@@ -30,8 +31,7 @@ TICK_S = 0.25
 
 
 class Pulling:
-    """One task, `run`. `seen`: shared with who pushes; `replicas`: how many keep a
-    chunk."""
+    """One task, `run`. `seen`: shared with who pushes."""
 
     def __init__(
         self,
@@ -40,15 +40,17 @@ class Pulling:
         membership: Membership,
         environment: Environment,
         seen: Seen,
-        replicas: Callable[[], int],
+        copies: Copies,
     ) -> None:
         self._store = store
         self._plane = plane
         self._membership = membership
         self._environment = environment
         self._seen = seen
-        self._replicas = replicas
+        self._copies = copies
         self._waiting: deque[Version] = deque()
+        self.on_missed: Callable[[Ino], None] = lambda ino: None
+        """Told of a file looked at again of which something could not be had."""
 
     # -- inputs ----------------------------------------------------------------
 
@@ -56,15 +58,16 @@ class Pulling:
         """(writer, key, value) of others' content that came late: we may be one of
         its keepers."""
         due = self._environment.now() + DELAY_S
-        for writer, _, value in writes:
-            self._note(version_of(writer, value, due))
+        for writer, key, value in writes:
+            self._note(version_of(writer, key, value, due))
 
-    def lost(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
-        """Chunks of any of these may be lost here, or be here again as cache."""
+    def again(self, writes: Sequence[tuple[NodeId, bytes, bytes]]) -> None:
+        """Chunks of any of these may have to be kept here that are not, or are here as
+        cache."""
         now = self._environment.now()
         self._seen.clear()
-        for writer, _, value in writes:
-            self._note(version_of(writer, value, now, lost=True))
+        for writer, key, value in writes:
+            self._note(version_of(writer, key, value, now, again=True))
 
     def _note(self, version: Version | None) -> None:
         """What is too much to be remembered its writer brings when it is back."""
@@ -96,60 +99,54 @@ class Pulling:
     async def _pull(self, version: Version) -> None:
         count = manifest.chunk_count(version.size, version.chunk_log2)
         depth = manifest.depth(count)
-        if depth and self._i_keep_any(version):
-            await self._pull_tree(version, ChunkId(version.root), depth)
-        elif not depth:
-            self._pull_chunks(version, [ChunkId(version.root)])
+        keepers = self._copies.of(version.ino)
+        if not depth:
+            self._pull_chunks(version, keepers, [ChunkId(version.root)])
+        elif keepers > 1 and len(self._membership.members()) > 1:
+            await self._pull_tree(version, keepers, ChunkId(version.root), depth)
 
-    def _i_keep_any(self, version: Version) -> bool:
-        return self._replicas() > 1 and len(self._membership.members()) > 1
-
-    async def _pull_tree(self, version: Version, node: ChunkId, level: int) -> None:
+    async def _pull_tree(
+        self, version: Version, keepers: int, node: ChunkId, level: int
+    ) -> None:
         """Manifest nodes are small and needed to know the rest: all are fetched."""
         here = not self._store.missing((node,))
-        if node == HOLE or (here and node in self._seen):
+        if node == HOLE or (here and self._seen.when(node, keepers) is not None):
             return
-        if not here and not await self._fetch_one(version, node):
+        if not here and not await self._plane.bring(
+            (node,), LIMIT_S, (version.writer,)
+        ):
+            if version.again:
+                self.on_missed(version.ino)
             return
         try:
             data = self._store.get(node)
         except (ChunkMissing, Corrupt):
             return
-        self._seen.note(node, version.due)
-        if version.lost:
-            self._pull_chunks(version, [node])
+        self._seen.note(node, version.due, keepers)
+        if version.again:
+            self._pull_chunks(version, keepers, [node])
         children = split_ids(data)
         if level > 1:
             for child in children:
-                await self._pull_tree(version, child, level - 1)
+                await self._pull_tree(version, keepers, child, level - 1)
             return
         for at in range(0, len(children), BATCH):
-            self._pull_chunks(version, children[at : at + BATCH])
+            self._pull_chunks(version, keepers, children[at : at + BATCH])
             while len(self._plane.scheduler) > BATCH:
                 await trio.sleep(BUSY_PAUSE_S)
 
-    async def _fetch_one(self, version: Version, cid: ChunkId) -> bool:
-        finished = trio.Event()
-        result: list[int] = []
-
-        def done(error: int, reason: str) -> None:
-            result.append(error)
-            finished.set()
-
-        self._plane.fetch((cid,), LIMIT_S, Priority.REPAIR, (version.writer,), done)
-        await finished.wait()
-        return result == [0]
-
-    def _pull_chunks(self, version: Version, cids: Sequence[ChunkId]) -> None:
+    def _pull_chunks(
+        self, version: Version, keepers: int, cids: Sequence[ChunkId]
+    ) -> None:
         members, me = self._membership.members(), self._membership.me
         mine = [
             cid
             for cid in cids
             if cid != HOLE
-            and me in holders(cid, members, self._replicas(), writer=version.writer)
+            and me in holders(cid, members, keepers, writer=version.writer)
         ]
         missing = self._store.missing(mine)
-        if version.lost and len(missing) < len(mine):
+        if version.again and len(missing) < len(mine):
             self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
         if not self._has_room():
             return
@@ -158,6 +155,8 @@ class Pulling:
             def done(error: int, reason: str, cid: ChunkId = cid) -> None:
                 if not error:
                     self._store.set_flags((cid,), set_=RESPONSIBLE)
+                elif version.again:
+                    self.on_missed(version.ino)
 
             self._plane.fetch(
                 (cid,),

@@ -71,7 +71,7 @@ class Regaining:
             connected = {node for node in others if self._plane.connected(node)}
             if connected <= self._asked:
                 continue
-            log.info("chunks were lost here: looking for what this node keeps")
+            log.info("looking for what this node should keep and has not")
             await self._look()
             self._asked |= connected
             if self._asked.issuperset(others):
@@ -85,7 +85,7 @@ class Regaining:
             after, versions = await self._environment.offload(
                 lambda after=after: self._namespace.contents(after, PAGE)  # type: ignore[misc]
             )
-            self._pulling.lost(versions)
+            self._pulling.again(versions)
         await self._until_looked_at_but(0)
         with trio.move_on_after(LIMIT_S):
             while len(self._plane.scheduler):

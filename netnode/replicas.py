@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import trio
 
-from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.errors import ChunkMissing, Corrupt, FsError
 from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, NodeId, split_ids
 from fusefs.model.records import CONTENT
@@ -20,6 +20,7 @@ from fusefs.store.marks import MaybeRoot, reached
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
 from netnode.chunks import OF_THIS_CHUNK, ChunkPlane
+from netnode.copies import Copies
 from netnode.core.basis import Basis
 from netnode.core.leaving import Leaving
 from netnode.core.membership import Membership
@@ -48,6 +49,9 @@ WORTH_A_LOOK = 64
 """Chunks owed to a peer that comes: some may be replaced already."""
 LOOK_S = 600.0
 """What was removed and collected here is owed to nobody; from one look to the next."""
+BROUGHT = 64
+"""Manifest nodes asked for at once."""
+BRING_LIMIT_S = 60.0
 MOST_UNOWED = 10_000
 """Remembered of what was replaced before it was owed."""
 TURN_S = 30.0
@@ -65,17 +69,16 @@ class Replicas:
         environment: Environment,
         roots: Callable[[], Iterable[MaybeRoot]],
         seen: Seen,
-        replicas: Callable[[], int],
+        copies: Copies,
     ) -> None:
-        """`roots`: of all versions that there are; `seen`: shared with who fetches;
-        `replicas`: how many keep a chunk."""
+        """`roots`: of all versions that there are; `seen`: shared with who fetches."""
         self._store = store
         self._plane = plane
         self._membership = membership
         self._environment = environment
         self._roots = roots
         self._seen = seen
-        self._replicas = replicas
+        self._copies = copies
         self._pushes = Pushes()
         self._leaving = Leaving()
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
@@ -93,10 +96,10 @@ class Replicas:
         """Look through everything not yet confirmed in the store."""
         self._rebalance = False
         """Look through everything this node is responsible for."""
-        self._turns: list[float] = []
-        """When; see `_rebalance_in_turns`."""
-        self._kept: deque[ChunkId] = deque()
-        """Found for these turns, and not owed yet."""
+        self._turns: list[tuple[int, float]] = []
+        """When each is; see `_rebalance_in_turns`."""
+        self._kept: deque[tuple[ChunkId, int]] = deque()
+        """Found for these turns, and not owed yet; how many nodes keep each."""
         self._doubtful: set[NodeId] = set()
         """Peers that waited for what they are owed: some of it nobody needs by now."""
         self._scanned = self._looked = environment.now()
@@ -115,7 +118,7 @@ class Replicas:
     def _note(self, key: bytes, writer: NodeId, value: bytes, due: float) -> None:
         """In place of the version that waits, when it does."""
         before = self._written.get(key)
-        version = version_of(writer, value, before.due if before else due)
+        version = version_of(writer, key, value, before.due if before else due)
         if version is None:
             self._written.pop(key, None)
             return
@@ -132,14 +135,14 @@ class Replicas:
         while len(self._unowed) > MOST_UNOWED:
             self._unowed.popitem(last=False)
 
-    def named(self, contents: Iterable[bytes]) -> None:
-        """Others wrote these (`Content`, encoded). They merge, copy and bring back what
-        was written here, whose bytes they need not have."""
+    def named(self, contents: Iterable[tuple[bytes, bytes]]) -> None:
+        """Others wrote these: (key, `Content`, encoded). They merge, copy and bring
+        back what was written here, whose bytes they need not have."""
         if not self._unowed:
             return
         due = self._environment.now() + DELAY_S
-        for value in contents:
-            version = version_of(self._membership.me, value, due)
+        for key, value in contents:
+            version = version_of(self._membership.me, key, value, due)
             if version is not None and version.root in self._unowed:
                 self._written.setdefault(version.root, version)
 
@@ -200,10 +203,44 @@ class Replicas:
         )
         self._leave_out(pushed[-MOST_UNOWED:])
         unconfirmed = await self._environment.offload(lambda: list(self._named(pushed)))
-        now = self._environment.now()
-        for at in range(0, len(unconfirmed), SETTLE_BATCH):
-            self._owe(unconfirmed[at : at + SETTLE_BATCH], now + DELAY_S)
-            await trio.lowlevel.checkpoint()
+        exceptions, _ = await self._exceptions(unconfirmed)
+        now, usual = self._environment.now(), self._copies.of_cluster
+        for at, cid in enumerate(unconfirmed):
+            self._owe((cid,), now + DELAY_S, exceptions.get(cid, usual))
+            if at % SETTLE_BATCH == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _exceptions(
+        self, cids: Collection[ChunkId]
+    ) -> tuple[dict[ChunkId, int], bool]:
+        """Those that more or fewer nodes keep than the setting says, and whether these
+        are all. What is needed of manifests is fetched."""
+        store, copies = self._store, self._copies
+        pause = self._environment.pause
+        while True:
+            absent: set[ChunkId] = set()
+
+            def load(node: ChunkId, absent: set[ChunkId] = absent) -> bytes:
+                try:
+                    return store.get(node)
+                except FsError:
+                    absent.add(node)
+                    raise
+
+            found = await self._environment.offload(
+                lambda load=load: copies.exceptions(cids, load, pause)  # type: ignore[misc]
+            )
+            if not absent or not await self._bring(absent):
+                return found, not absent
+
+    async def _bring(self, nodes: Iterable[ChunkId]) -> bool:
+        """Whether all of them are here now."""
+        waiting = list(nodes)
+        for at in range(0, len(waiting), BROUGHT):
+            batch = waiting[at : at + BROUGHT]
+            if not await self._plane.bring(batch, BRING_LIMIT_S, small=True):
+                return False
+        return True
 
     async def _forget_collected(self) -> None:
         """Of what members that are away should get, too."""
@@ -242,25 +279,27 @@ class Replicas:
         now = self._environment.now()
         if self._rebalance and self._membership.others():
             self._rebalance = False
-            self._turns = [now + n * TURN_S for n in range(self._replicas() + 1)]
-        if self._turns and self._turns[0] <= now:
-            turn = self._replicas() + 1 - len(self._turns)
-            del self._turns[0]
-            await self._find_kept(turn)
+            last = min(self._copies.most, len(self._membership.members()))
+            self._turns = [(turn, now + turn * TURN_S) for turn in range(last + 1)]
+        if self._turns and self._turns[0][1] <= now:
+            turn, _ = self._turns.pop(0)
+            await self._find_kept(turn, is_last=not self._turns)
         await self._owe_kept()
 
-    async def _find_kept(self, turn: int) -> None:
+    async def _find_kept(self, turn: int, *, is_last: bool) -> None:
         """Chunks in whose order this node is at `turn`; the last turn is for those
         that others keep now, and that are given up once these say so."""
         kept = await self._environment.offload(
             lambda: [o.cid for o in self._store.stored() if o.flags & RESPONSIBLE]
         )
+        exceptions, all_known = await self._exceptions(kept)
+        usual = self._copies.of_cluster
         members, me = self._membership.members(), self._membership.me
         for at, cid in enumerate(kept):
-            keepers = holders(cid, members, self._replicas())
-            mine = keepers.index(me) if me in keepers else self._replicas()
-            if mine == turn:
-                self._kept.append(cid)
+            count = exceptions.get(cid, usual)
+            keepers = holders(cid, members, count)
+            if keepers.index(me) == turn if me in keepers else is_last and all_known:
+                self._kept.append((cid, count))
             if at % SETTLE_BATCH == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -270,8 +309,8 @@ class Replicas:
         due = self._environment.now() + DELAY_S
         while self._kept and self._pushes.has_room:
             for _ in range(min(SETTLE_BATCH, len(self._kept))):
-                cid = self._kept.popleft()
-                keepers = holders(cid, members, self._replicas())
+                cid, count = self._kept.popleft()
+                keepers = holders(cid, members, count)
                 if me not in keepers and cid not in self._pushes:
                     self._leaving.begin(cid)
                 self._pushes.owe(cid, [n for n in keepers if n != me], due)
@@ -286,20 +325,26 @@ class Replicas:
             if version.due > now:
                 return
             del self._written[key]
+            count = self._copies.of(version.ino)
             if version.size >> version.chunk_log2 < 2:
-                self._owe(self._expand(version), now)
+                self._owe(self._expand(version, count), now, count)
             else:
                 found = await self._environment.offload(
-                    lambda version=version: list(self._expand(version))  # type: ignore[misc]
+                    lambda version=version, count=count: list(  # type: ignore[misc]
+                        self._expand(version, count)
+                    )
                 )
-                self._owe(found, now)
+                self._owe(found, now, count)
 
-    def _expand(self, version: Version) -> Iterator[ChunkId]:
-        """Chunks and manifest nodes of a file, without parts looked at before."""
-        count = manifest.chunk_count(version.size, version.chunk_log2)
-        yield from self._walk(version.root, manifest.depth(count), version.due)
+    def _expand(self, version: Version, keepers: int) -> Iterator[ChunkId]:
+        """Chunks and manifest nodes of a file, without parts looked at before for as
+        many keepers."""
+        depth = manifest.depth(manifest.chunk_count(version.size, version.chunk_log2))
+        yield from self._walk(version.root, depth, version.due, keepers)
 
-    def _walk(self, node: bytes, level: int, due: float) -> Iterator[ChunkId]:
+    def _walk(
+        self, node: bytes, level: int, due: float, keepers: int
+    ) -> Iterator[ChunkId]:
         if not node or node == HOLE:
             return
         if level == 0:
@@ -307,33 +352,34 @@ class Replicas:
             return
         cid = ChunkId(node)
         try:
-            if self._is_known(cid, due):
+            if self._is_known(cid, due, keepers):
                 return
             data = self._store.get(cid)
         except (ChunkMissing, Corrupt):
             return
-        self._seen.note(cid, due)
+        self._seen.note(cid, due, keepers)
         yield cid
         for child in split_ids(data):
-            yield from self._walk(child, level - 1, due)
+            yield from self._walk(child, level - 1, due, keepers)
 
-    def _is_known(self, node: ChunkId, due: float) -> bool:
+    def _is_known(self, node: ChunkId, due: float, keepers: int) -> bool:
         """Whether its chunks were owed when it was looked at, and not written anew
         since: after a collection the same bytes are pushed data again, in the node
         as in its chunks. Raises ChunkMissing."""
-        seen_at = self._seen.when(node)
+        seen_at = self._seen.when(node, keepers)
         if seen_at is None:
             return False
         if due - seen_at < SEEN_S and node in self._pushes:
             return True
         return not self._store.flags(node) & PUSHED
 
-    def _owe(self, cids: Iterable[ChunkId], due: float) -> None:
+    def _owe(self, cids: Iterable[ChunkId], due: float, count: int) -> None:
+        """To the others of so many nodes."""
         members = self._membership.members()
         me = self._membership.me
         for cid in cids:
             self._unowed.pop(cid, None)
-            keepers = holders(cid, members, self._replicas(), writer=me)
+            keepers = holders(cid, members, count, writer=me)
             others = [node for node in keepers if node != me]
             if self._pushes.owe(cid, others, due):
                 self._settled.append(cid)

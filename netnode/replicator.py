@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import trio
 
 from fusefs.model.ids import ROOT_INO, Dot, NodeId, Seq
-from fusefs.model.records import CONTENT, MEMBER, SETTING
+from fusefs.model.records import CONTENT, decides_placement
 from fusefs.model.register import decode_register
 from fusefs.model.tx import Body, Effects, State, Tx, whole
 from fusefs.model.vector import MAX_NODES, Vector, advanced, dominates, merged, same
@@ -119,8 +119,7 @@ class Replicator:
                 self.vector[tx.node] = tx.seq
         self._digest.changed()
         self._broadcast(txs, bodies, None)
-        if any(w.key[:1] in (MEMBER, SETTING) for tx in txs for w in tx.writes):
-            self._interest.membership_changed()
+        self._look_at_keys(w.key for tx in txs for w in tx.writes)
         self._interest.committed(txs)
 
     def _publish_own(self, tx: Tx, effects: Effects) -> None:
@@ -360,6 +359,7 @@ class Replicator:
             self._losses.got_back(peer.id)
             self._offer_relay(peer)
         self._look_at_keys(s.key for s in states)
+        self._interest.caught_up([s.key for s in states])
         self._interest.applied(_contents(states))
         self._catch_up()
 
@@ -397,8 +397,9 @@ class Replicator:
         self.vector[self.me] = own
 
     def _look_at_keys(self, keys: Iterable[bytes]) -> None:
-        if any(key[:1] in (MEMBER, SETTING) for key in keys):
-            self._interest.membership_changed()
+        deciding = [key for key in keys if decides_placement(key)]
+        if deciding:
+            self._interest.placement_changed(deciding)
 
     def _settle(self, peer: Peer, dots: tuple[Dot, ...], effects: Effects) -> None:
         """Acknowledge once no cache of ours shows the old."""
@@ -484,6 +485,7 @@ class Replicator:
         peer.repair.repaired += applied.count
         self._settle(peer, (), applied.effects)
         self._look_at_keys(s.key for s in states)
+        self._interest.caught_up([s.key for s in states])
 
 
 def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
 import trio
 
 from fusefs.model.hlc import Hlc, latest
@@ -24,10 +23,10 @@ from fusefs.store.store import Store
 from netnode.announcing import Announcing
 from netnode.chunks import ChunkPlane, Done
 from netnode.connection import Connection, Refused
+from netnode.copies import Copies
 from netnode.core.fetch import Priority
 from netnode.core.guard import YOUNG_S, Guard
 from netnode.core.membership import Link, Membership, keep_new
-from netnode.core.placement import DEFAULT_REPLICAS
 from netnode.dialler import Dialler
 from netnode.digest import verify_registers
 from netnode.environment import Environment
@@ -35,6 +34,7 @@ from netnode.greeting import REJOIN, Greeter, Unwanted
 from netnode.heartbeat import Heartbeat
 from netnode.horizons import Horizons
 from netnode.locking import Locking
+from netnode.moving import Moving
 from netnode.peers import Peer, Peers
 from netnode.pinning import Pinning
 from netnode.pulling import Pulling
@@ -108,7 +108,7 @@ class Node:
         self.peers = Peers()
         self.membership = Membership(self.me, settings.seeds)
         self.settling = Settling(environment.now, expects_worker=settings.mounted)
-        self.replicas = DEFAULT_REPLICAS
+        self.copies = Copies(namespace)
         self.replicator = Replicator(
             namespace,
             store,
@@ -136,7 +136,7 @@ class Node:
             self._dismiss,
         )
         self.chunks = ChunkPlane(
-            store, self.membership, environment, lambda: self.replicas
+            store, self.membership, environment, lambda: self.copies.of_cluster
         )
         seen = Seen()
         self.keeper = Replicas(
@@ -146,7 +146,7 @@ class Node:
             environment,
             namespace.live_roots,
             seen,
-            lambda: self.replicas,
+            self.copies,
         )
         self.pulling = Pulling(
             store,
@@ -154,17 +154,23 @@ class Node:
             self.membership,
             environment,
             seen,
-            lambda: self.replicas,
+            self.copies,
         )
         self.pinning = Pinning(namespace, store, self.chunks, environment)
         self.upkeep = Upkeep(store, self.chunks, environment)
         self._regaining = Regaining(
             namespace, store, self.chunks, self.pulling, self.membership, environment
         )
+        self.moving = Moving(
+            namespace, self.copies, self.pulling, environment, store.note_lost
+        )
         self._greeter = Greeter(
             self.me, settings.name, self.membership, environment, namespace.horizon
         )
-        self._read_members()
+        self.membership.learn_members(namespace.members())
+        self.copies.read()
+        if self.copies.trees:  # what was moved last may not have been looked at
+            store.note_lost()
         self._announcing = Announcing(
             namespace,
             self.membership,
@@ -215,6 +221,7 @@ class Node:
     def behind(self) -> None:
         """Transactions were committed that nobody published here."""
         self.replicator.reread_vector()
+        self.copies.read()
         self.keeper.members_changed()
 
     def barrier(self, seq: Seq, limit_s: float, done: BarrierDone) -> None:
@@ -280,6 +287,7 @@ class Node:
                 self.chunks.keep_time,
                 self.keeper.run,
                 self.pulling.run,
+                self.moving.run,
                 self.pinning.run,
                 self.upkeep.run,
                 self._regaining.run,
@@ -328,12 +336,14 @@ class Node:
 
     def committed(self, txs: Sequence[Tx]) -> None:
         self.keeper.committed(txs)
+        self.moving.seen(txs)
         self.pinning.changed()
         self.locking.seen(txs)
 
     def received(self, txs: Sequence[Tx]) -> None:
         writes = (write for tx in txs for write in tx.writes)
-        self.keeper.named(w.value for w in writes if w.key[:1] == CONTENT)
+        self.keeper.named((w.key, w.value) for w in writes if w.key[:1] == CONTENT)
+        self.moving.seen(txs)
         self.pinning.changed()
         self.locking.seen(txs)
 
@@ -341,17 +351,20 @@ class Node:
         self.locking.progressed()
         self.pinning.changed()
         if writes:
-            self.keeper.named(value for _, _, value in writes)
+            self.keeper.named((key, value) for _, key, value in writes)
             self.pulling.applied(writes)
 
     def replaced(self, changes: Sequence[ContentChange]) -> None:
         self.chunks.patching.replaced(changes)
 
-    def membership_changed(self) -> None:
-        before, replicas = self.membership.members(), self.replicas
-        self._read_members()
+    def caught_up(self, keys: Sequence[bytes]) -> None:
+        self.moving.caught_up(keys)
+
+    def placement_changed(self, keys: Sequence[bytes]) -> None:
+        before = self.membership.members()
+        self.membership.learn_members(self.namespace.members())
         changed = self.membership.members() != before
-        if changed or self.replicas != replicas:
+        if self.copies.changed(keys) or changed:
             self.keeper.members_changed()
         if changed:
             self.locking.members_changed()
@@ -367,12 +380,6 @@ class Node:
         if near != self._near:
             self._near = near
             self._on_near(*near)
-
-    def _read_members(self) -> None:
-        self.membership.learn_members(self.namespace.members())
-        value = self.namespace.settings().get(b"replicas")
-        if value:
-            self.replicas = max(1, int(msgspec.msgpack.decode(value, type=int)))
 
     # -- connections -----------------------------------------------------------------
 
@@ -508,6 +515,7 @@ class Node:
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.keeper.peer_came(peer.id)
+        self.moving.peer_came()
         self.pinning.changed()
         self.refused = ""
         self.replicator.joined(peer, ours.vector)

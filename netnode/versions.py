@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 import msgspec
 
-from fusefs.model.ids import ChunkId, NodeId
-from fusefs.model.records import decode_content
+from fusefs.model.ids import ChunkId, Ino, NodeId
+from fusefs.model.records import decode_content, key_ino
 
 DELAY_S = 1.0
 """From publish to push: the foreground has gone by."""
@@ -22,47 +22,48 @@ SEEN_NODES = 50_000
 class Version(msgspec.Struct, frozen=True):
     """One that has data."""
 
+    ino: Ino
     root: bytes
     size: int
     chunk_log2: int
     writer: NodeId
     due: float
     """When it is looked at."""
-    lost: bool = False
-    """Chunks of it were lost here: what is here again became cache."""
+    again: bool = False
+    """What is here of it may be cache although this node should keep it: chunks of it
+    were lost here and are here again, or more nodes should keep it than before."""
 
 
 def version_of(
-    writer: NodeId, value: bytes, due: float, *, lost: bool = False
+    writer: NodeId, key: bytes, value: bytes, due: float, *, again: bool = False
 ) -> Version | None:
     """What a content register says (`Content`, encoded); None when it has no data."""
     content = decode_content(value) if value else None
     if not content or not content.root:
         return None
-    return Version(content.root, content.size, content.chunk_log2, writer, due, lost)
+    ino, log2 = key_ino(key), content.chunk_log2
+    return Version(ino, content.root, content.size, log2, writer, due, again)
 
 
 class Seen:
-    """Manifest nodes, and when the version was due that they were seen in; the latest
-    ones."""
+    """Manifest nodes, when the version was due that they were seen in, and how many
+    nodes were to keep their chunks; the latest ones."""
 
     def __init__(self) -> None:
-        self._due: OrderedDict[bytes, float] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
-    def note(self, node: ChunkId, due: float) -> None:
-        self._due[node] = due
-        if len(self._due) > SEEN_NODES:
-            self._due.popitem(last=False)
+    def note(self, node: ChunkId, due: float, keepers: int) -> None:
+        self._seen[node] = due, keepers
+        if len(self._seen) > SEEN_NODES:
+            self._seen.popitem(last=False)
 
-    def when(self, node: ChunkId) -> float | None:
-        """None when it was not seen."""
-        due = self._due.get(node)
-        if due is not None:
-            self._due.move_to_end(node)
+    def when(self, node: ChunkId, keepers: int) -> float | None:
+        """None when it was not seen for so many."""
+        due, seen_for = self._seen.get(node, (0.0, 0))
+        if seen_for < keepers:
+            return None
+        self._seen.move_to_end(node)
         return due
 
-    def __contains__(self, node: ChunkId) -> bool:
-        return node in self._due
-
     def clear(self) -> None:
-        self._due.clear()
+        self._seen.clear()

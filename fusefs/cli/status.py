@@ -21,6 +21,9 @@ from fusefs.supervisor.lock import holder
 ASK_S = 0.3
 """The node has this long; then what the files say is shown without it."""
 
+TREES = 3
+"""Told by name."""
+
 DESCRIPTION = """\
 Tells about the node of a mountpoint or store: its peers and how far behind each is,
 what it has, and whether all is well. Exit code 0: it runs; 3: it does not, or does
@@ -116,6 +119,7 @@ def page(answer: Answer) -> str:
         lines.append(_line("sync", sync))
     dialled = _dialled(answer)
     lines += dialled if dialled and not get("peers") else _peers(get("peers")) + dialled
+    lines += _copies(get("replicas"), get("trees"))
     lines += _push(get("to_replicate"), get("peers")) + _pins(get("pins"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)
@@ -203,6 +207,17 @@ _ERRNO = re.compile(r"\[Errno (\d+)\].*")
 
 def _plain(match: re.Match[str]) -> str:
     return os.strerror(int(match[1]))
+
+
+def _copies(replicas: object, trees: object) -> list[str]:
+    """Where directories ask for more or fewer of them."""
+    if not isinstance(trees, list) or not trees:
+        return []
+    below = [f"{t.get('replicas')} below {t.get('path') or '/'}" for t in trees]
+    shown = ", ".join(below[:TREES])
+    if len(below) > TREES:
+        shown += f" and {len(below) - TREES:,} other trees"
+    return [_line("copies", f"{replicas} of each chunk, {shown}")]
 
 
 def _push(chunks: object, peers: object) -> list[str]:

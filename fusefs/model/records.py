@@ -34,6 +34,11 @@ KINDS = DIRENT + ATTRS + CONTENT + XATTR + PLACE + UNLINKED + MEMBER + SETTING
 
 _U64 = struct.Struct(">Q")
 
+REPLICAS = b"user.dfs.replicas"
+"""An extended attribute of a directory: how many nodes keep each chunk of the files
+below it, where no directory between says otherwise."""
+MAX_REPLICAS = 100
+
 S_DIR = stat.S_IFDIR >> 12
 S_REG = stat.S_IFREG >> 12
 S_LNK = stat.S_IFLNK >> 12
@@ -84,6 +89,20 @@ def key_ino(key: bytes) -> Ino:
 def key_name(key: bytes) -> bytes:
     """The name of a dirent or xattr key, or of a setting."""
     return key[1:] if key[:1] == SETTING else key[9:]
+
+
+def decides_placement(key: bytes) -> bool:
+    """Whether the register says who the members are, or what they keep."""
+    kind = key[:1]
+    return kind in (MEMBER, SETTING) or (kind == XATTR and key_name(key) == REPLICAS)
+
+
+def replicas_of(text: bytes) -> int | None:
+    """What the attribute REPLICAS says; None when it is no number from 1 to
+    MAX_REPLICAS."""
+    if not text.isdigit() or len(text) > 3 or text[:1] == b"0":
+        return None
+    return int(text) if int(text) <= MAX_REPLICAS else None
 
 
 def valid_key(key: bytes) -> bool:
@@ -221,7 +240,6 @@ _DECODERS: dict[bytes, Callable[[bytes], Value]] = {
 
 MAX_ADDRESSES, MAX_TEXT = 64, 1024
 """Of a member: what a Hello has room for (netnode/wire/messages.py)."""
-MAX_REPLICAS = 100
 _Replicas = Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICAS)]
 _decode_replicas = msgspec.msgpack.Decoder(_Replicas).decode
 decode_horizon = msgspec.msgpack.Decoder(Horizon).decode

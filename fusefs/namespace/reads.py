@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Container, Generator, Iterator, Sequence
 from pathlib import Path
 
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
@@ -14,6 +14,7 @@ from fusefs.model.records import (
     CONTENT,
     DIRENT,
     MEMBER,
+    REPLICAS,
     SETTING,
     XATTR,
     Member,
@@ -23,6 +24,7 @@ from fusefs.model.records import (
     key_ino,
     key_name,
     place_key,
+    replicas_of,
     unlinked_key,
     xattr_key,
 )
@@ -235,6 +237,27 @@ class Reads:
                 out[key_name(key)] = latest.value[1:]
         return out
 
+    def replicas(self, ino: Ino) -> int | None:
+        """What the directory's own attribute says (records.REPLICAS)."""
+        register = self._register(xattr_key(ino, REPLICAS))
+        latest = register.latest if register else None
+        return replicas_of(latest.value[1:]) if latest else None
+
+    def with_replicas(self) -> dict[Ino, int]:
+        """Every directory that says so, removed ones included until they are
+        forgotten. Looks at every extended attribute."""
+        rows = self._read(
+            ROWS + "key >= ? AND key < ? AND substr(key, 10) = ?",
+            (XATTR, bytes((XATTR[0] + 1,)), REPLICAS),
+        )
+        found: dict[Ino, int] = {}
+        for key, state, _ in sound_rows(rows):
+            latest = decode_register(state).latest
+            count = replicas_of(latest.value[1:]) if latest else None
+            if count is not None:
+                found[key_ino(key)] = count
+        return found
+
     def content_versions(self, ino: Ino) -> Register:
         """The content register itself (conflicts, append merging)."""
         register = self._register(CONTENT + ino.to_bytes(8, "big"))
@@ -248,11 +271,14 @@ class Reads:
         attrs = self._register(attrs_key(ino))
         return unnamed_row(ino, attrs, self.content_versions(ino)) if attrs else None
 
-    def live_roots(self) -> Iterator[tuple[bytes, int, int] | None]:
+    def live_roots(
+        self, but: Container[Ino] = ()
+    ) -> Iterator[tuple[bytes, int, int] | None]:
         """(root, size, chunk_log2) of every content version any register holds,
         shown or not: what GC must keep. None: one is damaged, and nobody knows what it
         names besides what its inode shows, which follows. All of one snapshot: data
-        that is cloned while somebody looks must not be missed at both places."""
+        that is cloned while somebody looks must not be missed at both places. `but`:
+        not of these inodes."""
         snapshot = schema.connect(self.path, read_only=True)
         try:
             snapshot.execute("BEGIN")
@@ -260,6 +286,8 @@ class Reads:
                 ROWS + "key >= ? AND key < ?",
                 (CONTENT, bytes((CONTENT[0] + 1,))),
             ):
+                if key_ino(row[0]) in but:
+                    continue
                 sound = next(sound_rows((row,)), None)
                 if sound is None:
                     yield None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.namespace.reads import Reads
@@ -13,10 +13,12 @@ PAGE = 500
 """Entries read at once."""
 
 
-def files_below(namespace: Reads, top: Ino) -> Iterator[Inode]:
+def files_below(
+    namespace: Reads, top: Ino, but: Container[Ino] = ()
+) -> Iterator[Inode]:
     """The regular files that have data, `top` itself if it is one; one with several
     names once for each. Of no single moment: what is moved meanwhile may be there twice
-    or not at all."""
+    or not at all. `but`: nothing of what is in these directories, `top` excepted."""
     row = namespace.inode(top)
     if row is not None and _has_data(row):
         yield row
@@ -27,7 +29,8 @@ def files_below(namespace: Reads, top: Ino) -> Iterator[Inode]:
             page = namespace.children_full(directory, after, PAGE)
             for entry, child in page:
                 if stat.S_ISDIR(child.mode):
-                    directories.append(entry.ino)
+                    if entry.ino not in but:
+                        directories.append(entry.ino)
                 elif _has_data(child):
                     yield child
             if len(page) < PAGE:

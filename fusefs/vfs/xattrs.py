@@ -2,15 +2,18 @@
 
     user.*, trusted.*, security.*   stored and replicated
     system.*                        EOPNOTSUPP (no POSIX ACLs: cp -a and tar skip them)
-    user.dfs.*                      computed, never listed, never settable, so that
+    user.dfs.*                      computed, never listed, but for one never settable:
                                     cp -a and rsync -X neither copy nor set them
 
 user.dfs.manifest   hex root of the data        user.dfs.version   node.seq of it
 user.dfs.local      bytes on this disk          user.dfs.chunks    local/all chunks
-user.dfs.replicas   copies the cluster keeps
+user.dfs.replicas   nodes that keep the data: what the nearest directory above says that
+                    has one of its own, else the cluster's setting; set on directories
 """
 
 from __future__ import annotations
+
+import stat
 
 import msgspec
 
@@ -26,7 +29,9 @@ from fusefs.errors import (
     Stale,
 )
 from fusefs.model.ids import HOLE, Ino
+from fusefs.model.records import MAX_REPLICAS, REPLICAS, replicas_of
 from fusefs.namespace.namespace import Namespace
+from fusefs.namespace.replicas import replicas_for
 from fusefs.namespace.types import Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
@@ -85,20 +90,21 @@ class Xattrs:
             if orphan is not None
             else self._namespace.xattrs(ino)
         )
-        if uid == 0:
-            return names
-        return [name for name in names if not name.startswith(b"trusted.")]
+        hidden = (_OWN,) if uid == 0 else (_OWN, b"trusted.")
+        return [name for name in names if not name.startswith(hidden)]
 
     # -- changing --------------------------------------------------------------
 
     def set(self, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
         """Raises Exists (XATTR_CREATE), NoAttribute (XATTR_REPLACE), ArgumentTooBig,
         NoSpace (no room in the list)."""
-        _check_settable(name)
+        self._check_settable(ino, name)
         if flags & ~(CREATE | REPLACE):
             raise Invalid(f"setxattr flags {flags:#x}")
         if len(value) > VALUE_MAX_BYTES:
             raise ArgumentTooBig(f"a value of {len(value)} bytes")
+        if name == REPLICAS and replicas_of(value) is None:
+            raise Invalid(f"replicas are a number from 1 to {MAX_REPLICAS}")
         if name == CAPABILITY and (file := self._files.get(ino)) is not None:
             file.capability = True
         orphan = self._files.orphans.get(ino)
@@ -117,7 +123,7 @@ class Xattrs:
             tx.set_xattr(ino, name, value)
 
     def remove(self, ino: Ino, name: bytes) -> None:
-        _check_settable(name)
+        self._check_settable(ino, name)
         orphan = self._files.orphans.get(ino)
         if orphan is not None:
             if self._of_orphan(orphan).pop(name, None) is None:
@@ -127,6 +133,15 @@ class Xattrs:
             if tx.xattr(ino, name) is None:
                 raise NoAttribute(name.decode("utf-8", "replace"))
             tx.remove_xattr(ino, name)
+
+    def _check_settable(self, ino: Ino, name: bytes) -> None:
+        _check(name)
+        if not name.startswith(_OWN):
+            return
+        if name != REPLICAS:
+            raise NotPermitted("it is computed")
+        if not stat.S_ISDIR(self._files.need_row(ino).mode):
+            raise NotPermitted("replicas are set on directories")
 
     def _check_room(self, ino: Ino, name: bytes) -> None:
         """listxattr(2) must be able to show them all."""
@@ -151,7 +166,10 @@ class Xattrs:
     def _computed(self, ino: Ino, name: bytes) -> bytes:
         row = self._files.need_row(ino)
         if name == b"replicas":
-            return b"%d" % self._replicas()
+            namespace = self._namespace
+            return b"%d" % replicas_for(
+                namespace, ino, namespace.replicas, self._replicas()
+            )
         if row.mode >> 12 == 8:  # regular files only
             if name == b"manifest":
                 return row.root.hex().encode()
@@ -188,12 +206,6 @@ def _check(name: bytes) -> None:
                 raise Invalid("an attribute name ends after its prefix")
             return
     raise NotSupported(name.decode("utf-8", "replace"))
-
-
-def _check_settable(name: bytes) -> None:
-    _check(name)
-    if name.startswith(_OWN):
-        raise NotPermitted("user.dfs.* is computed")
 
 
 def _check_flags(name: bytes, present: bool, flags: int) -> None:

@@ -35,7 +35,7 @@ async def one_copy(cluster: SimCluster, count: int = 2) -> list[SimNode]:
     nodes = await cluster.start(count)
     for node in nodes:
         assert node.node is not None
-        node.node.replicas = 1
+        node.node.copies.of_cluster = 1
     return nodes
 
 

@@ -708,7 +708,7 @@ def test_commands_of_the_link(pair: tuple[Running, Running]) -> None:
     token = identities.decode_token(invited["token"])
     assert token == a.token
     assert a.ask("set", "replicas", "2") == {"replicas": 2}
-    until(lambda: b.node.replicas == 2)
+    until(lambda: b.node.copies.of_cluster == 2)
     with pytest.raises(control.Refused, match="no command"):
         a.ask("nonsense")
     with pytest.raises(control.Refused, match="no member"):

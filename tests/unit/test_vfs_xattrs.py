@@ -108,3 +108,43 @@ def test_computed_ones_are_readable_and_not_listed(local: Local) -> None:
     assert error_of(lambda: vfs.getxattr(ino, b"user.dfs.none")) == "ENODATA"
     assert error_of(lambda: vfs.getxattr(ROOT_INO, b"user.dfs.local")) == "ENODATA"
     assert vfs.listxattr(ino) == []
+
+
+def test_a_directory_says_how_many_copies_are_kept_below_it(local: Local) -> None:
+    vfs, name = local.vfs, b"user.dfs.replicas"
+    top, deep = local.mkdir("/top"), local.mkdir("/top/deep")
+    file, other = local.put("/top/deep/file"), local.put("/other")
+
+    def told() -> list[int]:
+        return [int(vfs.getxattr(ino, name)) for ino in (top, deep, file, other)]
+
+    assert told() == [3, 3, 3, 3]
+    vfs.setxattr(top, name, b"5")
+    assert told() == [5, 5, 5, 3]
+    vfs.setxattr(deep, name, b"100", CREATE)
+    assert told() == [5, 100, 100, 3]
+    assert error_of(lambda: vfs.setxattr(deep, name, b"1", CREATE)) == "EEXIST"
+    assert vfs.listxattr(deep) == []
+    vfs.rename(deep, b"file", ROOT_INO, b"file", 0)
+    assert told() == [5, 100, 3, 3]
+    vfs.link(other, top, b"second name")
+    assert told() == [5, 100, 3, 5]
+    vfs.setxattr(ROOT_INO, name, b"2")
+    vfs.removexattr(deep, name)
+    assert told() == [5, 5, 2, 5]
+    assert error_of(lambda: vfs.removexattr(deep, name)) == "ENODATA"
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"0", b"01", b"101", b"1000", b"-1", b"3\n", b"3\0", b"many"]
+)
+def test_other_numbers_of_copies_are_refused(local: Local, value: bytes) -> None:
+    name = b"user.dfs.replicas"
+    assert error_of(lambda: local.vfs.setxattr(ROOT_INO, name, value)) == "EINVAL"
+
+
+def test_only_directories_say_how_many_copies_are_kept(local: Local) -> None:
+    vfs, name = local.vfs, b"user.dfs.replicas"
+    file = local.put("/a")
+    assert error_of(lambda: vfs.setxattr(file, name, b"2")) == "EPERM"
+    assert error_of(lambda: vfs.removexattr(file, name)) == "EPERM"

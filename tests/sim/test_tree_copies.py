@@ -1,0 +1,316 @@
+"""Trees of which more or fewer copies are kept than the cluster's setting says."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from fusefs.model.ids import ROOT_INO, ChunkId, Ino
+from fusefs.model.records import REPLICAS, S_DIR, S_REG
+from fusefs.store.types import PUSHED, RESPONSIBLE
+from tests.sim.cluster import SimCluster, SimNode
+from tests.sim.running import simulated
+
+
+@pytest.fixture(autouse=True)
+def quick_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netnode.replicas.TURN_S", 3.0)
+
+
+def make_directory(node: SimNode, name: bytes, parent: Ino = ROOT_INO) -> Ino:
+    with node.namespace.transaction() as t:
+        ino = t.new_ino(parent, name, S_DIR)
+        t.create(parent, name, ino, 0o40755, 0, 0)
+    node.publish(t.tx)
+    return ino
+
+
+def say(node: SimNode, directory: Ino, count: bytes) -> None:
+    """b"": nothing any more."""
+    with node.namespace.transaction() as t:
+        if count:
+            t.set_xattr(directory, REPLICAS, count)
+        else:
+            t.remove_xattr(directory, REPLICAS)
+    node.publish(t.tx)
+
+
+def move(node: SimNode, name: bytes, old: Ino, new: Ino) -> None:
+    with node.namespace.transaction() as t:
+        t.rename(old, name, new, name)
+    node.publish(t.tx)
+
+
+def link(node: SimNode, old: Ino, name: bytes, new: Ino) -> None:
+    entry = node.namespace.entry(old, name)
+    assert entry is not None
+    with node.namespace.transaction() as t:
+        t.link(new, b"other " + name, entry.ino, S_REG)
+    node.publish(t.tx)
+
+
+def keepers(cluster: SimCluster, ids: list[ChunkId]) -> set[int]:
+    """How many nodes that run never evict these, as far as they differ."""
+    return {
+        sum(
+            bool(node.store.flags(cid) & (PUSHED | RESPONSIBLE))
+            for node in cluster.running
+            if node.store.has(cid)
+        )
+        for cid in ids
+    }
+
+
+async def five(cluster: SimCluster) -> SimNode:
+    """Nodes of which two keep each chunk."""
+    a, *_ = await cluster.start(5)
+    a.publish(a.namespace.put_setting(b"replicas", b"\2"))
+    await cluster.until_equal()
+    return a
+
+
+@simulated
+async def test_what_is_written_has_as_many_copies_as_its_directory_says(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    deep, usual = make_directory(a, b"deep", many), make_directory(a, b"2", many)
+    say(a, many, b"4")
+    say(a, few, b"1")
+    say(a, usual, b"2")
+    files = {
+        4: a.write_chunks(b"file", 5, 1, many) + a.write_chunks(b"file", 5, 2, deep),
+        2: a.write_chunks(b"file", 5, 3) + a.write_chunks(b"file", 5, 4, usual),
+        1: a.write_chunks(b"file", 5, 5, few),
+    }
+    await trio.sleep(20)
+    for count, ids in files.items():
+        assert keepers(cluster, ids) == {count}
+    assert a.node is not None and a.node.keeper.backlog() == 0
+
+
+@simulated
+async def test_what_a_directory_says_holds_for_what_is_there(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    top = make_directory(a, b"top")
+    deep = make_directory(a, b"deep", top)
+    ids, other = a.write_chunks(b"file", 5, 1, deep), a.write_chunks(b"other", 5, 2)
+    await trio.sleep(10)
+    for count in (b"5", b"1", b"3", b""):
+        say(a, top, count)
+        await trio.sleep(40)
+        assert keepers(cluster, ids) == {int(count or b"2")}
+        assert keepers(cluster, other) == {2}
+
+
+@simulated
+async def test_a_number_nobody_understands_counts_as_none(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    top = make_directory(a, b"top")
+    for count in (b"0", b"-1", b"101", b"many", b"3\n", b"\xff" * 1000):
+        say(a, top, count)
+    ids = a.write_chunks(b"file", 5, 1, top)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {2}
+
+
+@simulated
+async def test_what_is_moved_to_where_more_are_kept_gets_them(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    say(a, many, b"4")
+    say(a, few, b"1")
+    deep = make_directory(a, b"deep", few)
+    files = {
+        b"file": a.write_chunks(b"file", 5, 1, few),
+        b"deep": a.write_chunks(b"file", 5, 2, deep),
+    }
+    await trio.sleep(20)
+    for name, ids in files.items():
+        assert keepers(cluster, ids) == {1}
+        move(a, name, few, ROOT_INO)
+        await trio.sleep(20)
+        assert keepers(cluster, ids) == {2}
+        move(cluster.nodes[3], name, ROOT_INO, many)
+        await trio.sleep(20)
+        assert keepers(cluster, ids) == {4}
+
+
+@simulated
+async def test_a_second_name_where_more_are_kept_counts(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    say(a, many, b"4")
+    say(a, few, b"1")
+    ids = a.write_chunks(b"file", 5, 1, few)
+    await trio.sleep(20)
+    for directory, count in ((ROOT_INO, 2), (many, 4)):
+        link(a, few, b"file", directory)
+        await trio.sleep(20)
+        assert keepers(cluster, ids) == {count}
+        await cluster.add().start()
+        await trio.sleep(40)
+        assert keepers(cluster, ids) == {count}
+
+
+@simulated
+async def test_what_was_moved_is_fetched_when_somebody_comes_who_has_it(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    few = make_directory(a, b"few")
+    say(a, few, b"1")
+    await cluster.until_equal()
+    ids = a.write_chunks(b"file", 5, 1, few)
+    await trio.sleep(20)
+    await a.stop()
+    move(cluster.nodes[1], b"file", few, ROOT_INO)
+    await trio.sleep(400)
+    await a.start()
+    await cluster.until_connected()
+    await trio.sleep(100)
+    assert keepers(cluster, ids) == {2}
+
+
+@simulated
+async def test_who_was_away_keeps_what_was_moved_meanwhile(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"5")
+    await cluster.until_equal()
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(20)
+    away = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    await away.stop()
+    move(a, b"file", ROOT_INO, many)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {4}
+    await away.start()
+    await cluster.until_connected()
+    await trio.sleep(100)
+    assert keepers(cluster, ids) == {5}
+
+
+@simulated
+async def test_who_was_cut_off_keeps_what_was_moved_meanwhile(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"5")
+    await cluster.until_equal()
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(20)
+    away = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    others = {node.name for node in cluster.nodes} - {away.name}
+    cluster.fabric.partition({away.name}, others)
+    move(a, b"file", ROOT_INO, many)
+    await trio.sleep(60)
+    assert min(keepers(cluster, ids)) == 4
+    cluster.fabric.heal()
+    await cluster.until_connected()
+    await trio.sleep(100)
+    assert keepers(cluster, ids) == {5}
+
+
+@simulated
+async def test_a_copy_where_more_are_kept_counts(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"4")
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {2}
+    with a.namespace.transaction() as t:  # as copy_file_range
+        ino = t.new_ino(many, b"copy", S_REG)
+        t.create(many, b"copy", ino, 0o100644, 0, 0)
+        size, root = 5 << 16, ids[-1]
+        t.set_content(ino, size=size, root=root, chunk_log2=16, mtime_ns=t.now_ns)
+    a.publish(t.tx)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {4}
+
+
+@simulated
+async def test_a_chunk_of_two_files_is_kept_for_the_one_that_asks_for_more(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    say(a, many, b"4")
+    say(a, few, b"1")
+    shared, alone = a.write_chunks(b"file", 5, 1, few), a.write_chunks(b"b", 5, 2, few)
+    await trio.sleep(20)
+    assert keepers(cluster, shared + alone) == {1}
+    assert a.write_chunks(b"same", 5, 1) == shared
+    await trio.sleep(20)
+    assert keepers(cluster, shared) == {2}
+    say(a, few, b"3")
+    await trio.sleep(40)
+    say(a, few, b"1")
+    await trio.sleep(40)
+    assert keepers(cluster, shared) == {2}
+    assert keepers(cluster, alone) == {1}
+    assert a.write_chunks(b"same", 5, 1, many) == shared
+    await trio.sleep(20)
+    assert keepers(cluster, shared) == {4}
+
+
+@simulated
+async def test_members_that_come_and_go_change_no_number(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    say(a, many, b"4")
+    say(a, few, b"1")
+    files = {
+        4: a.write_chunks(b"file", 20, 1, many),
+        2: a.write_chunks(b"file", 20, 2),
+        1: a.write_chunks(b"file", 20, 3, few),
+    }
+    await trio.sleep(20)
+    joined = cluster.add()
+    await joined.start()
+    await trio.sleep(40)
+    for count, ids in files.items():
+        assert keepers(cluster, ids) == {count}
+    assert any(joined.store.has(cid) for ids in files.values() for cid in ids)
+
+
+@simulated
+async def test_what_directories_say_is_known_after_a_start(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    top, gone = make_directory(a, b"top"), make_directory(a, b"gone")
+    say(a, top, b"4")
+    say(a, gone, b"5")
+    with a.namespace.transaction() as t:
+        t.rmdir(ROOT_INO, b"gone")
+    a.publish(t.tx)
+    await a.stop()
+    await a.start()
+    await cluster.until_connected()
+    ids = a.write_chunks(b"file", 5, 1, top)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {4}
+
+
+@simulated
+async def test_nothing_is_given_up_while_a_manifest_is_nowhere(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"4")
+    *ids, root = a.write_chunks(b"file", 5, 1, many)
+    await trio.sleep(20)
+    for node in cluster.nodes:
+        if node.store.has(root):
+            node.store.set_flags([root], clear=RESPONSIBLE)
+            node.store.drop([root])
+    await cluster.add().start()
+    await trio.sleep(100)
+    assert min(keepers(cluster, ids)) == 4
