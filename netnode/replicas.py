@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
-from fusefs.errors import ChunkMissing, Corrupt, FsError
+from fusefs.errors import ChunkMissing, Corrupt
 from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, NodeId, split_ids
 from fusefs.model.records import CONTENT
@@ -29,6 +29,7 @@ from netnode.core.pushes import Pushes
 from netnode.environment import Environment
 from netnode.patching import bases_of
 from netnode.peers import Peer
+from netnode.rebalancing import Rebalancing
 from netnode.transport import BrokenStream
 from netnode.versions import DELAY_S, MAX_WAITING, Seen, Version, version_of
 from netnode.wire.messages import AnyMessage, Have, Held, Put, Stored
@@ -49,13 +50,8 @@ WORTH_A_LOOK = 64
 """Chunks owed to a peer that comes: some may be replaced already."""
 LOOK_S = 600.0
 """What was removed and collected here is owed to nobody; from one look to the next."""
-BROUGHT = 64
-"""Manifest nodes asked for at once."""
-BRING_LIMIT_S = 60.0
 MOST_UNOWED = 10_000
 """Remembered of what was replaced before it was owed."""
-TURN_S = 30.0
-"""Between the keepers of a chunk that repair its copies after a change of members."""
 
 
 class Replicas:
@@ -81,6 +77,15 @@ class Replicas:
         self._copies = copies
         self._pushes = Pushes()
         self._leaving = Leaving()
+        self._rebalancing = Rebalancing(
+            store,
+            plane,
+            membership,
+            environment,
+            copies,
+            self._pushes,
+            self._leaving,
+        )
         self._offers: dict[NodeId, dict[int, tuple[ChunkId, ...]]] = {}
         self._to_put: dict[NodeId, deque[tuple[ChunkId, Basis | None]]] = {}
         """Each with what the peer has in its place."""
@@ -94,12 +99,6 @@ class Replicas:
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
-        self._rebalance = False
-        """Look through everything this node is responsible for."""
-        self._turns: list[tuple[int, float]] = []
-        """When each is; see `_rebalance_in_turns`."""
-        self._kept: deque[tuple[ChunkId, int]] = deque()
-        """Found for these turns, and not owed yet; how many nodes keep each."""
         self._doubtful: set[NodeId] = set()
         """Peers that waited for what they are owed: some of it nobody needs by now."""
         self._scanned = self._looked = environment.now()
@@ -151,7 +150,7 @@ class Replicas:
         if self._pushes.owed_to(peer) > WORTH_A_LOOK:
             self._doubtful.add(peer)
         if self._pushes.left_out:
-            self._scan = self._rebalance = True
+            self._look_at_everything()
 
     def peer_gone(self, peer: NodeId) -> None:
         self._pushes.peer_gone(peer)
@@ -169,7 +168,11 @@ class Replicas:
         what is kept here may have lost a keeper, or need us no more."""
         self._pushes.keep_only(self._membership.members())
         self._leaving.members_changed()
-        self._scan = self._rebalance = True
+        self._look_at_everything()
+
+    def _look_at_everything(self) -> None:
+        self._scan = True
+        self._rebalancing.begin()
 
     def backlog(self) -> int:
         """Chunks not confirmed by everyone who should keep them."""
@@ -186,7 +189,7 @@ class Replicas:
                 await self._owe_unconfirmed()
             await self._forget_collected()
             await self._forget_replaced()
-            await self._rebalance_in_turns()
+            await self._rebalancing.step()
             await self._look_at_written()
 
     def _scan_is_due(self) -> bool:
@@ -203,44 +206,12 @@ class Replicas:
         )
         self._leave_out(pushed[-MOST_UNOWED:])
         unconfirmed = await self._environment.offload(lambda: list(self._named(pushed)))
-        exceptions, _ = await self._exceptions(unconfirmed)
+        exceptions, _ = await self._rebalancing.exceptions(unconfirmed)
         now, usual = self._environment.now(), self._copies.of_cluster
         for at, cid in enumerate(unconfirmed):
             self._owe((cid,), now + DELAY_S, exceptions.get(cid, usual))
             if at % SETTLE_BATCH == 0:
                 await trio.lowlevel.checkpoint()
-
-    async def _exceptions(
-        self, cids: Collection[ChunkId]
-    ) -> tuple[dict[ChunkId, int], bool]:
-        """Those that more or fewer nodes keep than the setting says, and whether these
-        are all. What is needed of manifests is fetched."""
-        store, copies = self._store, self._copies
-        pause = self._environment.pause
-        while True:
-            absent: set[ChunkId] = set()
-
-            def load(node: ChunkId, absent: set[ChunkId] = absent) -> bytes:
-                try:
-                    return store.get(node)
-                except FsError:
-                    absent.add(node)
-                    raise
-
-            found = await self._environment.offload(
-                lambda load=load: copies.exceptions(cids, load, pause)  # type: ignore[misc]
-            )
-            if not absent or not await self._bring(absent):
-                return found, not absent
-
-    async def _bring(self, nodes: Iterable[ChunkId]) -> bool:
-        """Whether all of them are here now."""
-        waiting = list(nodes)
-        for at in range(0, len(waiting), BROUGHT):
-            batch = waiting[at : at + BROUGHT]
-            if not await self._plane.bring(batch, BRING_LIMIT_S, small=True):
-                return False
-        return True
 
     async def _forget_collected(self) -> None:
         """Of what members that are away should get, too."""
@@ -271,52 +242,6 @@ class Replicas:
         """Which of these belong to a file."""
         pause = self._environment.pause
         return reached(cids, self._roots(), self._store.get, pause)
-
-    async def _rebalance_in_turns(self) -> None:
-        """After a change of members: every keeper sees to it that the others have
-        their copies. The first in a chunk's order does it at once; by the turn of
-        the next one a question tells it that nothing is to be done."""
-        now = self._environment.now()
-        if self._rebalance and self._membership.others():
-            self._rebalance = False
-            last = min(self._copies.most, len(self._membership.members()))
-            self._turns = [(turn, now + turn * TURN_S) for turn in range(last + 1)]
-        if self._turns and self._turns[0][1] <= now:
-            turn, _ = self._turns.pop(0)
-            await self._find_kept(turn, is_last=not self._turns)
-        await self._owe_kept()
-
-    async def _find_kept(self, turn: int, *, is_last: bool) -> None:
-        """Chunks in whose order this node is at `turn`; the last turn is for those
-        that others keep now, and that are given up once these say so."""
-        kept = await self._environment.offload(
-            lambda: [o.cid for o in self._store.stored() if o.flags & RESPONSIBLE]
-        )
-        exceptions, all_known = await self._exceptions(kept)
-        usual = self._copies.of_cluster
-        members, me = self._membership.members(), self._membership.me
-        for at, cid in enumerate(kept):
-            count = exceptions.get(cid, usual)
-            keepers = holders(cid, members, count)
-            if keepers.index(me) == turn if me in keepers else is_last and all_known:
-                self._kept.append((cid, count))
-            if at % SETTLE_BATCH == 0:
-                await trio.lowlevel.checkpoint()
-
-    async def _owe_kept(self) -> None:
-        """Of those that were found as many as are remembered at a time."""
-        members, me = self._membership.members(), self._membership.me
-        due = self._environment.now() + DELAY_S
-        while self._kept and self._pushes.has_room:
-            for _ in range(min(SETTLE_BATCH, len(self._kept))):
-                cid, count = self._kept.popleft()
-                keepers = holders(cid, members, count)
-                if me not in keepers and cid not in self._pushes:
-                    self._leaving.begin(cid)
-                self._pushes.owe(cid, [n for n in keepers if n != me], due)
-                if cid not in self._pushes:
-                    self._leaving.end(cid)
-            await trio.lowlevel.checkpoint()
 
     async def _look_at_written(self) -> None:
         now = self._environment.now()

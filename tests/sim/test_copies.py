@@ -16,7 +16,6 @@ from fusefs.model.records import S_REG, Member
 from fusefs.store.files import path_of
 from fusefs.store.store import Store
 from fusefs.store.types import PUSHED, RESPONSIBLE
-from netnode import replicas
 from netnode.core import pushes
 from netnode.wire.messages import Have
 from tests.sim.cluster import SimCluster, SimNode
@@ -196,7 +195,7 @@ def test_copy_that_a_power_cut_took_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was confirmed, and the register that names it was on the disk already."""
-    monkeypatch.setattr(replicas, "TURN_S", 1.0)
+    monkeypatch.setattr("netnode.rebalancing.TURN_S", 1.0)
 
     async def body(cluster: SimCluster) -> None:
         a, b = await cluster.start(2)

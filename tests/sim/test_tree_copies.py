@@ -14,7 +14,7 @@ from tests.sim.running import simulated
 
 @pytest.fixture(autouse=True)
 def quick_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netnode.replicas.TURN_S", 3.0)
+    monkeypatch.setattr("netnode.rebalancing.TURN_S", 3.0)
 
 
 def make_directory(node: SimNode, name: bytes, parent: Ino = ROOT_INO) -> Ino:
