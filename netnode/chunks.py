@@ -33,6 +33,7 @@ from netnode.core.fetch import (
 )
 from netnode.core.membership import Membership
 from netnode.core.placement import holders
+from netnode.core.spaceagain import SpaceAgain
 from netnode.environment import Environment
 from netnode.heartbeat import DEAD_S, HEARTBEAT_S
 from netnode.patching import Message, Patching, bases_of
@@ -95,6 +96,7 @@ class ChunkPlane:
         self._numbers = 0
         self._timer = trio.Event()
         self._no_space = False
+        self.space_again = SpaceAgain()
         self._push_answer: PushAnswer | None = None
         self._on_promise: Promised = lambda _: None
         self.received_bytes = 0
@@ -374,6 +376,8 @@ class ChunkPlane:
             self._no_space = False
         except NoSpace as error:
             self._no_space = True
+            if is_replica:
+                self.space_again.refused(self._store.space.room_for_copies_bytes())
             problem = str(error)
         except (ChunkMissing, Corrupt) as error:
             if isinstance(message, Patch) and basis is not None:

@@ -169,5 +169,4 @@ class Pulling:
 
     def _has_room(self) -> bool:
         """What is not fetched for want of it its writer offers until there is."""
-        space = self._store.space
-        return space.free_bytes() > space.kept_from_copies_bytes
+        return self._store.space.room_for_copies_bytes() > 0

@@ -99,6 +99,8 @@ class Replicas:
         self._settled: list[ChunkId] = []
         self._scan = True
         """Look through everything not yet confirmed in the store."""
+        self._room: dict[NodeId, int] = {}
+        """What connected peers said; see `room_told`."""
         self._doubtful: set[NodeId] = set()
         """Peers that waited for what they are owed: some of it nobody needs by now."""
         self._scanned = self._looked = environment.now()
@@ -152,7 +154,14 @@ class Replicas:
         if self._pushes.left_out:
             self._look_at_everything()
 
+    def room_told(self, peer: NodeId, times: int) -> None:
+        """How often it had room again."""
+        if self._room.setdefault(peer, times) != times:
+            self._room[peer] = times
+            self._pushes.room_again(peer, self._environment.now())
+
     def peer_gone(self, peer: NodeId) -> None:
+        self._room.pop(peer, None)
         self._pushes.peer_gone(peer)
         self._doubtful.discard(peer)
         self._interrupted(peer)

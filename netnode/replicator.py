@@ -431,8 +431,10 @@ class Replicator:
 
     # -- heartbeat and repair --------------------------------------------------------
 
-    def ping(self, number: int, on_disk: tuple[OnDisk, ...] = ()) -> Ping:
-        """What a heartbeat tells of the namespace."""
+    def ping(
+        self, number: int, on_disk: tuple[OnDisk, ...] = (), room: int = 0
+    ) -> Ping:
+        """What a heartbeat tells of the namespace, and besides."""
         vector = self._namespace.vector()
         digest = self._digest.of(vector)
         return Ping(
@@ -441,6 +443,7 @@ class Replicator:
             digest,
             settled=not (self._settling.pending or self._applying.locked()),
             on_disk=on_disk,
+            room=room,
         )
 
     def digest_corrected(self) -> None:

@@ -131,7 +131,7 @@ class Node:
             self.peers,
             environment,
             lambda number, peer: self.replicator.ping(
-                number, self._horizons.rows_for(peer)
+                number, self._horizons.rows_for(peer), self.chunks.space_again.times
             ),
             self._dismiss,
         )
@@ -324,6 +324,7 @@ class Node:
 
     def _beat(self) -> None:
         """After each round of heartbeats."""
+        self.chunks.space_again.look(self.store.space.room_for_copies_bytes())
         self.replicator.expire_barriers()
         self.settling.tick()
         self.barriers_changed()

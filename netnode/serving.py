@@ -128,6 +128,7 @@ class Serving:
                 peer.send(Pong(message.number))
                 peer.heard = True
                 self._horizons.told(peer, message)
+                self._keeper.room_told(peer.id, message.room)
                 self._replicator.heard(peer, message)
             case Pong():
                 if self._heartbeat.answered(peer, message.number):

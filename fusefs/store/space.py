@@ -51,9 +51,13 @@ class Space:
         until what they replaced is collected."""
         return 2 * self.min_free_bytes
 
+    def room_for_copies_bytes(self) -> int:
+        """May be negative."""
+        return self.free_bytes() - self.kept_from_copies_bytes
+
     def require_for_copy(self, size_bytes: int) -> None:
         """Like `require`, for what another node wants kept here."""
-        if self.free_bytes() - size_bytes < self.kept_from_copies_bytes:
+        if self.room_for_copies_bytes() < size_bytes:
             raise NoSpace("the store's disk is full: no room for others' copies")
 
     @property

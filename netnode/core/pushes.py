@@ -157,6 +157,13 @@ class Pushes:
         self._full_until.pop(peer, None)
         self._pauses.pop(peer, None)
 
+    def room_again(self, peer: NodeId, now: float) -> None:
+        """It says so: what it refused is offered at once."""
+        self.has_space(peer)
+        due = self._due.setdefault(peer, {})
+        for cid in self._later.pop(peer, {}):
+            due.setdefault(cid, now)
+
     def refused(self, peer: NodeId, cid: ChunkId, retry_at: float) -> None:
         """The peer could not keep this one, or it could not be sent."""
         self._done(peer, cid)

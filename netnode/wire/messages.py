@@ -116,6 +116,8 @@ class Ping(Message, frozen=True, tag=3):
     """No cache of the sender shows anything older than `vector`."""
     on_disk: Annotated[tuple[OnDisk, ...], msgspec.Meta(max_length=MAX_ROWS)] = ()
     """Of the sender, and of members that the receiver is not connected to."""
+    room: Number = 0
+    """How often the sender had room for copies again after it had refused one."""
 
 
 class Pong(Message, frozen=True, tag=4):

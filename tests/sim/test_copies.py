@@ -146,6 +146,25 @@ async def test_what_was_replaced_does_not_fill_a_disk_that_was_full(
     assert a.node is not None and a.node.keeper.backlog() == 0
 
 
+@simulated
+async def test_a_member_that_has_room_again_gets_its_copies_at_once(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    b.store.space.min_free_bytes = 1 << 60
+    ids = a.write_chunks(b"file", 40)
+    await trio.sleep(2000)  # by now a asks every ten minutes
+    assert b.store.missing(ids)
+    for _ in range(3):
+        b.store.space.min_free_bytes = 0
+        await trio.sleep(10)
+        assert b.store.missing(ids) == []
+        b.store.space.min_free_bytes = 1 << 60
+        ids = a.write_chunks(b"file", 40, ids[0][0])
+        await trio.sleep(100)
+        assert b.store.missing(ids)
+
+
 def test_what_was_replaced_while_a_member_was_away_is_not_brought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from netnode.core.nearness import SURE_SAMPLES, Nearness
 from netnode.core.placement import holders, ranked
 from netnode.core.pushes import Pushes
 from netnode.core.repair import Agreement, Repair, differing
+from netnode.core.spaceagain import ENOUGH_BYTES, SpaceAgain
 from netnode.core.timetable import Row
 from netnode.wire.frames import MAX_HEADER_BYTES
 from netnode.wire.messages import BucketKeys, encode
@@ -332,3 +333,35 @@ def test_keys_of_a_bucket_fit_into_a_frame() -> None:
         assert len(encode(BucketKeys(0, part, False))) < MAX_HEADER_BYTES
         sent += part
     assert sent == keys
+
+
+def test_room_counts_when_there_is_more_than_when_it_was_refused() -> None:
+    room = SpaceAgain()
+    room.look(1 << 40)
+    assert room.times == 0, "nothing was refused"
+    room.refused(-5)
+    room.look(ENOUGH_BYTES - 1)
+    assert room.times == 0
+    room.look(ENOUGH_BYTES)
+    room.look(ENOUGH_BYTES)
+    assert room.times == 1
+    room.refused(1000)  # no room for another reason, as names of files
+    room.refused(2000)
+    room.look(1000 + ENOUGH_BYTES - 1)
+    assert room.times == 1
+    room.look(1000 + ENOUGH_BYTES)
+    assert room.times == 2
+
+
+def test_what_a_full_peer_refused_is_offered_when_it_has_room() -> None:
+    pushes, cids = Pushes(), tuple(CIDS[:2])
+    pushes.peer_came(2)
+    for cid in cids:
+        pushes.owe(cid, (2,), 0)
+    assert pushes.offer(2, 1) == cids
+    pushes.answered(2, cids, ())
+    for cid in cids:
+        pushes.full(2, cid, 1)
+    assert pushes.offer(2, 2) == ()
+    pushes.room_again(2, 3)
+    assert pushes.offer(2, 3) == cids
