@@ -39,8 +39,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Longest wait for near peers per close."""
     locks: Literal["cluster", "local"] = "cluster"
     """Whether flock and fcntl exclude other nodes."""
-    lock_failure: Literal["nolck", "again"] = "nolck"
-    """The errno when a lock's owner cannot be reached."""
+    lock_failure: Literal["nolck", "again", "local"] = "nolck"
+    """The errno when a lock's owner cannot be reached; local: after a while the lock is
+    granted, and excludes programs of this machine."""
     exclusive: Literal["cluster", "local"] = "cluster"
     """Whether O_EXCL, mkdir, link and the like exclude near nodes."""
     replicas: int = 3

@@ -197,9 +197,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("locks", _one_of("cluster", "local"), "cluster or local (cluster)", "HOW"),
     Option(
         "lock_failure",
-        _one_of("nolck", "again"),
-        "answer when a lock's owner is away: nolck or again (nolck)",
-        "ERR",
+        _one_of("nolck", "again", "local"),
+        "when a lock's owner is away: nolck, again or local (nolck)",
+        "HOW",
     ),
     Option(
         "exclusive",

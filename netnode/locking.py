@@ -76,7 +76,8 @@ class _Asked(NamedTuple):
 
 class Locking:
     """See the module. `expects_worker`: there is a mount, whose worker will say
-    what it holds."""
+    what it holds; `alone`: what a member decides about is granted here once it was away
+    for as long as a lease (ADR 7)."""
 
     def __init__(
         self,
@@ -86,6 +87,8 @@ class Locking:
         settling: Settling,
         environment: Environment,
         expects_worker: bool,
+        *,
+        alone: bool = False,
     ) -> None:
         self._namespace = namespace
         self._membership = membership
@@ -96,6 +99,10 @@ class Locking:
         self._owner = LockOwner(
             self._me, membership.members(), peers, environment, self._answer
         )
+        self._alone = alone
+        self._gone_at: dict[NodeId, float] = {}
+        """When a peer was connected last, of those that were since the start."""
+        self._started = environment.now()
         self._delegations = Delegations()
         self._reserving = Reserving(namespace, membership, peers, environment)
         self.reserve = self._reserving.reserve
@@ -145,7 +152,10 @@ class Locking:
             done(0, None)
             return
         if owner != self._me and owner not in self._peers:
-            done(errno.ENOLCK, None)
+            granted = self._grants_alone(owner)
+            if granted:
+                self._note(key, want)
+            done(0 if granted else errno.ENOLCK, None)
             return
         self._asked[number] = _Asked(owner, key, want, done, False)
         if owner == self._me:
@@ -160,7 +170,7 @@ class Locking:
             done(0, None)
             return
         if owner != self._me and owner not in self._peers:
-            done(errno.ENOLCK, None)
+            done(0 if self._grants_alone(owner) else errno.ENOLCK, None)
             return
         self._numbers += 1
         number = self._numbers
@@ -169,6 +179,11 @@ class Locking:
             self._owner.test(self._me, number, key, want)
         else:
             self._peers.send(owner, LockTest(number, key, want))
+
+    def _grants_alone(self, owner: NodeId) -> bool:
+        """It hears of it when it is back. By now others may have what we held."""
+        since = self._gone_at.get(owner, self._started)
+        return self._alone and self._environment.now() - since > LEASE_S
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
@@ -230,6 +245,7 @@ class Locking:
 
     def gone(self, peer: Peer) -> None:
         """What it holds stays until its lease ends: its programs may still run."""
+        self._gone_at[peer.id] = self._environment.now()
         self._delegations.drop_of(peer.id)
         self._unsure.discard(peer.id)
         for number, asked in list(self._asked.items()):

@@ -84,6 +84,7 @@ async def serve(
         for_node(config.listen, config.advertise),
         mounted=bool(config.mountpoint),
         on_refused=lambda reason: aside.note_refused(store_dir, reason),
+        locks_alone=config.lock_failure == "local",
         mass_delete=config.mass_delete / 100,
         mass_delete_age_s=config.mass_delete_age_s,
     )

@@ -75,6 +75,9 @@ class Settings(NamedTuple):
     """A worker will attach and say which locks it holds."""
     on_refused: Callable[[str], None] = lambda reason: None
     """A peer says that this node has to join anew, and why."""
+    locks_alone: bool = False
+    """Locks that a member decides about which is away are granted here, to exclude
+    programs of this machine."""
     mass_delete: float = 0.0
     """The share of the tree whose removal by others is held back; 0: never."""
     mass_delete_age_s: float = YOUNG_S
@@ -185,6 +188,7 @@ class Node:
             self.settling,
             environment,
             settings.mounted,
+            alone=settings.locks_alone,
         )
         self.dialler = Dialler(
             self.membership, environment, self._connected, self._dial

@@ -20,7 +20,7 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Longest wait for the peers of one change."""
     locks: Literal["cluster", "local"] = "cluster"
     """Whether locks exclude processes of other nodes, too."""
-    lock_failure: Literal["nolck", "again"] = "nolck"
+    lock_failure: Literal["nolck", "again", "local"] = "nolck"
     """The errno when the node that decides about a lock cannot be reached."""
     exclusive: Literal["cluster", "local"] = "cluster"
     """Whether O_EXCL, mkdir and the like exclude near nodes, too."""

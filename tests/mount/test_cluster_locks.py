@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -292,6 +293,45 @@ def test_lock_outlives_the_node_process_and_a_partition_is_enolck(
     finally:
         for fd in held + theirs:
             os.close(fd)
+
+
+def test_databases_are_used_while_the_other_node_is_away_if_wanted(
+    fresh: Cluster,
+) -> None:
+    a, b = fresh.start(2, "-o", "lock_failure=local")
+    databases = [sqlite3.connect(a.mnt / f"{n}.db", timeout=0) for n in range(20)]
+    try:
+        for database in databases:
+            database.execute("CREATE TABLE t(n)")
+        fresh.wait_equal()
+        b.umount()
+        assert not all(_inserts(d) for d in databases), "that node decides about some"
+        wait_until(lambda: all(_inserts(d) for d in databases), "they go on", 60)
+        databases[0].execute("BEGIN IMMEDIATE")
+        other = sqlite3.connect(a.mnt / "0.db", timeout=0)
+        assert not _inserts(other)
+        databases[0].rollback()
+        other.close()
+    finally:
+        for database in databases:
+            database.close()
+    b.mount()
+    fresh.wait_connected()
+    fresh.wait_equal()
+    for n in range(20):
+        database = sqlite3.connect(b.mnt / f"{n}.db", timeout=SOON_S)
+        assert database.execute("SELECT count(*) FROM t").fetchone()[0] > 0
+        assert _inserts(database)
+        database.close()
+
+
+def _inserts(database: sqlite3.Connection) -> bool:
+    try:
+        with database:
+            database.execute("INSERT INTO t VALUES(1)")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _try(fd: int) -> int:

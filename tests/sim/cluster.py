@@ -88,6 +88,7 @@ class SimNode:
         self.vfs: Vfs | None = None
         self.with_vfs = False
         self.mass_delete = 0.0
+        self.locks_alone = False
         self.slept_s = 0.0
         """For so long its machine was suspended, and its other clock stood still."""
         self.mounted = False
@@ -127,6 +128,7 @@ class SimNode:
             seeds,
             lambda port: (f"{self.name}:{port}",),
             mass_delete=self.mass_delete,
+            locks_alone=self.locks_alone,
             mounted=self.mounted,
         )
         rng = random.Random(cluster.rng.getrandbits(64))

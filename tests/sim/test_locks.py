@@ -359,3 +359,42 @@ async def test_where_too_many_wait_there_are_no_locks(cluster: SimCluster) -> No
     a.ask_lock(ino, DROP)
     await trio.sleep(0.1)
     assert waits.error == 0
+
+
+@simulated
+async def test_locks_of_a_member_that_is_away_exclude_programs_here_if_wanted(
+    cluster: SimCluster,
+) -> None:
+    for _ in range(2):
+        cluster.add().locks_alone = True
+    a, b = cluster.nodes
+    await a.start()
+    await b.start()
+    await cluster.until_connected()
+    inos = [Ino(n) for n in range(100, 120)]
+    cluster.fabric.partition({"a"}, {"b"})
+    await trio.sleep(LEASE_S)  # it is missed after six seconds
+    for node in (a, b):
+        asked = [node.ask_lock(ino, ALL, wait=False) for ino in inos]
+        await trio.sleep(0.1)
+        assert {r.error for r in asked} == {0, errno.ENOLCK}, "it may be restarting"
+        for ino, request in zip(inos, asked):
+            if request.error == 0:
+                node.ask_lock(ino, DROP)
+    await trio.sleep(8)
+    both, alone, dropped = inos[:5], inos[5:15], inos[15:]
+    asked = [a.ask_lock(ino, ALL, wait=False) for ino in inos]
+    asked += [b.ask_lock(ino, ALL, wait=False) for ino in both]
+    await trio.sleep(0.1)
+    assert {r.error for r in asked} == {0}
+    for ino in dropped:
+        a.ask_lock(ino, DROP)
+    cluster.fabric.heal()
+    await cluster.until_connected()
+    await trio.sleep(LEASE_S)
+    asked = [b.ask_lock(ino, ALL, wait=False) for ino in alone]
+    await trio.sleep(0.1)
+    assert {r.error for r in asked} == {errno.EAGAIN}
+    asked = [b.ask_lock(ino, ALL, wait=False) for ino in dropped]
+    await trio.sleep(0.1)
+    assert {r.error for r in asked} == {0}
