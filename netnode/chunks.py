@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import trio
 
@@ -113,6 +113,11 @@ class ChunkPlane:
         what peers are about to be told that it is kept here."""
         self._push_answer = handler
         self._on_promise = promised
+
+    def keep(self, cids: Collection[ChunkId]) -> None:
+        """These are here, and counted on from now on. Raises NoSpace."""
+        self._on_promise(cids)
+        self._store.set_flags(cids, set_=RESPONSIBLE)
 
     # -- fetching ------------------------------------------------------------------
 
@@ -338,9 +343,8 @@ class ChunkPlane:
     def _held(self, message: Have) -> tuple[ChunkId, ...]:
         held = self._here(message.cids)
         if message.keep and held:
-            self._on_promise(held)
             try:
-                self._store.set_flags(held, set_=RESPONSIBLE)
+                self.keep(held)
             except NoSpace:
                 return ()
             # The asker drops its copy for it: what was evicted before the flag was
@@ -376,8 +380,7 @@ class ChunkPlane:
             self._no_space = False
         except NoSpace as error:
             self._no_space = True
-            if is_replica:
-                self.space_again.refused(self._store.space.room_for_copies_bytes())
+            self.space_again.refused(self._store.space.room_for_copies_bytes())
             problem = str(error)
         except (ChunkMissing, Corrupt) as error:
             if isinstance(message, Patch) and basis is not None:

@@ -7,19 +7,26 @@ most. Where no directory has the attribute, nothing here costs anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
-import msgspec
-
+from fusefs.errors import FsError
 from fusefs.model.ids import ChunkId, Ino
 from fusefs.model.manifest import Load
-from fusefs.model.records import XATTR, key_ino
+from fusefs.model.records import MAX_REPLICAS, XATTR, key_ino
 from fusefs.namespace.namespace import Namespace
-from fusefs.namespace.replicas import replicas_for
-from fusefs.namespace.trees import files_below
-from fusefs.namespace.types import Inode
+from fusefs.namespace.replicas import DEFAULT_REPLICAS, of_cluster, replicas_for
+from fusefs.namespace.trees import counted_files
 from fusefs.store.marks import Marks, reached
-from netnode.core.placement import DEFAULT_REPLICAS
+
+
+class Exceptions(NamedTuple):
+    """And what of manifests could not be read: of files that more nodes keep, and of
+    others, of whose chunks some may be kept too often because of that."""
+
+    counts: dict[ChunkId, int]
+    unread_of_more: set[ChunkId]
+    unread: set[ChunkId]
 
 
 class Copies:
@@ -37,25 +44,24 @@ class Copies:
         """Of any chunk."""
         return max(self.of_cluster, *self.trees.values(), 0)
 
+    @property
+    def least(self) -> int:
+        return min(self.of_cluster, *self.trees.values(), MAX_REPLICAS)
+
     def read(self) -> None:
         """Everything, at the start."""
-        self._read_setting()
+        self.of_cluster = of_cluster(self._namespace)
         self.trees = self._namespace.with_replicas()
 
     def changed(self, keys: Iterable[bytes]) -> bool:
         """These registers did, which decide placement. Whether that makes a
         difference."""
         before = self.of_cluster, dict(self.trees)
-        self._read_setting()
+        self.of_cluster = of_cluster(self._namespace)
         for key in keys:
             if key[:1] == XATTR:
                 self._read_tree(key_ino(key))
         return before != (self.of_cluster, self.trees)
-
-    def _read_setting(self) -> None:
-        value = self._namespace.settings().get(b"replicas")
-        if value:
-            self.of_cluster = max(1, int(msgspec.msgpack.decode(value, type=int)))
 
     def _read_tree(self, ino: Ino) -> None:
         count = self._namespace.replicas(ino)
@@ -72,31 +78,41 @@ class Copies:
 
     def exceptions(
         self, cids: Collection[ChunkId], load: Load, pause: Callable[[], None]
-    ) -> dict[ChunkId, int]:
+    ) -> Exceptions:
         """Those of these chunks that more or fewer nodes keep than the setting says.
         Where a manifest cannot be read no chunk counts as one of the latter. Takes
         long: for a thread."""
         trees, usual = dict(self.trees), self.of_cluster
-        found: dict[ChunkId, int] = {}
-        wanted, below = set(cids) if trees else set(), set[Ino]()
-        for count in sorted(set(trees.values()) - {usual}):
-            live = set[ChunkId]()
-            marks = Marks(wanted, live, load, pause)
-            for row in self._files(trees, count):
-                marks.mark([(row.root, row.size, row.chunk_log2)])
-                if count < usual:
-                    below.add(row.ino)
-            found.update(dict.fromkeys(live, count))  # the largest comes last
-        fewer = [cid for cid, count in found.items() if count < usual]
+        found = Exceptions({}, set(), set())
+        if not cids or not trees:
+            return found
+        wanted, below = set(cids), set[Ino]()
+        live = dict[int, set[ChunkId]]()
+        marks = dict[int, Marks]()
+        for count in set(trees.values()) - {usual}:
+            unread = found.unread if count < usual else found.unread_of_more
+            live[count] = set()
+            marks[count] = Marks(wanted, live[count], _noting(load, unread), pause)
+        for file in counted_files(self._namespace, trees):
+            if file.replicas < usual and file.nlink == 1:
+                below.add(file.ino)
+            if file.replicas != usual:
+                marks[file.replicas].mark([(file.root, file.size, file.chunk_log2)])
+        for count in sorted(live):  # the largest comes last
+            found.counts.update(dict.fromkeys(live[count], count))
+        fewer = [cid for cid, count in found.counts.items() if count < usual]
         others = self._namespace.live_roots(but=below)
-        for cid in reached(fewer, others, load, pause):
-            del found[cid]
+        for cid in reached(fewer, others, _noting(load, found.unread), pause):
+            del found.counts[cid]
         return found
 
-    def _files(self, trees: Mapping[Ino, int], count: int) -> Iterator[Inode]:
-        """Those of which so many copies are kept because a directory says so."""
-        for top, said in trees.items():
-            if said == count:
-                for row in files_below(self._namespace, top, but=trees):
-                    if row.nlink == 1 or self.of(row.ino) == count:
-                        yield row
+
+def _noting(load: Load, unread: set[ChunkId]) -> Load:
+    def noting(node: ChunkId) -> bytes:
+        try:
+            return load(node)
+        except FsError:
+            unread.add(node)
+            raise
+
+    return noting

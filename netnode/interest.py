@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fusefs.model.ids import NodeId
-from fusefs.model.tx import ContentChange, Tx
+from fusefs.model.tx import ContentChange, State, Tx
 from netnode.peers import Peer
 
 
@@ -26,7 +26,7 @@ class Interest(Protocol):
     def replaced(self, changes: Sequence[ContentChange]) -> None:
         """Files show other versions than before; often none."""
 
-    def caught_up(self, keys: Sequence[bytes]) -> None:
+    def caught_up(self, states: Sequence[State]) -> None:
         """These registers changed, and nobody says by which transactions."""
 
     def placement_changed(self, keys: Sequence[bytes]) -> None:

@@ -100,9 +100,8 @@ class Locking:
             self._me, membership.members(), peers, environment, self._answer
         )
         self._alone = alone
-        self._gone_at: dict[NodeId, float] = {}
-        """When a peer was connected last, of those that were since the start."""
-        self._started = environment.now()
+        self._gone_at = dict.fromkeys(membership.members(), environment.now())
+        """When a member was connected last, or became one, or this node started."""
         self._delegations = Delegations()
         self._reserving = Reserving(namespace, membership, peers, environment)
         self.reserve = self._reserving.reserve
@@ -182,8 +181,8 @@ class Locking:
 
     def _grants_alone(self, owner: NodeId) -> bool:
         """It hears of it when it is back. By now others may have what we held."""
-        since = self._gone_at.get(owner, self._started)
-        return self._alone and self._environment.now() - since > LEASE_S
+        now = self._environment.now()
+        return self._alone and now - self._gone_at.get(owner, now) > LEASE_S
 
     def cancel(self, number: int) -> None:
         """Nobody waits for it any more; `done` is not called."""
@@ -233,6 +232,8 @@ class Locking:
             self._handovers.progressed(self._namespace.vector(), now)
 
     def members_changed(self) -> None:
+        for node in self._membership.members():
+            self._gone_at.setdefault(node, self._environment.now())
         if self._owner.members_changed(self._membership.members()):
             self._unsure.update(self._peers.ids())
             self._delegations.drop_all()

@@ -9,20 +9,26 @@ directory says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 
 import trio
 
+from fusefs.errors import NoSpace
 from fusefs.model.ids import Ino, NodeId
 from fusefs.model.records import (
+    ATTRS,
     DIRENT,
+    REPLICAS,
     S_DIR,
-    Dirent,
+    XATTR,
     content_key,
     decode_dirent,
     key_ino,
+    key_name,
 )
-from fusefs.model.tx import Tx
+from fusefs.model.register import decode_register
+from fusefs.model.tx import State, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.trees import files_below
 from netnode.copies import Copies
@@ -34,7 +40,7 @@ PAGE = 500
 """Files told at once."""
 PAUSE_S = 0.5
 MOST = 10_000
-"""Waiting, and missed."""
+"""Waiting, and missed; of more, everything there is is looked through."""
 
 Version = tuple[NodeId, bytes, bytes]
 """(writer, key, value) of a content register."""
@@ -51,8 +57,7 @@ class Moving:
         environment: Environment,
         everything: Callable[[], None],
     ) -> None:
-        """`everything`: called when the whole tree has to be looked through, for
-        nobody knows what was moved."""
+        """`everything`: has the whole tree looked through; raises NoSpace."""
         self._namespace = namespace
         self._copies = copies
         self._pulling = pulling
@@ -61,9 +66,10 @@ class Moving:
         self._waiting: dict[Ino, bool] = {}
         """What was moved, and whether it is a directory."""
         self._missed: dict[Ino, None] = {}
-        """Files of which not everything could be had."""
+        """Files of which not everything could be had, or there was no room for it."""
+        self._too_many = False
+        """Waiting, or missed, to remember them all."""
         self._wake = trio.Event()
-        pulling.on_missed = self._note_missed
 
     # -- inputs ----------------------------------------------------------------
 
@@ -73,47 +79,60 @@ class Moving:
             for tx in txs:
                 self._look_at(tx)
 
-    def caught_up(self, keys: Iterable[bytes]) -> None:
-        """These registers came without their transactions."""
-        if self._copies.trees and any(key[:1] == DIRENT for key in keys):
-            self._everything()
+    def caught_up(self, states: Iterable[State]) -> None:
+        """These registers came without their transactions: what has a name in them may
+        have had another before. What is below a directory that says something was
+        perhaps moved there before that was known here."""
+        if not self._copies.trees:
+            return
+        for state in states:
+            kind = state.key[:1]
+            if kind == DIRENT:
+                latest = decode_register(state.state).latest
+                if latest is not None and latest.value:
+                    self._named(latest.value)
+            elif kind == XATTR and key_name(state.key) == REPLICAS:
+                self._note(key_ino(state.key), True)
 
-    def peer_came(self) -> None:
-        """It may have what was missed."""
+    def missed(self, ino: Ino) -> None:
+        """Something of a file that was looked at could not be had."""
+        if len(self._missed) < MOST:
+            self._missed[ino] = None
+        else:
+            self._too_many = True
+
+    def try_again(self) -> None:
+        """Somebody came who may have what was missed, or there is room for it."""
         for ino in self._missed:
             self._note(ino, False)
         self._missed.clear()
+        if self._too_many:
+            self._wake.set()
 
     def _look_at(self, tx: Tx) -> None:
+        """All names that are given to something that is not new, but in the directory
+        where it had one: nobody knows any more what was said where that was."""
         names = [write for write in tx.writes if write.key[:1] == DIRENT]
-        directories = {key_ino(write.key) for write in names}
+        stays = len(names) > 1 and len({key_ino(write.key) for write in names}) == 1
+        if not names or stays:
+            return
+        attrs = (write for write in tx.writes if write.key[:1] == ATTRS)
+        new = {key_ino(write.key) for write in attrs if not write.context}
         for write in names:
-            if write.value:
-                entry = decode_dirent(write.value)
-                if self._gained(entry, directories):
-                    self._note(entry.ino, entry.kind == S_DIR)
+            if write.value and decode_dirent(write.value).ino not in new:
+                self._named(write.value)
 
-    def _gained(self, entry: Dirent, directories: set[Ino]) -> bool:
-        """`directories`: where names were made and removed together."""
-        if len(directories) == 1:
-            if entry.kind == S_DIR:
-                return False
-            directories = {e.parent for e in self._namespace.parents(entry.ino)}
-        if len(directories) == 1:
-            return False
-        now = self._copies.of(entry.ino)
-        return any(self._copies.of(directory) < now for directory in directories)
+    def _named(self, value: bytes) -> None:
+        entry = decode_dirent(value)
+        if self._copies.of(entry.ino) > self._copies.least:
+            self._note(entry.ino, entry.kind == S_DIR)
 
     def _note(self, ino: Ino, is_directory: bool) -> None:
         if len(self._waiting) < MOST:
             self._waiting[ino] = is_directory
-            self._wake.set()
         else:
-            self._everything()
-
-    def _note_missed(self, ino: Ino) -> None:
-        if len(self._missed) < MOST:
-            self._missed[ino] = None
+            self._too_many = True
+        self._wake.set()
 
     # -- the task --------------------------------------------------------------
 
@@ -123,6 +142,10 @@ class Moving:
             await self._wake.wait()
             await trio.sleep(DELAY_S)
             self._wake = trio.Event()
+            if self._too_many:
+                self._too_many = False
+                with suppress(NoSpace):
+                    self._everything()
             moved, self._waiting = self._waiting, {}
             for ino, is_directory in moved.items():
                 await self._look(ino, is_directory)

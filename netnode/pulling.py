@@ -6,15 +6,15 @@ for data.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
-from fusefs.errors import ChunkMissing, Corrupt
+from fusefs.errors import ChunkMissing, Corrupt, NoSpace
 from fusefs.model import manifest
 from fusefs.model.ids import HOLE, ChunkId, Ino, NodeId, split_ids
 from fusefs.store.store import Store
-from fusefs.store.types import RESPONSIBLE, ROUND_TRIP_BYTES
+from fusefs.store.types import ROUND_TRIP_BYTES
 from netnode.chunks import ChunkPlane
 from netnode.copies import Copies
 from netnode.core.fetch import Priority
@@ -31,7 +31,8 @@ TICK_S = 0.25
 
 
 class Pulling:
-    """One task, `run`. `seen`: shared with who pushes."""
+    """One task, `run`. `seen`: shared with who pushes; `on_missed`: told of files that
+    were looked at again and of which something could not be had."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Pulling:
         environment: Environment,
         seen: Seen,
         copies: Copies,
+        on_missed: Callable[[Ino], None],
     ) -> None:
         self._store = store
         self._plane = plane
@@ -48,9 +50,8 @@ class Pulling:
         self._environment = environment
         self._seen = seen
         self._copies = copies
+        self._on_missed = on_missed
         self._waiting: deque[Version] = deque()
-        self.on_missed: Callable[[Ino], None] = lambda ino: None
-        """Told of a file looked at again of which something could not be had."""
 
     # -- inputs ----------------------------------------------------------------
 
@@ -115,8 +116,7 @@ class Pulling:
         if not here and not await self._plane.bring(
             (node,), LIMIT_S, (version.writer,)
         ):
-            if version.again:
-                self.on_missed(version.ino)
+            self._missed(version)
             return
         try:
             data = self._store.get(node)
@@ -147,16 +147,19 @@ class Pulling:
         ]
         missing = self._store.missing(mine)
         if version.again and len(missing) < len(mine):
-            self._store.set_flags(set(mine).difference(missing), set_=RESPONSIBLE)
-        if not self._has_room():
+            self._keep(version, set(mine).difference(missing))
+        room = self._store.space.room_for_copies_bytes()
+        if missing and room <= 0:
+            self._plane.space_again.refused(room)
+            self._missed(version)
             return
         for cid in missing:
 
             def done(error: int, reason: str, cid: ChunkId = cid) -> None:
-                if not error:
-                    self._store.set_flags((cid,), set_=RESPONSIBLE)
-                elif version.again:
-                    self.on_missed(version.ino)
+                if error:
+                    self._missed(version)
+                else:
+                    self._keep(version, (cid,))
 
             self._plane.fetch(
                 (cid,),
@@ -167,6 +170,14 @@ class Pulling:
                 small=version.size <= ROUND_TRIP_BYTES,
             )
 
-    def _has_room(self) -> bool:
-        """What is not fetched for want of it its writer offers until there is."""
-        return self._store.space.room_for_copies_bytes() > 0
+    def _keep(self, version: Version, cids: Collection[ChunkId]) -> None:
+        try:
+            self._plane.keep(cids)
+        except NoSpace:
+            self._missed(version)
+
+    def _missed(self, version: Version) -> None:
+        """Something of it. What came late, and there was no room for, its writer offers
+        until there is."""
+        if version.again:
+            self._on_missed(version.ino)

@@ -55,7 +55,8 @@ MOST_UNOWED = 10_000
 
 
 class Replicas:
-    """Two tasks: `run` looks at what was published, `push` serves one peer."""
+    """Three tasks: `run` looks at what was published, `look_through` at what there is,
+    `push` serves one peer."""
 
     def __init__(
         self,
@@ -176,8 +177,12 @@ class Replicas:
         """Or how many keep a chunk. Other nodes keep what was written here now, and
         what is kept here may have lost a keeper, or need us no more."""
         self._pushes.keep_only(self._membership.members())
-        self._leaving.members_changed()
+        self._leaving.clear()
         self._look_at_everything()
+
+    def committed_unseen(self) -> None:
+        """Local transactions that nobody told us of."""
+        self._scan = True
 
     def _look_at_everything(self) -> None:
         self._scan = True
@@ -193,13 +198,18 @@ class Replicas:
         """Turns published files into chunks owed."""
         while True:
             await trio.sleep(TICK_S)
-            await self._settle()  # so that a scan finds only what is owed
-            if self._scan_is_due() and self._membership.others():
-                await self._owe_unconfirmed()
+            await self._settle()
             await self._forget_collected()
             await self._forget_replaced()
-            await self._rebalancing.step()
             await self._look_at_written()
+
+    async def look_through(self) -> None:
+        """What this node has, after a change: takes as long as that is much."""
+        while True:
+            await trio.sleep(TICK_S)
+            if self._scan_is_due() and self._membership.others():
+                await self._owe_unconfirmed()
+            await self._rebalancing.step()
 
     def _scan_is_due(self) -> bool:
         pushes = self._pushes
@@ -313,6 +323,7 @@ class Replicas:
         me = self._membership.me
         for cid in cids:
             self._unowed.pop(cid, None)
+            self._leaving.promised((cid,))
             keepers = holders(cid, members, count, writer=me)
             others = [node for node in keepers if node != me]
             if self._pushes.owe(cid, others, due):

@@ -359,7 +359,7 @@ class Replicator:
             self._losses.got_back(peer.id)
             self._offer_relay(peer)
         self._look_at_keys(s.key for s in states)
-        self._interest.caught_up([s.key for s in states])
+        self._interest.caught_up(states)
         self._interest.applied(_contents(states))
         self._catch_up()
 
@@ -488,7 +488,7 @@ class Replicator:
         peer.repair.repaired += applied.count
         self._settle(peer, (), applied.effects)
         self._look_at_keys(s.key for s in states)
-        self._interest.caught_up([s.key for s in states])
+        self._interest.caught_up(states)
 
 
 def _contents(states: Iterable[State]) -> list[tuple[NodeId, bytes, bytes]]:

@@ -15,8 +15,8 @@ import trio
 
 from fusefs.model.hlc import Hlc, latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
-from fusefs.model.records import CONTENT
-from fusefs.model.tx import Body, ContentChange, Tx
+from fusefs.model.records import CONTENT, DIRENT, decides_placement
+from fusefs.model.tx import Body, ContentChange, State, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence
 from fusefs.store.store import Store
@@ -158,22 +158,21 @@ class Node:
             environment,
             seen,
             self.copies,
+            lambda ino: self.moving.missed(ino),
+        )
+        self.moving = Moving(
+            namespace, self.copies, self.pulling, environment, store.note_lost
         )
         self.pinning = Pinning(namespace, store, self.chunks, environment)
         self.upkeep = Upkeep(store, self.chunks, environment)
         self._regaining = Regaining(
             namespace, store, self.chunks, self.pulling, self.membership, environment
         )
-        self.moving = Moving(
-            namespace, self.copies, self.pulling, environment, store.note_lost
-        )
         self._greeter = Greeter(
             self.me, settings.name, self.membership, environment, namespace.horizon
         )
         self.membership.learn_members(namespace.members())
         self.copies.read()
-        if self.copies.trees:  # what was moved last may not have been looked at
-            store.note_lost()
         self._announcing = Announcing(
             namespace,
             self.membership,
@@ -224,9 +223,16 @@ class Node:
 
     def behind(self) -> None:
         """Transactions were committed that nobody published here."""
+        after = self.replicator.vector.get(self.me, Seq(0))
         self.replicator.reread_vector()
-        self.copies.read()
-        self.keeper.members_changed()
+        self.keeper.committed_unseen()
+        keys = self.namespace.written(self.me, after)
+        deciding = [key for key in keys if decides_placement(key)]
+        if deciding:
+            self.placement_changed(deciding)
+        if self.copies.trees:
+            names = [key for key in keys if key[:1] == DIRENT]
+            self.moving.caught_up(self.namespace.states(names))
 
     def barrier(self, seq: Seq, limit_s: float, done: BarrierDone) -> None:
         self.replicator.barrier(seq, limit_s, done)
@@ -290,6 +296,7 @@ class Node:
                 lambda: self._heartbeat.run(self._beat),
                 self.chunks.keep_time,
                 self.keeper.run,
+                self.keeper.look_through,
                 self.pulling.run,
                 self.moving.run,
                 self.pinning.run,
@@ -328,7 +335,8 @@ class Node:
 
     def _beat(self) -> None:
         """After each round of heartbeats."""
-        self.chunks.space_again.look(self.store.space.room_for_copies_bytes())
+        if self.chunks.space_again.look(self.store.space.room_for_copies_bytes()):
+            self.moving.try_again()
         self.replicator.expire_barriers()
         self.settling.tick()
         self.barriers_changed()
@@ -362,8 +370,8 @@ class Node:
     def replaced(self, changes: Sequence[ContentChange]) -> None:
         self.chunks.patching.replaced(changes)
 
-    def caught_up(self, keys: Sequence[bytes]) -> None:
-        self.moving.caught_up(keys)
+    def caught_up(self, states: Sequence[State]) -> None:
+        self.moving.caught_up(states)
 
     def placement_changed(self, keys: Sequence[bytes]) -> None:
         before = self.membership.members()
@@ -520,7 +528,7 @@ class Node:
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.keeper.peer_came(peer.id)
-        self.moving.peer_came()
+        self.moving.try_again()
         self.pinning.changed()
         self.refused = ""
         self.replicator.joined(peer, ours.vector)

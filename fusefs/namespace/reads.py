@@ -371,6 +371,12 @@ class Reads:
         rows = self._read("SELECT count(*) FROM inode WHERE btime_ns < ?", (btime_ns,))
         return int(rows[0][0])  # type: ignore[call-overload, no-any-return]
 
+    def written(self, node: NodeId, after: Seq) -> list[bytes]:
+        """Keys of the registers that a node wrote last since one of its
+        transactions."""
+        sql = "SELECT key FROM register WHERE node = ? AND seq > ?"
+        return [key for (key,) in self._read(sql, (node, after))]  # type: ignore[misc]
+
     def registers_count(self) -> int:
         return self._read("SELECT count(*) FROM register")[0][0]  # type: ignore[return-value]
 

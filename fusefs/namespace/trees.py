@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from fusefs.model.ids import ROOT_INO, Ino
+from fusefs.namespace import schema
 from fusefs.namespace.reads import Reads
 from fusefs.namespace.types import Inode
 
@@ -13,12 +15,10 @@ PAGE = 500
 """Entries read at once."""
 
 
-def files_below(
-    namespace: Reads, top: Ino, but: Container[Ino] = ()
-) -> Iterator[Inode]:
+def files_below(namespace: Reads, top: Ino) -> Iterator[Inode]:
     """The regular files that have data, `top` itself if it is one; one with several
     names once for each. Of no single moment: what is moved meanwhile may be there twice
-    or not at all. `but`: nothing of what is in these directories, `top` excepted."""
+    or not at all."""
     row = namespace.inode(top)
     if row is not None and _has_data(row):
         yield row
@@ -29,13 +29,50 @@ def files_below(
             page = namespace.children_full(directory, after, PAGE)
             for entry, child in page:
                 if stat.S_ISDIR(child.mode):
-                    if entry.ino not in but:
-                        directories.append(entry.ino)
+                    directories.append(entry.ino)
                 elif _has_data(child):
                     yield child
             if len(page) < PAGE:
                 break
             after = page[-1][0].name
+
+
+class Counted(NamedTuple):
+    """A regular file that has data, and the number of the tree that it is in."""
+
+    replicas: int
+    ino: Ino
+    nlink: int
+    root: bytes
+    size: int
+    chunk_log2: int
+
+
+def counted_files(namespace: Reads, trees: Mapping[Ino, int]) -> Iterator[Counted]:
+    """Everything below these directories, each without what is below another of them;
+    a file once for each of its names. All of one snapshot: a file that is moved
+    meanwhile must not be missed at both places."""
+    snapshot = schema.connect(namespace.path, read_only=True)
+    try:
+        snapshot.execute("BEGIN")
+        for top, count in trees.items():
+            directories = [top]
+            while directories:
+                for ino, mode, *file in snapshot.execute(_BELOW, (directories.pop(),)):
+                    if stat.S_ISREG(mode):
+                        yield Counted(count, ino, *file)
+                    elif ino not in trees:
+                        directories.append(ino)
+    finally:
+        snapshot.close()
+
+
+_BELOW = (
+    "SELECT i.ino, i.mode, i.nlink, i.root, i.size, i.chunk_log2"
+    " FROM entry e JOIN inode i ON i.ino = e.ino WHERE e.parent = ?"
+    f" AND (i.mode & {0o170000} = {stat.S_IFDIR}"
+    f" OR (i.mode & {0o170000} = {stat.S_IFREG} AND i.root <> x''))"
+)
 
 
 def _has_data(row: Inode) -> bool:

@@ -321,6 +321,16 @@ class Store(Objects):
         """Hash the next objects; what is damaged is deleted and named."""
         return scrub.scrub(self, after, budget_bytes)
 
+    def balanced(self) -> int | None:
+        """What `set_balanced` was told last."""
+        return self.index.state("balanced")  # type: ignore[return-value]
+
+    def set_balanced(self, view: int | None) -> None:
+        """Everything kept here is where it should be, in this view; None: it may not
+        be. Raises NoSpace."""
+        with self.lock:
+            self.index.set_state("balanced", view)
+
     def lost_s(self) -> float | None:
         """When objects were lost last that others may count as our copies; None: they
         are here again."""

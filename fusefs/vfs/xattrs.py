@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import stat
 
-import msgspec
-
 from fusefs.errors import (
     ArgumentTooBig,
     Exists,
@@ -31,7 +29,7 @@ from fusefs.errors import (
 from fusefs.model.ids import HOLE, Ino
 from fusefs.model.records import MAX_REPLICAS, REPLICAS, replicas_of
 from fusefs.namespace.namespace import Namespace
-from fusefs.namespace.replicas import replicas_for
+from fusefs.namespace.replicas import of_cluster, replicas_for
 from fusefs.namespace.types import Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
@@ -44,7 +42,6 @@ from fusefs.vfs.objects import Objects
 CREATE, REPLACE = 1, 2
 NAME_MAX_BYTES, VALUE_MAX_BYTES, LIST_MAX_BYTES = 255, 65_536, 65_536
 """linux/limits.h: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX."""
-DEFAULT_REPLICAS = 3
 _SPACES = (b"user.", b"trusted.", b"security.")
 _OWN = b"user.dfs."
 
@@ -167,9 +164,8 @@ class Xattrs:
         row = self._files.need_row(ino)
         if name == b"replicas":
             namespace = self._namespace
-            return b"%d" % replicas_for(
-                namespace, ino, namespace.replicas, self._replicas()
-            )
+            usual = of_cluster(namespace)
+            return b"%d" % replicas_for(namespace, ino, namespace.replicas, usual)
         if row.mode >> 12 == 8:  # regular files only
             if name == b"manifest":
                 return row.root.hex().encode()
@@ -180,10 +176,6 @@ class Xattrs:
             if name == b"chunks":
                 return b"%d/%d" % self._local(row)[:2]
         raise NoAttribute(name.decode("utf-8", "replace"))
-
-    def _replicas(self) -> int:
-        value = self._namespace.settings().get(b"replicas")
-        return int(msgspec.msgpack.decode(value)) if value else DEFAULT_REPLICAS
 
     def _local(self, row: Inode) -> tuple[int, int, int]:
         """(chunks here, chunks, bytes here), as far as local manifest nodes tell."""

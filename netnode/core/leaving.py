@@ -20,20 +20,35 @@ class Leaving:
 
     def __init__(self) -> None:
         self._asked: set[ChunkId] = set()
+        self._kept: set[ChunkId] | None = None
+        """Promised since it is being found out what is to be given up, which takes a
+        while: of these that may be outdated. None: nobody is at it."""
+
+    def looks(self) -> None:
+        """From now on it is found out what is to be given up, up to `looked`."""
+        if self._kept is None:
+            self._kept = set()
+
+    def looked(self) -> None:
+        self._kept = None
 
     def begin(self, cid: ChunkId) -> None:
         """All who should keep it are about to be asked; nobody was yet."""
-        self._asked.add(cid)
+        if self._kept is None or cid not in self._kept:
+            self._asked.add(cid)
 
     def end(self, cid: ChunkId) -> None:
         """They are not asked after all."""
         self._asked.discard(cid)
 
     def promised(self, cids: Iterable[ChunkId]) -> None:
-        """Somebody is told that these are kept here."""
+        """Somebody is told, or counts on it without, that these are kept here."""
+        if self._kept is not None:
+            cids = tuple(cids)
+            self._kept.update(cids)
         self._asked.difference_update(cids)
 
-    def members_changed(self) -> None:
+    def clear(self) -> None:
         """Others should keep them."""
         self._asked.clear()
 

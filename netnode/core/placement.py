@@ -15,8 +15,6 @@ from xxhash import xxh3_64_intdigest
 
 from fusefs.model.ids import ChunkId, NodeId
 
-DEFAULT_REPLICAS = 3
-
 
 def score(node: NodeId, cid: bytes) -> int:
     """The weight of a node for a chunk (or any name): the same everywhere."""

@@ -48,9 +48,10 @@ class Pushes:
         """Some of them to peers that are here: a scan has to find them soon."""
 
     def owe(self, cid: ChunkId, peers: Collection[NodeId], due: float) -> bool:
-        """A chunk was written here. True when it is owed to nobody: settled."""
+        """A chunk was written here. True when it is owed to nobody: settled. Of several
+        files each may name other peers."""
         if not peers:
-            return True
+            return cid not in self._owed
         if cid not in self._owed:
             if len(self._owed) >= MAX_OWED and not self._makes_room(peers):
                 self.left_out += 1
@@ -85,6 +86,11 @@ class Pushes:
     def has_room(self) -> bool:
         """For what peers lack that are here."""
         return sum(self.owed_to(peer) for peer in self._here) <= MAX_OWED // 2
+
+    @property
+    def is_behind(self) -> bool:
+        """Something is owed to somebody."""
+        return bool(self._owed or self.left_out)
 
     def scan_begins(self) -> None:
         """What was left out is owed again, one by one."""

@@ -21,8 +21,10 @@ class SpaceAgain:
         if self._then is None or room < self._then:
             self._then = room
 
-    def look(self, room: int) -> None:
-        """Now and then."""
-        if self._then is not None and room >= max(self._then, 0) + ENOUGH_BYTES:
-            self._then = None
-            self.times += 1
+    def look(self, room: int) -> bool:
+        """Now and then. True: there is some again."""
+        if self._then is None or room < max(self._then, 0) + ENOUGH_BYTES:
+            return False
+        self._then = None
+        self.times += 1
+        return True

@@ -87,5 +87,17 @@ def test_what_was_promised_since_the_question_stays() -> None:
 def test_an_answer_to_what_others_should_keep_counts_for_nothing() -> None:
     leaving = Leaving()
     leaving.begin(CID)
-    leaving.members_changed()
+    leaving.clear()
     assert leaving.taken([CID]) == []
+
+
+def test_what_was_promised_while_one_looks_is_not_given_up_for_it() -> None:
+    leaving = Leaving()
+    leaving.looks()
+    leaving.promised([CID])
+    leaving.looks()  # another turn, before what the first one found is asked
+    leaving.begin(CID)
+    assert leaving.taken([CID]) == []
+    leaving.looked()
+    leaving.begin(CID)
+    assert leaving.taken([CID]) == [CID]

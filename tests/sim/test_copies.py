@@ -644,3 +644,39 @@ async def test_what_was_promised_meanwhile_is_not_given_up(cluster: SimCluster) 
     a.node.keeper._settled.append(ids[0])
     await trio.sleep(1)
     assert a.store.flags(ids[0]) & RESPONSIBLE
+
+
+@simulated
+async def test_copies_are_spread_anew_although_all_nodes_start_again_meanwhile(
+    cluster: SimCluster,
+) -> None:
+    ids = await with_two_copies(cluster)
+    a = cluster.nodes[0]
+    a.publish(a.namespace.put_setting(b"replicas", b"\x03"))
+    await cluster.until_equal()
+    for node in cluster.nodes:
+        await node.crash()
+    for node in cluster.nodes:
+        await node.start()
+    await cluster.until_connected()
+    await trio.sleep(200)
+    assert [keepers(cluster, cid) for cid in ids] == [3] * len(ids)
+
+
+@simulated
+async def test_who_starts_asks_nobody_for_what_is_where_it_should_be(
+    cluster: SimCluster,
+) -> None:
+    await with_two_copies(cluster)
+    await trio.sleep(200)
+    for node in cluster.nodes:
+        await node.crash()
+        await node.start()
+        assert node.node is not None
+        node.node.behind()  # as when a worker attaches
+    await cluster.until_connected()
+    asked = 0
+    for _ in range(300):
+        await trio.sleep(0.5)
+        asked += sum(n.node.keeper.backlog() for n in cluster.running if n.node)
+    assert asked == 0

@@ -398,3 +398,25 @@ async def test_locks_of_a_member_that_is_away_exclude_programs_here_if_wanted(
     asked = [b.ask_lock(ino, ALL, wait=False) for ino in dropped]
     await trio.sleep(0.1)
     assert {r.error for r in asked} == {0}
+
+
+@simulated
+async def test_a_member_that_has_just_come_is_not_away(cluster: SimCluster) -> None:
+    """Here it is heard of through another one."""
+    for _ in range(2):
+        cluster.add().locks_alone = True
+    a, b = cluster.nodes
+    await a.start()
+    await b.start()
+    await cluster.until_connected()
+    await trio.sleep(100)
+    cluster.nodes.reverse()  # its seed is the first one
+    c = cluster.add()
+    cluster.fabric.partition({"a"}, {"c"})
+    await c.start()
+    assert a.node is not None
+    membership = a.node.membership
+    await cluster.until(lambda: c.id in membership.members())
+    asked = [a.ask_lock(Ino(n), ALL, wait=False) for n in range(100, 160)]
+    await trio.sleep(0.1)
+    assert errno.ENOLCK in {r.error for r in asked}

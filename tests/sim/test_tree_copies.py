@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino
 from fusefs.model.records import REPLICAS, S_DIR, S_REG
 from fusefs.store.types import PUSHED, RESPONSIBLE
+from netnode.core.placement import ranked
+from netnode.rebalancing import Rebalancing
 from tests.sim.cluster import SimCluster, SimNode
-from tests.sim.running import simulated
+from tests.sim.running import simulate, simulated
 
 
 @pytest.fixture(autouse=True)
@@ -314,3 +318,223 @@ async def test_nothing_is_given_up_while_a_manifest_is_nowhere(
     await cluster.add().start()
     await trio.sleep(100)
     assert min(keepers(cluster, ids)) == 4
+
+
+@simulated
+async def test_what_is_moved_to_where_more_are_kept_is_not_given_up(
+    cluster: SimCluster,
+) -> None:
+    """Others were asked to keep it before, when it had too many copies."""
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"4")
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(40)
+    assert a.node is not None
+    keeper, here = a.node.keeper, [cid for cid in ids if a.store.has(cid)]
+    a.store.set_flags(here, set_=RESPONSIBLE)
+    for cid in here:
+        keeper._leaving.begin(cid)
+    move(a, b"file", ROOT_INO, many)
+    await trio.sleep(2)
+    keeper._settled += here
+    await trio.sleep(2)
+    assert all(a.store.flags(cid) & RESPONSIBLE for cid in here)
+    await trio.sleep(20)
+    assert min(keepers(cluster, ids)) == 4
+
+
+def first_keeper(cluster: SimCluster, cid: ChunkId) -> SimNode:
+    order = ranked(cid, [node.id for node in cluster.nodes])
+    return next(node for node in cluster.nodes if node.id == order[0])
+
+
+def cut_off(cluster: SimCluster, node: SimNode) -> None:
+    others = {other.name for other in cluster.nodes} - {node.name}
+    cluster.fabric.partition({node.name}, others)
+
+
+@simulated
+async def test_who_was_asked_before_a_move_answers_too_late(
+    cluster: SimCluster,
+) -> None:
+    """Whether it keeps the chunk, which all others were about to give up."""
+    a = await five(cluster)
+    top, many = make_directory(a, b"top"), make_directory(a, b"many")
+    say(a, top, b"4")
+    say(a, many, b"4")
+    await trio.sleep(20)
+    ids = a.write_chunks(b"file", 1, 1, top)
+    await trio.sleep(30)
+    first = first_keeper(cluster, ids[0])
+    other = next(node for node in cluster.nodes if node is not first)
+    say(other, top, b"1")
+    await trio.sleep(5)
+    cut_off(cluster, first)
+    await trio.sleep(60)
+    move(other, b"file", top, many)
+    await trio.sleep(60)
+    cluster.fabric.heal()
+    await cluster.until_connected()
+    await trio.sleep(300)
+    assert min(keepers(cluster, ids)) >= 4
+
+
+@simulated
+async def test_what_is_written_anew_is_not_given_up_for_an_old_answer(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    few, other = make_directory(a, b"few"), make_directory(a, b"other")
+    say(a, few, b"1")
+    await trio.sleep(20)
+    seed, ids = 1, a.write_chunks(b"1", 1, 1, few)
+    while first_keeper(cluster, ids[0]) is a:
+        seed += 1
+        ids = a.write_chunks(b"%d" % seed, 1, seed, few)
+    await trio.sleep(30)
+    first = first_keeper(cluster, ids[0])
+    await first.stop()
+    say(a, other, b"3")  # a change: the first keeper would be asked
+    await trio.sleep(40)
+    assert a.write_chunks(b"same", 1, seed) == ids
+    await trio.sleep(30)
+    await first.start()
+    await cluster.until_connected()
+    await trio.sleep(200)
+    assert min(keepers(cluster, ids)) >= 2
+
+
+def test_numbers_that_change_while_trees_are_walked_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exceptions = Rebalancing.exceptions
+
+    async def slow(self: Rebalancing, cids: list[ChunkId]) -> object:
+        found = await exceptions(self, cids)
+        if self._store is not first:
+            await trio.sleep(5)
+        return found
+
+    first: object = None
+
+    async def body(cluster: SimCluster) -> None:
+        nonlocal first
+        a = await five(cluster)
+        top = make_directory(a, b"top")
+        say(a, top, b"4")
+        await trio.sleep(20)
+        ids = a.write_chunks(b"file", 1, 1, top)
+        await trio.sleep(40)
+        first = first_keeper(cluster, ids[0]).store
+        monkeypatch.setattr(Rebalancing, "exceptions", slow)
+        say(a, top, b"1")
+        await trio.sleep(17)
+        say(a, top, b"4")
+        await trio.sleep(300)
+        assert keepers(cluster, ids) == {4}
+
+    simulate(body, tmp_path)
+
+
+def test_new_files_get_their_copies_while_trees_are_walked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(self: Rebalancing, cids: list[ChunkId]) -> object:
+        await trio.sleep_forever()
+
+    async def body(cluster: SimCluster) -> None:
+        a = await five(cluster)
+        monkeypatch.setattr(Rebalancing, "exceptions", slow)
+        say(a, make_directory(a, b"many"), b"4")
+        await trio.sleep(5)
+        ids = a.write_chunks(b"file", 5, 1)
+        await trio.sleep(20)
+        assert keepers(cluster, ids) == {2}
+
+    simulate(body, tmp_path)
+
+
+@simulated
+async def test_what_was_said_where_a_file_was_need_not_be_known(
+    cluster: SimCluster,
+) -> None:
+    """The directory is gone, or the name, when the others hear of the move."""
+    a = await five(cluster)
+    few = make_directory(a, b"few")
+    deep = make_directory(a, b"deep", few)
+    say(a, few, b"1")
+    await trio.sleep(20)
+    ids = a.write_chunks(b"moved", 5, 1, deep) + a.write_chunks(b"linked", 5, 2, few)
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {1}
+    entry = a.namespace.entry(few, b"linked")
+    assert entry is not None and a.node is not None
+    txs = []
+    for step in (
+        lambda t: t.rename(deep, b"moved", ROOT_INO, b"moved"),
+        lambda t: t.rmdir(few, b"deep"),
+        lambda t: t.link(ROOT_INO, b"linked", entry.ino, S_REG),
+        lambda t: t.unlink(few, b"linked"),
+    ):
+        with a.namespace.transaction() as t:
+            step(t)
+        txs.append(t.tx)
+    a.node.publish([tx for tx in txs if tx is not None])
+    await trio.sleep(60)
+    assert keepers(cluster, ids) == {2}
+
+
+@simulated
+async def test_moves_that_nobody_told_the_node_of_count(cluster: SimCluster) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    await trio.sleep(20)
+    ids = cluster.nodes[1].write_chunks(b"file", 8, 1)
+    await trio.sleep(20)
+    with a.namespace.transaction() as t:
+        t.set_xattr(many, REPLICAS, b"5")
+    with a.namespace.transaction() as t:
+        t.rename(ROOT_INO, b"file", many, b"file")
+    assert a.node is not None
+    a.node.behind()
+    await trio.sleep(60)
+    assert keepers(cluster, ids) == {5}
+
+
+@simulated
+async def test_what_was_moved_while_the_disk_was_full_is_fetched_later(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many = make_directory(a, b"many")
+    say(a, many, b"5")
+    await trio.sleep(20)
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(20)
+    full = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    full.store.space.min_free_bytes = 1 << 60
+    move(a, b"file", ROOT_INO, many)
+    await trio.sleep(60)
+    assert min(keepers(cluster, ids)) == 4
+    full.store.space.min_free_bytes = 0
+    await trio.sleep(20)
+    assert keepers(cluster, ids) == {5}
+
+
+@simulated
+async def test_who_starts_fetches_nothing_that_others_keep_for_it(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    say(a, make_directory(a, b"top"), b"3")
+    ids = [a.write_chunks(b"%d" % n, 1, n)[0] for n in range(30)]
+    await trio.sleep(20)
+    await cluster.add().start()
+    await trio.sleep(60)
+    assert keepers(cluster, ids) == {2}
+    await a.stop()
+    await a.start()
+    await cluster.until_connected()
+    await trio.sleep(60)
+    assert keepers(cluster, ids) == {2}

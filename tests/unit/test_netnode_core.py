@@ -190,6 +190,7 @@ def test_pushed_chunk_is_settled_when_all_keepers_confirmed() -> None:
     pushes, cid, other = Pushes(), CIDS[0], CIDS[1]
     assert pushes.owe(other, (), 1)
     assert not pushes.owe(cid, (2, 3), 1)
+    assert not pushes.owe(cid, (), 1), "another file needs fewer copies"
     assert pushes.offer(2, 0.5) == ()
     assert pushes.offer(2, 1) == (cid,)
     assert pushes.offer(2, 1) == ()
