@@ -95,7 +95,6 @@ class ChunkPlane:
         self._requests: dict[int, Done] = {}
         self._numbers = 0
         self._timer = trio.Event()
-        self._no_space = False
         self.space_again = SpaceAgain()
         self._push_answer: PushAnswer | None = None
         self._on_promise: Promised = lambda _: None
@@ -203,7 +202,7 @@ class ChunkPlane:
                 done(0, "")
             case Outcome.TIMED_OUT:
                 done(errno.ETIMEDOUT, "no peer sent the data in time")
-            case Outcome.UNREACHABLE if self._no_space:
+            case Outcome.NO_SPACE:
                 done(errno.ENOSPC, "no space left for data from peers")
             case Outcome.UNREACHABLE:
                 count = len(self._sources)
@@ -367,7 +366,7 @@ class ChunkPlane:
         if is_replica:
             self._on_promise((cid,))
         basis = source.named.pop(cid, None)
-        problem = ""
+        problem, no_space = "", False
         try:
             unasked = isinstance(message, Patch) and basis != _basis_of(message)
             if not unasked:
@@ -377,9 +376,8 @@ class ChunkPlane:
                 raise Corrupt("nobody named that basis")
             elif is_replica:  # it came on another way meanwhile
                 self._store.set_flags((cid,), set_=RESPONSIBLE)
-            self._no_space = False
         except NoSpace as error:
-            self._no_space = True
+            no_space = True
             self.space_again.refused(self._store.space.room_for_copies_bytes())
             problem = str(error)
         except (ChunkMissing, Corrupt) as error:
@@ -398,10 +396,12 @@ class ChunkPlane:
         now = self._environment.now()
         if is_replica:
             source.send(Stored(cid, problem))
-        if problem:
-            self._act(self.scheduler.absent(cid, source.peer, now))
-        else:
+        if not problem:
             self._act(self.scheduler.arrived(cid, source.peer, now))
+        elif no_space:
+            self._act(self.scheduler.no_space(cid, source.peer, now))
+        else:
+            self._act(self.scheduler.absent(cid, source.peer, now))
 
     async def _keep(self, message: Message, body: Buffer, flags: int) -> None:
         def keep() -> None:

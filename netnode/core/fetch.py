@@ -68,6 +68,8 @@ class Outcome(IntEnum):
     OK = 0
     UNREACHABLE = 1
     TIMED_OUT = 2
+    NO_SPACE = 3
+    """It came, and there was no room for it."""
 
 
 class Finished(NamedTuple):
@@ -84,6 +86,7 @@ class _Chunk:
         "finding",
         "hint",
         "holders",
+        "no_space",
         "owners",
         "priority",
         "requests",
@@ -101,6 +104,7 @@ class _Chunk:
         self.ruled_out: set[NodeId] = set()
         self.finding: set[NodeId] = set()
         self.holders: set[NodeId] = set()
+        self.no_space = False
 
 
 class _Request(NamedTuple):
@@ -211,6 +215,13 @@ class FetchScheduler:
         self._release(cid, (peer,))
         self._rule_out(cid, peer)
         return self._pump(now)
+
+    def no_space(self, cid: ChunkId, peer: NodeId, now: float) -> list[Action]:
+        """The peer sent it, and there is no room for it."""
+        chunk = self._chunks.get(cid)
+        if chunk is not None:
+            chunk.no_space = True
+        return self.absent(cid, peer, now)
 
     def held(
         self, peer: NodeId, asked: Iterable[ChunkId], has: Iterable[ChunkId], now: float
@@ -423,10 +434,11 @@ class FetchScheduler:
         chunk = self._chunks.get(cid)
         if chunk is None:
             return []
+        outcome = Outcome.NO_SPACE if chunk.no_space else Outcome.UNREACHABLE
         actions: list[Action] = []
         for number in sorted(chunk.requests):
             actions += self._drop(number)
-            actions.append(Finished(number, Outcome.UNREACHABLE))
+            actions.append(Finished(number, outcome))
         return actions
 
     def _drop(self, number: int) -> list[Action]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
+import trio
 
 from fusefs.errors import NoSpace
-from fusefs.model.ids import ChunkId, NodeId
+from fusefs.model.ids import ChunkId, NodeId, chunk_id
 from fusefs.store.store import Store
-from fusefs.store.types import PUSHED
+from fusefs.store.types import PUSHED, Buffer
 from netnode.chunks import ChunkPlane
+from netnode.core.fetch import Priority
 from netnode.core.membership import Membership
 from netnode.environment import Environment
-from netnode.wire.messages import Have
+from netnode.wire.messages import Chunk, Have, NoChunk, Put
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -56,3 +59,67 @@ def test_nothing_is_held_for_good_while_no_room_is_left_to_say_so(
         assert plane._held(Have(1, cids, keep=True)) == ()
     assert plane._held(Have(2, cids, keep=True)) == cids
     store.close()
+
+
+class Reading:
+    """A plane with two peers, whose disk has no room for what `refuses`."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        put_verified = store.put_verified
+        self.refuses: set[tuple[ChunkId, bool]] = set()
+        self.plane = ChunkPlane(store, Membership(NodeId(1)), Environment(), lambda: 3)
+        for peer in (2, 3):
+            self.plane.peer_joined(NodeId(peer))
+        self.ended: list[int] = []
+
+        def put(cid: ChunkId, data: Buffer, flags: int = 0) -> None:
+            if (cid, bool(flags)) in self.refuses:
+                raise NoSpace("the store's disk is full")
+            put_verified(cid, data, flags)
+
+        monkeypatch.setattr(store, "put_verified", put)
+
+    def wants(self, *cids: ChunkId) -> None:
+        """A program does."""
+        self.plane.fetch(cids, 30, Priority.FOREGROUND, (), self._done)
+
+    def _done(self, number: int, reason: str) -> None:
+        self.ended.append(number)
+
+    async def gets(self, peer: int, message: Chunk | Put, body: bytes) -> None:
+        source, room = self.plane._sources[NodeId(peer)], trio.Semaphore(1)
+        await room.acquire()
+        await self.plane._take(source, message, body, room)
+
+    async def hears_of_nothing(self, peer: int, cid: ChunkId) -> None:
+        source = self.plane._sources[NodeId(peer)]
+        self.plane._handle(source, None, NoChunk((cid,)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Reading]:
+    store = Store.open(tmp_path, min_free_bytes=0)
+    yield Reading(store, monkeypatch)
+    assert [str(problem) for problem in store.check()] == []
+    store.close()
+
+
+async def test_read_that_found_no_room_says_so_though_another_chunk_found_some(
+    reading: Reading,
+) -> None:
+    bodies = [b"%d" % number * 50_000 for number in range(3)]
+    large, small, nowhere = (chunk_id(body) for body in bodies)
+    reading.refuses = {(large, False)}
+    reading.wants(large)
+    reading.wants(small)
+    await reading.gets(2, Chunk(large), bodies[0])
+    await reading.gets(2, Chunk(small), bodies[1])
+    await reading.hears_of_nothing(3, large)
+    assert reading.ended == [0, errno.ENOSPC]
+    await reading.gets(2, Chunk(large), bodies[0])
+    reading.wants(nowhere)
+    for peer in (2, 3):
+        await reading.hears_of_nothing(peer, nowhere)
+    assert reading.ended == [0, errno.ENOSPC, errno.EHOSTUNREACH]
