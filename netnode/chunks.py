@@ -398,10 +398,12 @@ class ChunkPlane:
             source.send(Stored(cid, problem))
         if not problem:
             self._act(self.scheduler.arrived(cid, source.peer, now))
-        elif no_space:
+        elif no_space and not is_replica:
             self._act(self.scheduler.no_space(cid, source.peer, now))
-        else:
+        elif not is_replica:
             self._act(self.scheduler.absent(cid, source.peer, now))
+        # Else the answer to a Get of it is still to come, and may find room: copies
+        # leave more of it.
 
     async def _keep(self, message: Message, body: Buffer, flags: int) -> None:
         def keep() -> None:

@@ -123,3 +123,16 @@ async def test_read_that_found_no_room_says_so_though_another_chunk_found_some(
     for peer in (2, 3):
         await reading.hears_of_nothing(peer, nowhere)
     assert reading.ended == [0, errno.ENOSPC, errno.EHOSTUNREACH]
+
+
+async def test_copy_that_finds_no_room_is_read_all_the_same(reading: Reading) -> None:
+    """Copies leave more room than what programs read."""
+    body = b"x" * 50_000
+    cid = chunk_id(body)
+    reading.refuses = {(cid, True)}
+    reading.wants(cid)
+    await reading.gets(2, Put(cid), body)
+    await reading.hears_of_nothing(3, cid)
+    assert reading.ended == []
+    await reading.gets(2, Chunk(cid), body)
+    assert reading.ended == [0]
