@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import trio
 
-from fusefs.model.hlc import Hlc, latest
+from fusefs.model.hlc import latest
 from fusefs.model.ids import ChunkId, NodeId, Seq
 from fusefs.model.records import CONTENT, DIRENT, decides_placement
 from fusefs.model.tx import Body, ContentChange, State, Tx
@@ -107,7 +107,7 @@ class Node:
         self.boot = environment.rng.getrandbits(62)
         self.port = 0
         self.started = environment.now()
-        self.last_hlc = Hlc(0)
+        self.last_hlc = namespace.latest_hlc()
         self.peers = Peers()
         self.membership = Membership(self.me, settings.seeds)
         self.settling = Settling(environment.now, expects_worker=settings.mounted)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Container, Generator, Iterator, Sequence
 from pathlib import Path
 
+from fusefs.model.hlc import Hlc
 from fusefs.model.ids import ROOT_INO, Ino, NodeId, Seq
 from fusefs.model.records import (
     CONTENT,
@@ -400,6 +401,12 @@ class Reads:
                 yield key, latest.value
 
     # -- for peers ------------------------------------------------------------
+
+    def latest_hlc(self) -> Hlc:
+        """The latest stamp of all that was written here or came."""
+        ((latest,),) = self._read("SELECT coalesce(max(hlc), 0) FROM vector")
+        assert isinstance(latest, int)
+        return Hlc(latest)
 
     def vector(self) -> dict[NodeId, Seq]:
         with self._reader_lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -309,13 +310,22 @@ async def test_address_of_another_that_leads_to_ourselves_is_a_failure(
     await a.node._dial("a:1", None)  # a bare address may be our own
 
 
-@simulated
-async def test_one_wrong_clock_leaves_out_nobody_else(cluster: SimCluster) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_one_wrong_clock_leaves_out_nobody_else(
+    tmp_path: Path, restarted: bool
+) -> None:
+    simulate(partial(_one_wrong_clock, restarted), tmp_path)
+
+
+async def _one_wrong_clock(restarted: bool, cluster: SimCluster) -> None:
     a, b, c = await cluster.start(3)
     b.skew_ms = 700_000
     b.create(b"future", data=b"written later")
     await trio.sleep(1)
     b.skew_ms = 0
+    if restarted:
+        await b.stop()
+        await b.start()
     await trio.sleep(10)
     assert a.names() == c.names() == []
     a.create(b"from a")
