@@ -170,9 +170,10 @@ def _roots(
 
 
 def _members(namespace: Namespace) -> int | None:
-    """How many there are, if every register that says so can be read."""
+    """How many there are, without those that were forgotten, if every register that
+    says so can be read."""
     try:
-        return len(namespace.members())
+        return sum(not member.forgotten for member in namespace.members().values())
     except (ValueError, msgspec.DecodeError):
         return None
 

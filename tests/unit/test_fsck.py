@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusefs import cli
+from fusefs.model.ids import NodeId, chunk_id
 from fusefs.model.records import Member
 from fusefs.namespace import Namespace
 from fusefs.store import Store
@@ -212,6 +213,23 @@ def test_the_files_are_named_whose_bytes_are_nowhere(
     assert "missing: /a/2: 1 chunks are nowhere, of its version" in said
     assert "missing: /b/2:" in said
     assert fsck(store, "--repair") == UNCORRECTED
+
+
+def test_a_member_that_was_forgotten_has_no_bytes(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other_is(forgotten: bool) -> None:
+        with closing(Namespace.open(store)) as namespace:
+            namespace.put_member(NodeId(77), Member("other", (), b"", forgotten))
+
+    other_is(forgotten=False)
+    with closing(Store.open(store)) as opened:
+        opened.delete(chunk_id(b"x" * 2000))
+    assert fsck(store) == CLEAN
+    assert "2 kept by others" in capsys.readouterr().out
+    other_is(forgotten=True)
+    assert fsck(store) == UNCORRECTED
+    assert "missing: /a/2: 1 chunks are nowhere" in capsys.readouterr().out
 
 
 def test_a_damaged_namespace_is_no_reason_to_run_fsck(
