@@ -63,6 +63,7 @@ def check(
     namespace = Namespace.open(store_dir)
     try:
         progress("namespace", 0)
+        namespace.check_database(quick=not contents)
         for finding in _namespace(namespace, repair):
             found(finding)
         progress("index of objects", 0)

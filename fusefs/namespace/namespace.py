@@ -339,6 +339,15 @@ class Namespace(Reads):
 
     # -- checks -----------------------------------------------------------------
 
+    def check_database(self, *, quick: bool) -> None:
+        """Raises Corrupt where SQLite finds its own structure damaged, also where
+        nothing here reads. `quick`: without comparing tables and indices."""
+        check = "quick_check" if quick else "integrity_check"
+        with self._write() as db:
+            ((found,),) = db.execute(f"PRAGMA {check}(1)")
+            if found != "ok":
+                raise sqlite3.DatabaseError(found.splitlines()[-1])
+
     def problems(self) -> list[str]:
         """Everything that is wrong: registers, digests, derived tables, the tree. Of
         damaged registers no tree can be derived to compare with."""

@@ -181,6 +181,19 @@ def test_damage_nobody_thought_of_does_not_read_as_corrected(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["retired", "register_dot", "inode"])
+@pytest.mark.parametrize("words", [(), ("--quick",), ("--repair",)])
+def test_a_damaged_page_is_no_clean_store_though_nothing_reads_it(
+    store: Path, name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(store / "meta.db")) as db:
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        ((page,),) = db.execute(sql, (name,))
+    overwrite(store / "meta.db", (page - 1) * 4096)
+    assert fsck(store, *words) == OPERATIONAL
+    assert "--join TOKEN" in capsys.readouterr().err
+
+
 # -- small.db ----------------------------------------------------------------------
 
 
