@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import fuse
 
+from fusefs.bindings import damage
 from fusefs.errors import FsError
 from fusefs.vfs.types import NOW, Attr
 
@@ -106,6 +107,8 @@ def answer(name: str, call: Callable[..., Any], *args: Any) -> int:
     try:
         return call(*args) or 0
     except FsError as error:
+        if error.errno == errno.EIO:
+            damage.say(log, name, error)
         return -(error.errno or errno.EIO)
     except UnicodeError:
         return -errno.EINVAL

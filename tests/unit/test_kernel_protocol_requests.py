@@ -16,7 +16,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel
 from fusefs.bindings.kernel.connection import Settings
 from fusefs.bindings.kernel.protocol import Op
-from fusefs.errors import FsError
+from fusefs.errors import Corrupt, FsError
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Caller
 from tests.lib.desk import WHO, Desk
@@ -156,6 +156,21 @@ def test_bug_is_eio_with_a_traceback(
         assert desk.ask(Op.GETATTR) == (errno.EIO, b"")
     assert "getattr" in caplog.text
     assert "Traceback" in caplog.text
+
+
+def test_damage_is_eio_and_its_reason_is_said_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str) -> None:
+        raise Corrupt("meta.db: database disk image is malformed; run `dfs fsck`")
+
+    desk.fs.before = fail
+    with caplog.at_level(logging.WARNING, "dfs.kernel"):
+        for _ in range(3):
+            assert desk.ask(Op.GETATTR) == (errno.EIO, b"")
+    (said,) = caplog.messages
+    assert said.startswith("getattr failed: ")
+    assert said.endswith("image is malformed; run `dfs fsck`")
 
 
 def test_truncated_request_is_eio_not_a_crash(

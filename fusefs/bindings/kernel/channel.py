@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
+from fusefs.bindings import damage
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
@@ -212,6 +213,8 @@ class Channel:
             self.counts[opcode] += 1
             return self.handlers[opcode](self, unique, nodeid)
         except FsError as problem:
+            if problem.errno == errno.EIO:
+                damage.say(log, _name(opcode), problem)
             return encode.error(unique, problem.errno or errno.EIO)
         except Exception as bug:
             if opcode >= p.OPCODES:
