@@ -14,15 +14,17 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
 
 from fusefs.housekeeping import ASIDE
-from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino, NodeId
-from fusefs.model.records import ATTRS, S_DIR
+from fusefs.model.context import has_seen
+from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Dot, Ino, NodeId
+from fusefs.model.records import S_DIR, attrs_key, content_key
 from fusefs.model.register import decode_register
 from fusefs.model.vector import Vector, covers
 from fusefs.namespace.namespace import Namespace
@@ -46,8 +48,15 @@ class Found(NamedTuple):
     xattrs: dict[bytes, bytes]
 
 
-def only_there(old: Namespace, known: Vector) -> Iterator[Found]:
-    """What the old tree shows in a version that `known` does not cover."""
+Seen = Callable[[bytes, Dot], bool]
+"""Whether a register has seen a write."""
+
+
+def only_there(
+    old: Namespace, known: Vector, seen_by_others: Seen = lambda key, dot: False
+) -> Iterator[Found]:
+    """What the old tree shows in a version that `known` does not cover and that was not
+    `seen_by_others`."""
     stack: list[tuple[tuple[bytes, ...], Ino]] = [((), ROOT_INO)]
     seen: set[int] = set()
     while stack:
@@ -59,7 +68,7 @@ def only_there(old: Namespace, known: Vector) -> Iterator[Found]:
                 where = (*path, entry.name)
                 if stat.S_ISDIR(row.mode):
                     stack.append((where, row.ino))
-                elif row.ino not in seen and _unknown(old, row, known):
+                elif row.ino not in seen and _unknown(old, row, known, seen_by_others):
                     seen.add(row.ino)
                     yield Found(where, row, _xattrs(old, row.ino))
 
@@ -69,13 +78,14 @@ def _xattrs(old: Namespace, ino: Ino) -> dict[bytes, bytes]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _unknown(old: Namespace, row: Inode, known: Vector) -> bool:
+def _unknown(old: Namespace, row: Inode, known: Vector, seen: Seen) -> bool:
     """Whether nobody else ever had this version of the data (or the file at all)."""
     if row.node:
-        return not covers(known, row.dot)
-    states = old.states([ATTRS + row.ino.to_bytes(8, "big")])
+        return not (covers(known, row.dot) or seen(content_key(row.ino), row.dot))
+    key = attrs_key(row.ino)
+    states = old.states([key])
     siblings = decode_register(states[0].state).siblings if states else ()
-    return not any(covers(known, sibling.dot) for sibling in siblings)
+    return not any(covers(known, s.dot) or seen(key, s.dot) for s in siblings)
 
 
 def bring(t: Transaction, top: bytes, found: Sequence[Found]) -> None:
@@ -132,6 +142,9 @@ async def bring_when_level(node: Node, store: Path) -> None:
         known = dict(node.replicator.vector)
         old = Namespace.open(path.parent)
         try:
+            if _is_in_use(node, old.node_id):
+                # A copy: whoever it is a copy of wrote under the same numbers.
+                known.pop(old.node_id, None)
             await _bring_all(node, old, os.fsencode(path.parent.name), known)
             _forget_former(node, old.node_id)
         finally:
@@ -142,9 +155,8 @@ async def bring_when_level(node: Node, store: Path) -> None:
 def _forget_former(node: Node, former: NodeId) -> None:
     """It will not come back, and its absence would keep every delete remembered."""
     member = node.namespace.members().get(former)
-    linked = [n for peer in node.peers for n in (peer.id, *peer.outgoing.links)]
-    if member is None or member.forgotten or former in linked:
-        return  # connected, here or to a peer: the store was a copy of one in use
+    if member is None or member.forgotten or _is_in_use(node, former):
+        return
     tx = node.namespace.put_member(former, member.removed())
     if tx is not None:
         node.publish((tx,))
@@ -155,10 +167,15 @@ def _forget_former(node: Node, former: NodeId) -> None:
     )
 
 
+def _is_in_use(node: Node, former: NodeId) -> bool:
+    """It is connected, here or to a peer: the store was a copy of one in use."""
+    return any(former in (p.id, *p.outgoing.links) for p in node.peers)
+
+
 async def _bring_all(node: Node, old: Namespace, top: bytes, known: Vector) -> None:
     count = 0
     batch: list[Found] = []
-    for found in only_there(old, known):
+    for found in only_there(old, known, partial(_has_seen, node.namespace)):
         batch.append(found)
         if len(batch) == BATCH:
             count += _bring_batch(node, top, batch)
@@ -167,6 +184,11 @@ async def _bring_all(node: Node, old: Namespace, top: bytes, known: Vector) -> N
     count += _bring_batch(node, top, batch)
     where = os.fsdecode(top)
     log.warning("%d files that only this node had are in /lost+found/%s", count, where)
+
+
+def _has_seen(namespace: Namespace, key: bytes, dot: Dot) -> bool:
+    states = namespace.states([key])
+    return bool(states) and has_seen(decode_register(states[0].state).context, dot)
 
 
 def _bring_batch(node: Node, top: bytes, batch: Sequence[Found]) -> int:

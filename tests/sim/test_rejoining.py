@@ -180,6 +180,43 @@ async def test_who_joins_with_the_copy_of_a_store_in_use_does_not_remove_its_nod
     assert not a.namespace.members()[b.id].forgotten
 
 
+@simulated
+async def test_a_copy_of_a_store_in_use_is_refused_and_what_it_wrote_is_brought(
+    cluster: SimCluster,
+) -> None:
+    """As a cloned machine starts it, beside the one that was cloned."""
+    a, b = await cluster.start(2)
+    for name in (b"stays", b"changes", b"goes"):
+        b.create(name, data=name)
+    await cluster.until_equal()
+    await b.stop()
+    c = cluster.add()
+    shutil.rmtree(c.directory)
+    shutil.copytree(b.directory, c.directory)
+    await b.start()
+    await cluster.until_connected()
+    c.id = b.id
+    node = await c.start()
+    await trio.sleep(60)
+    assert a.node is not None and b.node is not None
+    assert "copy of one that is in use" in node.refused
+    assert b.node.refused == ""
+    assert [peer.name for peer in a.node.peers] == ["b"]
+    c.create(b"alone", data=b"only the copy has this")
+    write(b, b"changes", b"changed since")
+    b.unlink(b"goes")
+    for number in range(50):
+        b.create(b"%d" % number)
+    await c.stop()
+    join_anew(c)
+    node = await c.start()
+    await rejoining.bring_when_level(node, c.directory)
+    await cluster.until_equal()
+    (top,) = (path for path in paths(a) if path.count("/") == 1)
+    assert [path for path in paths(a) if path.startswith(top + "/")] == [f"{top}/alone"]
+    assert not a.namespace.members()[b.id].forgotten
+
+
 def write(node: SimNode, name: bytes, data: bytes) -> None:
     entry = node.namespace.entry(1, name)
     assert entry is not None
