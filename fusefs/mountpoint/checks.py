@@ -183,7 +183,7 @@ def other_format(store: Path) -> str:
         return ""
     except IsADirectoryError:
         found = "a directory"
-    if found in (FORMAT, ""):  # a power cut may have emptied it
+    if found.strip() in (FORMAT.strip(), ""):  # a power cut may have emptied it
         return ""
     if not found.startswith(FORMAT.rstrip("1\n")):
         return f"{file} is damaged; remove it, and the next `dfs mount` makes it anew"

@@ -54,6 +54,12 @@ def test_an_empty_word_is_not_the_current_directory(
     assert "is an empty word" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("found", [b"", b"dfs store 1", b"dfs store 1\r\n"])
+def test_an_end_of_line_makes_no_other_version(tmp_path: Path, found: bytes) -> None:
+    (tmp_path / "format").write_bytes(found)
+    assert checks.other_format(tmp_path) == ""
+
+
 @pytest.mark.parametrize("found", [None, b"dfs st\xff\x00", b"\x00" * 12])
 def test_a_damaged_format_is_no_other_version(
     tmp_path: Path, found: bytes | None
