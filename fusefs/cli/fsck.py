@@ -10,7 +10,7 @@ import msgspec
 
 from fusefs.cli import settings
 from fusefs.cli.progress import Progress
-from fusefs.errors import FsError
+from fusefs.errors import FsError, NoSpace
 from fusefs.fsck import Finding, check
 from fusefs.mountpoint import checks
 from fusefs.mountpoint.exits import (
@@ -21,6 +21,7 @@ from fusefs.mountpoint.exits import (
     FSCK_UNCORRECTED,
     CommandError,
 )
+from fusefs.store import reserve
 from fusefs.supervisor import lock
 from fusefs.supervisor.preparing import unusable
 
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         held = lock.acquire(store, "")
     except CommandError as error:
         raise CommandError(str(error), FSCK_OPERATIONAL) from None
+    reserve.give_up_if_full(store)
     progress = Progress()
     findings: list[Finding] = []
 
@@ -68,6 +70,9 @@ def main(argv: list[str]) -> int:
             found=found,
             progress=progress,
         )
+    except NoSpace as error:
+        reason = f"cannot check {store}: {error.strerror}; make room first"
+        raise CommandError(reason, FSCK_OPERATIONAL) from None
     except (FsError, OSError, sqlite3.DatabaseError) as error:
         reason = f"cannot check {store}: {error}"
         if isinstance(error.__cause__ or error, sqlite3.DatabaseError):

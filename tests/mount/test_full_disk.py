@@ -93,9 +93,9 @@ def filled(node: Node) -> Iterator[None]:
 
 
 @contextmanager
-def filled_once(node: Node) -> Iterator[None]:
+def filled_once(node: Node, name: str = "filler") -> Iterator[None]:
     """Not a byte is left, and who filled it has given up."""
-    path = node.store / "filler"
+    path = node.store / name
     with path.open("wb", buffering=0) as filler:
         size = 1 << 20
         while size:
@@ -197,6 +197,20 @@ def test_a_full_disk_is_mounted_and_what_removes_is_done(small_disk: Node) -> No
     small_disk.mount("--min-free=1M")
     assert len(os.listdir(top)) == 16
     wait_until((small_disk.store / "reserve").exists, "there is a reserve again")
+
+
+@on_both
+def test_a_store_on_a_full_disk_is_checked(small_disk: Node) -> None:
+    _populate(small_disk.mnt)
+    small_disk.umount()
+    command = ["fsck", "--store", str(small_disk.store)]
+    with filled_once(small_disk):
+        assert dfs(*command).stdout.count(": clean, ") == 1
+        with filled_once(small_disk, "more"):  # also what was reserved
+            done = dfs(*command, check=False)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert "the store's disk is full" in done.stderr
+    small_disk.mount("--min-free=1M")
 
 
 def test_what_a_peer_removes_goes_from_a_full_disk(
