@@ -43,6 +43,12 @@ def run(config: Config) -> None:
     config.run_dir.mkdir(mode=0o700, exist_ok=True)
     identity = identities.load(store_dir)
     namespace = Namespace.open(store_dir)
+    if namespace.node_id != identity.node_id:
+        namespace.close()
+        raise ConfigError(
+            f"identity and meta.db in {store_dir} are of different nodes: put back what"
+            " belongs together, or move the store away and join again with --join TOKEN"
+        )
     store = Store.open(
         store_dir,
         power_cut=config.power_cut,

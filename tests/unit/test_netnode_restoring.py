@@ -15,6 +15,7 @@ from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
 from fusefs.namespace.namespace import Namespace
 from netnode import identity as identities
+from netnode import running
 from netnode.founding import init
 from netnode.identity import Identity, Token, encode_token
 from netnode.tls import issue
@@ -106,3 +107,16 @@ def test_a_node_without_others_goes_on_with_a_new_secret(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "identity")
     init(Config(store=str(tmp_path)))
     is_one(tmp_path, before)
+
+
+@pytest.mark.parametrize("name", ["identity", "meta.db"])
+def test_what_belongs_to_another_node_is_not_served(tmp_path: Path, name: str) -> None:
+    """After a backup was put back in part, and beside the wrong store."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for store in (mine, other):
+        store.mkdir()
+        a_store(store)
+    (mine / name).rename(tmp_path / "away")
+    (other / name).rename(mine / name)
+    with pytest.raises(ConfigError, match="of different nodes"):
+        running.run(Config(store=str(mine), port=0))
