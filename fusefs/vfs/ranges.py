@@ -104,7 +104,8 @@ class Ranges:
         length: int,
         caller: Caller,
     ) -> int:
-        """Copy as many bytes as it can at once; 0 at the end of the source.
+        """Copy as many bytes as it can at once; 0 at the end of the source. To where
+        it is told: what O_APPEND says the kernel has looked at.
 
         Chunks that lie alike in both files are shared: no byte moves, and those
         that are not on this disk need not come.
@@ -207,7 +208,9 @@ class Ranges:
                 got = self._reader.read_into(number_in, offset_in + done, part, caller)
                 if not got:
                     break
-                self._writer.write(number_out, offset_out + done, part[:got], caller)
+                self._writer.write(
+                    number_out, offset_out + done, part[:got], caller, appends=False
+                )
                 done += got
         finally:
             self._pool.give(buffer)

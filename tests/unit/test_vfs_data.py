@@ -452,6 +452,21 @@ def test_copy_within_one_file(tmp_path: Path) -> None:
         local.close(handle)
 
 
+def test_copy_goes_where_it_is_told_though_it_was_opened_to_append(
+    tmp_path: Path,
+) -> None:
+    """fcntl takes O_APPEND away; while it is set the kernel copies nothing."""
+    with local_vfs(tmp_path / "s") as local:
+        local.put("/source", b"copied")
+        local.put("/target", b"there")
+        source = local.open("/source", os.O_RDONLY)
+        target = local.open("/target", os.O_WRONLY | os.O_APPEND)
+        assert local.vfs.copy_file_range(source, 0, target, 8, 6) == 6
+        local.close(source)
+        local.close(target)
+        assert local.cat("/target") == b"there\0\0\0copied"
+
+
 def test_line_without_room_for_its_chunk_is_there_once(
     tmp_path: Path, monkeypatch
 ) -> None:
