@@ -165,7 +165,7 @@ class Inodes:
             change = SetAttr()
         if self._change_orphan(ino, change, mtime, atime):
             return
-        if mtime is not None and self._defer_times(ino, mtime, atime):
+        if self._defer_times(ino, mtime, atime):
             mtime = atime = None
         changes_row = change.mode is not None or _owner(change)
         if mtime is None and atime is None and not changes_row:
@@ -231,16 +231,18 @@ class Inodes:
                 draft.log.permitted(draft)
         return True
 
-    def _defer_times(self, ino: Ino, mtime: int, atime: int | None) -> bool:
+    def _defer_times(self, ino: Ino, mtime: int | None, atime: int | None) -> bool:
         """While writes are unpublished, times given explicitly wait with them."""
         file = self._files.get(ino)
-        if file is None:
+        if file is None or (mtime is None and atime is None):
             return False
         with file.lock:
             draft = file.draft
             if draft is None:
                 return False
-            draft.mtime_ns, draft.ctime_ns = mtime, self._clock()
+            draft.ctime_ns = self._clock()
+            if mtime is not None:
+                draft.mtime_ns = mtime
             if atime is not None:
                 draft.atime_ns = atime
             if draft.log is not None:
@@ -261,8 +263,7 @@ class Inodes:
                 atime_ns=row.atime_ns if atime is None else atime,
                 ctime_ns=max(row.ctime_ns, self._clock()),
             )
-        if mtime is not None:
-            self._defer_times(ino, mtime, atime)
+        self._defer_times(ino, mtime, atime)
         return True
 
 

@@ -360,6 +360,18 @@ def test_times_set_between_write_and_close_survive_it(local: Local) -> None:
     assert local.vfs.statistics().commits == 2
 
 
+def test_atime_set_alone_after_both_between_write_and_close(local: Local) -> None:
+    handle = local.create("/a", b"data")
+    ino = local.walk("/a")
+    local.vfs.setattr(ino, SetAttr(atime_ns=7, mtime_ns=9), local.caller, handle)
+    local.vfs.setattr(ino, SetAttr(atime_ns=5), local.caller, handle)
+    before = local.stat("/a")
+    assert (before.atime_ns, before.mtime_ns) == (5, 9)
+    local.close(handle)
+    after = local.stat("/a")
+    assert (after.atime_ns, after.mtime_ns) == (5, 9)
+
+
 def test_stat_before_close_is_stat_after_it(local: Local) -> None:
     """git remembers what fstat said before close."""
     handle = local.create("/a", b"data")
