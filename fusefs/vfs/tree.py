@@ -214,7 +214,7 @@ class Tree:
                 chunk_log2=row.chunk_log2,
                 mtime_ns=row.mtime_ns,
             )
-        elif row.mtime_ns != row.btime_ns:
+        else:
             tx.set_times(row.ino, mtime_ns=row.mtime_ns)
         if row.atime_ns:
             tx.set_attrs(row.ino, atime_ns=row.atime_ns)

@@ -198,6 +198,15 @@ def test_tmpfile_keeps_the_times_it_was_given(
         assert local.cat("/named") == data
 
 
+def test_empty_tmpfile_keeps_its_mtime_when_it_is_named(tmp_path: Path) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        opened = local.vfs.tmpfile(ROOT_INO, 0o600, os.O_RDWR, local.caller)
+        named = local.vfs.link(opened.attr.ino, ROOT_INO, b"named")
+        assert named.mtime_ns == opened.attr.mtime_ns
+        assert named.ctime_ns > opened.attr.ctime_ns
+        local.close(opened.handle)
+
+
 def test_exclusive_tmpfile_and_unlinked_files_cannot_be_named(tmp_path: Path) -> None:
     with local_vfs(tmp_path / "s") as local:
         vfs = local.vfs
