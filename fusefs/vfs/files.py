@@ -318,6 +318,14 @@ class Files:
         with self.lock:
             self.orphans.pop(ino, None)
 
+    def touch_orphan(self, ino: Ino, now_ns: int) -> None:
+        """Its ctime is now."""
+        with self.lock:
+            orphan = self.orphans.get(ino)
+            if orphan is not None:
+                row = orphan.row
+                orphan.row = row._replace(ctime_ns=max(row.ctime_ns, now_ns))
+
     def undecided(self, ino: Ino, now: bool) -> None:
         """See `Orphan.undecided`."""
         with self.lock:

@@ -193,7 +193,7 @@ class Vfs:
             self._locks,
         )
         self._listings = Listings(namespace, files, self._inodes, snapshots)
-        self._xattrs = Xattrs(namespace, files, commits, store, objects)
+        self._xattrs = Xattrs(namespace, files, commits, store, objects, clock)
         self._space = SpaceReport(namespace, store)
         # The two hottest calls go straight through.
         self.getattr: Callable[[Ino], Attr] = self._inodes.attr

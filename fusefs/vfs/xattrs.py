@@ -14,6 +14,7 @@ user.dfs.replicas   nodes that keep the data: what the nearest directory above s
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 
 from fusefs.errors import (
     ArgumentTooBig,
@@ -56,12 +57,14 @@ class Xattrs:
         commits: Commits,
         store: Store,
         objects: Objects,
+        clock: Callable[[], int],
     ) -> None:
         self._namespace = namespace
         self._files = files
         self._commits = commits
         self._store = store
         self._objects = objects
+        self._clock = clock
 
     # -- reading ---------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class Xattrs:
             held = self._of_orphan(orphan)
             _check_flags(name, name in held, flags)
             held[name] = value
+            self._files.touch_orphan(ino, self._clock())
             return
         with self._commits.begin() as tx:
             if tx.inode(ino) is None:
@@ -125,6 +129,7 @@ class Xattrs:
         if orphan is not None:
             if self._of_orphan(orphan).pop(name, None) is None:
                 raise NoAttribute(name.decode("utf-8", "replace"))
+            self._files.touch_orphan(ino, self._clock())
             return
         with self._commits.begin() as tx:
             if tx.xattr(ino, name) is None:

@@ -207,6 +207,20 @@ def test_empty_tmpfile_keeps_its_mtime_when_it_is_named(tmp_path: Path) -> None:
         local.close(opened.handle)
 
 
+def test_extended_attributes_move_the_ctime_of_a_file_without_a_name(
+    tmp_path: Path,
+) -> None:
+    with local_vfs(tmp_path / "s") as local:
+        opened = local.vfs.tmpfile(ROOT_INO, 0o600, os.O_RDWR, local.caller)
+        ino, before = opened.attr.ino, opened.attr.ctime_ns
+        local.vfs.setxattr(ino, b"user.x", b"1")
+        changed = local.vfs.getattr(ino).ctime_ns
+        assert changed > before
+        local.vfs.removexattr(ino, b"user.x")
+        assert local.vfs.getattr(ino).ctime_ns > changed
+        local.close(opened.handle)
+
+
 def test_exclusive_tmpfile_and_unlinked_files_cannot_be_named(tmp_path: Path) -> None:
     with local_vfs(tmp_path / "s") as local:
         vfs = local.vfs
