@@ -130,14 +130,14 @@ class Coherence:
         if effects.entries:
             self._snapshots.changed({e.parent for e in effects.entries})
         for ino in inodes:
-            if self._files.refresh(ino):
-                self._came_back(ino)
+            self.refresh(ino)
 
-    def _came_back(self, ino: Ino) -> None:
-        """An inode that was without a name here: what the kernel has of it is not what
-        it shows now, and no effect says so."""
-        self._pages.pop(ino, None)
-        self.soon(lambda: self.invalidator.data(ino, 0, 0))
+    def refresh(self, ino: Ino) -> None:
+        """What open files show of it. Of one that was without a name here the kernel
+        has something else, and no effect says so."""
+        if self._files.refresh(ino):
+            self._pages.pop(ino, None)
+            self.soon(lambda: self.invalidator.data(ino, 0, 0))
 
     def forget_everything(self) -> None:
         """Changes were missed: everything cached here may be wrong."""

@@ -138,9 +138,11 @@ class Orphan(msgspec.Struct):
     """Read from the namespace when first asked for: registers outlive names."""
     forgotten: bool = False
     """The kernel has no reference any more."""
-    undecided: bool = False
-    """A transaction is under way that makes it one, or gives it a name: until it ends
-    the row stays as it is, and the namespace is not asked."""
+    undecided: int = 0
+    """The thread with a transaction that makes it one, or gives it a name: until that
+    ends the row stays as it is, and the namespace is not asked."""
+    moved: bool = False
+    """Another thread heard of a change of a peer meanwhile."""
 
     @property
     def linkable(self) -> bool:
@@ -310,7 +312,8 @@ class Files:
             if not self._kernel_refs and not born and row.ino not in self._files:
                 return False
             row = row._replace(nlink=0)
-            self.orphans[row.ino] = Orphan(row, undecided=undecided)
+            decider = threading.get_ident() if undecided else 0
+            self.orphans[row.ino] = Orphan(row, undecided=decider)
             return True
 
     def unorphan(self, ino: Ino) -> None:
@@ -326,12 +329,15 @@ class Files:
                 row = orphan.row
                 orphan.row = row._replace(ctime_ns=max(row.ctime_ns, now_ns))
 
-    def undecided(self, ino: Ino, now: bool) -> None:
-        """See `Orphan.undecided`."""
+    def undecided(self, ino: Ino, now: bool) -> bool:
+        """See `Orphan.undecided`. True: what the namespace says has to be looked at."""
         with self.lock:
             orphan = self.orphans.get(ino)
-            if orphan is not None:
-                orphan.undecided = now
+            if orphan is None:
+                return False
+            orphan.undecided = threading.get_ident() if now else 0
+            moved, orphan.moved = orphan.moved and not now, False
+            return moved
 
     def is_void(self, file: File, orphan: Orphan) -> bool:
         """Whether nobody can get at an inode without a name any more."""
@@ -402,7 +408,10 @@ class Files:
         came back makes it a file again: then it gives True."""
         with self.lock:  # also before looking: somebody may be opening it
             file, orphan = self._files.get(ino), self.orphans.get(ino)
-            if (file is None and orphan is None) or (orphan and orphan.undecided):
+            if file is None and orphan is None:
+                return False
+            if orphan is not None and orphan.undecided:
+                orphan.moved |= orphan.undecided != threading.get_ident()
                 return False
             row = self._namespace.inode(ino)
             if row is None:

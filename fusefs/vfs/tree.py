@@ -27,6 +27,7 @@ from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
 from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_LINKABLE, Entry, Inode
+from fusefs.vfs.coherence import Coherence
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.exclusive import Exclusive, Taken
 from fusefs.vfs.files import Files, Orphan
@@ -185,7 +186,8 @@ class Tree:
                 else:  # perhaps it was named a moment ago
                     self._add_link(tx, ino, parent, name)
         finally:
-            self._files.undecided(ino, False)
+            if self._files.undecided(ino, False):
+                self._commits.coherence.refresh(ino)
         if orphan is not None:
             self._files.refresh(ino)
 
@@ -225,7 +227,7 @@ class Tree:
 
     def unlink(self, parent: Ino, name: bytes, caller: Caller) -> None:
         check_name(name)
-        keep = Kept(self._files)
+        keep = Kept(self._files, self._commits.coherence)
         with keep, self._commits.begin((parent, name)) as tx:
             entry = _need(tx, parent, name)
             if entry.kind == S_DIR:
@@ -240,7 +242,7 @@ class Tree:
         if name == b"..":
             raise NotEmpty("rmdir of ..")
         check_name(name)
-        keep = Kept(self._files)
+        keep = Kept(self._files, self._commits.coherence)
         with keep, self._commits.begin((parent, name)) as tx:
             entry = _need(tx, parent, name)
             _check_empty_directory(tx, entry)
@@ -283,7 +285,7 @@ class Tree:
         *,
         ask: bool,
     ) -> None:
-        keep = Kept(self._files)
+        keep = Kept(self._files, self._commits.coherence)
         commit = self._commits.begin((parent, name), (new_parent, new_name))
         replaced: Entry | None = None
         with keep, commit as tx:
@@ -347,10 +349,11 @@ class Kept:
     an orphan if somebody here may still use it. It is one before the transaction
     commits, so that nobody ever finds neither."""
 
-    __slots__ = ("_files", "_ino")
+    __slots__ = ("_coherence", "_files", "_ino")
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, coherence: Coherence) -> None:
         self._files = files
+        self._coherence = coherence
         self._ino: Ino | None = None
 
     def last_name(self, tx: Transaction, entry: Entry) -> None:
@@ -368,10 +371,11 @@ class Kept:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._ino is None:
             return
-        if kind is None:
-            self._files.undecided(self._ino, False)
-        else:
+        if kind is not None:
             self._files.unorphan(self._ino)
+        elif not self._files.undecided(self._ino, False):
+            return
+        self._coherence.refresh(self._ino)
 
 
 def inherit(above: Inode, mode: int, gid: int) -> tuple[int, int]:

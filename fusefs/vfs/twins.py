@@ -62,7 +62,7 @@ class Twins:
             self._settle(twin)
 
     def _settle(self, twin: Twin) -> None:
-        keep, commit = Kept(self._files), self._commits.begin()
+        keep, commit = Kept(self._files, self._commits.coherence), self._commits.begin()
         with keep, commit as tx:
             entry = tx.entry(twin.parent, twin.name)
             if entry is None or twin not in tx.alike_twins(twin):

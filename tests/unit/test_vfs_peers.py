@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from fusefs.errors import Exists
-from fusefs.model.ids import ROOT_INO
+from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.model.records import S_DIR
 from fusefs.model.tx import Effects
 from fusefs.namespace.rows import content_change
@@ -208,6 +209,31 @@ def test_a_file_removed_by_a_peer_stays_readable_while_open(pair: Watched) -> No
     pair.b.vfs.forget(ino)
     assert pair.b.vfs.statistics().orphans == 0
     assert pair.b.listing() == []
+
+
+def test_a_file_that_comes_back_while_its_name_goes_is_what_it_shows(
+    pair: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer wrote to it, which is heard of before the removal has ended here."""
+    ino = pair.a.put("/f", b"old")
+    pair.sync()
+    handle = pair.a.open("/f", os.O_WRONLY | os.O_TRUNC)
+    pair.a.vfs.write(handle, 0, b"written")
+    pair.a.close(handle)
+    coherence = pair.b.vfs._commits.coherence
+    committed = coherence.committed
+
+    def overtaken(effects: Effects, own: Collection[tuple[Ino, bytes]] = ()) -> None:
+        committed(effects, own)
+        thread = threading.Thread(target=pair.tell, args=(pair.a, pair.b))
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(coherence, "committed", overtaken)
+    pair.b.vfs.unlink(ROOT_INO, b"f")
+    attr = pair.b.vfs.getattr(ino)
+    assert (attr.nlink, attr.size) == (1, 7)
+    assert pair.b.cat("/f") == b"written"
 
 
 def test_unpublished_writes_are_carried_over_a_peers_version(pair: Watched) -> None:
