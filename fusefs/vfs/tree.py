@@ -236,7 +236,8 @@ class Tree:
             tx.unlink(parent, name)
             caller.note(entry.ino)
 
-    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> None:
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> Ino:
+        """Gives what was removed."""
         if name == b".":
             raise Invalid("rmdir of .")
         if name == b"..":
@@ -250,6 +251,7 @@ class Tree:
             tx.rmdir(parent, name)
             caller.note(entry.ino)
         self._commits.coherence.gone(entry.ino)
+        return entry.ino
 
     # -- moving ----------------------------------------------------------------
 
@@ -261,18 +263,19 @@ class Tree:
         new_name: bytes,
         flags: int,
         caller: Caller,
-    ) -> None:
-        """renameat2(2) with NOREPLACE or EXCHANGE; other flags are EINVAL."""
+    ) -> tuple[Ino, Ino]:
+        """renameat2(2) with NOREPLACE or EXCHANGE; other flags are EINVAL. Gives what
+        was moved, and what it replaced or was exchanged with (0: nothing)."""
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise Invalid(f"rename flags {flags:#x}")
         check_name(name)
         check_name(new_name)
         move = partial(self._rename, parent, name, new_parent, new_name, flags, caller)
         try:
-            move(ask=flags == NOREPLACE)
+            return move(ask=flags == NOREPLACE)
         except Taken:
             with self._exclusive.asked(new_parent, new_name):
-                move(ask=False)
+                return move(ask=False)
 
     def _rename(
         self,
@@ -284,7 +287,7 @@ class Tree:
         caller: Caller,
         *,
         ask: bool,
-    ) -> None:
+    ) -> tuple[Ino, Ino]:
         keep = Kept(self._files, self._commits.coherence)
         commit = self._commits.begin((parent, name), (new_parent, new_name))
         replaced: Entry | None = None
@@ -312,6 +315,7 @@ class Tree:
             caller.note(entry.ino)
         if replaced is not None and replaced.kind == S_DIR:
             self._commits.coherence.gone(replaced.ino)
+        return entry.ino, target.ino if target is not None else Ino(0)
 
     def _note_risk(self, tx: Transaction, entry: Entry) -> None:
         """What it shows takes the place of something else."""

@@ -244,8 +244,9 @@ class Vfs:
     def unlink(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
         self._relief.removing(lambda: self._tree.unlink(parent, name, caller))
 
-    def rmdir(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._relief.removing(lambda: self._tree.rmdir(parent, name, caller))
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller = _NOBODY) -> Ino:
+        """Gives what was removed."""
+        return self._relief.removing(lambda: self._tree.rmdir(parent, name, caller))
 
     def rename(
         self,
@@ -255,9 +256,10 @@ class Vfs:
         new_name: bytes,
         flags: int = 0,
         caller: Caller = _NOBODY,
-    ) -> None:
-        """Flags of renameat2(2): NOREPLACE (1), EXCHANGE (2)."""
-        self._relief.removing(
+    ) -> tuple[Ino, Ino]:
+        """Flags of renameat2(2): NOREPLACE (1), EXCHANGE (2). Gives what was moved, and
+        what it replaced or was exchanged with (0: nothing)."""
+        return self._relief.removing(
             lambda: self._tree.rename(parent, name, new_parent, new_name, flags, caller)
         )
 

@@ -203,7 +203,7 @@ class MemoryVfs:
             node.nlink -= 1
             node.touch()
 
-    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> None:
+    def rmdir(self, parent: Ino, name: bytes, caller: Caller) -> Ino:
         with self._lock:
             directory = self._dir(parent)
             node = directory.children.get(name)
@@ -214,6 +214,7 @@ class MemoryVfs:
             caller.note(node.ino)
             del directory.children[name]
             directory.touch(data=True)
+            return node.ino
 
     def rename(
         self,
@@ -223,7 +224,7 @@ class MemoryVfs:
         new_name: bytes,
         flags: int,
         caller: Caller,
-    ) -> None:
+    ) -> tuple[Ino, Ino]:
         with self._lock:
             old, new = self._dir(parent), self._dir(new_parent)
             node, there = old.children.get(name), new.children.get(new_name)
@@ -248,6 +249,7 @@ class MemoryVfs:
             if there is not None and flags & 2:
                 there.touch()
                 there.ctime = node.ctime
+            return node.ino, there.ino if there is not None else Ino(0)
 
     def _lines(self, ino: int, cookie: int) -> Iterator[tuple[DirEntry, Attr]]:
         node = self._dir(ino)
@@ -602,6 +604,26 @@ class MemoryVfs:
             node.touch()
         assert self.invalidator is not None
         self.invalidator.attributes(node.ino)
+
+    def quiet_move(self, path: str, to: bytes, empty: bytes) -> None:
+        """Somebody moves a directory, and makes an `empty` one in its place. The kernel
+        hears of it later."""
+        directory, _, name = path.rpartition("/")
+        parent, node = self._resolve(directory), self._resolve(path)
+        with self._lock:
+            del parent.children[name.encode()]
+            parent.children[to] = node
+            parent.touch(data=True)
+            if empty:
+                self._add(parent.ino, name.encode(), stat.S_IFDIR | 0o755, Caller())
+
+    def remote_moved(self, path: str, to: bytes) -> None:
+        directory, _, name = path.rpartition("/")
+        parent = self._resolve(directory)
+        assert self.invalidator is not None
+        self.invalidator.entry(parent.ino, name.encode())
+        self.invalidator.entry(parent.ino, to)
+        self.invalidator.attributes(parent.ino)
 
     def quiet_write(self, path: str, data: bytes) -> None:
         """A change nobody was told of."""

@@ -149,6 +149,32 @@ def test_watchers_hear_of_deletes_from_elsewhere(mount: KernelMount) -> None:
     assert masks & {in_delete, in_delete_self}
 
 
+@pytest.mark.parametrize(
+    ("call", "empty"), [("rmdir", "yes"), ("rename", "yes"), ("rename", "")]
+)
+def test_directory_that_moved_lives_on_though_its_name_was_taken_here(
+    mount: KernelMount, call: str, empty: str
+) -> None:
+    """The kernel was not told yet, and takes what it had under the name for dead."""
+    top = mount.path / "d"
+    old, moved = top / "old", top / "moved"
+    old.mkdir()
+    (old / "in").write_bytes(b"x")
+    (top / "other").mkdir()
+    with (old / "in").open("rb") as held:  # else the kernel forgets the directory
+        mount.do("quiet_move", "d/old", "moved", empty)
+        if call == "rmdir":
+            old.rmdir()
+        else:
+            (top / "other").rename(old)
+        mount.do("remote_moved", "d/old", "moved")
+        assert mount.do("settle")
+        assert os.listdir(moved) == ["in"]
+        assert (moved / "in").read_bytes() == held.read() == b"x"
+        (moved / "more").mkdir()
+        (moved / "more").rmdir()
+
+
 # -- replies that a notification overtakes -------------------------------------------
 
 

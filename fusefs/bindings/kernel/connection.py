@@ -61,6 +61,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.listers import Listers
 from fusefs.bindings.kernel.lookups import Lookups
+from fusefs.bindings.kernel.places import Place, Places
 from fusefs.bindings.kernel.ports import FileSystem
 from fusefs.bindings.kernel.session import Session
 from fusefs.model.ids import Ino
@@ -146,8 +147,7 @@ class Connection:
         """Told when a request begins to hold the kernel's locks of these."""
         self._held: dict[Ino, int] = {}
         self._crossings = 0
-        self.places: dict[Ino, tuple[Ino, bytes]] = {}
-        """Under which names the kernel has the directories it knows."""
+        self.places = Places()
         self.moving: dict[Ino, tuple[Ino, float]] = {}
         """Those it had elsewhere a moment ago: where, and until when that counts."""
         self._held_lock = threading.Lock()
@@ -187,6 +187,15 @@ class Connection:
 
     def another_generation(self, ino: Ino) -> None:
         self.generations[ino] = self.generations.get(ino, 0) + 1
+
+    def took(self, place: Place, ino: Ino) -> None:
+        """A request of ours took this inode from the place (0: there was none), and the
+        kernel takes what it has there for dead."""
+        dead = self.places.at(place)
+        if dead is not None and dead != ino:
+            self.places.forget(dead)
+            self.raise_epoch()
+            self.another_generation(dead)
 
     def send_back(self, ino: Ino, offset: int, length: int) -> None:
         """The kernel sends what programs wrote to these pages, and forgets them. Waits

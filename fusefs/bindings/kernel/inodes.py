@@ -135,7 +135,7 @@ def batch_forget(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def _forgotten(ch: Channel, ino: Ino) -> None:
     ch.connection.listed.discard(ino)
-    ch.connection.places.pop(ino, None)
+    ch.connection.places.forget(ino)
     ch.connection.moving.pop(ino, None)
     ch.connection.locked.discard(ino)
     ch.fs.forget(ino)

@@ -23,6 +23,8 @@ from fusefs.nodelink.fence import INO_MASK
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
+EXCHANGE: Final = 2
+"""renameat2(2)."""
 MOVE_WAIT_S, MOVE_LOOK_S = 0.05, 0.0003
 """Longest a lookup waits for locks of the kernel that others of its requests hold."""
 MOVE_S = 2.0
@@ -87,7 +89,7 @@ def _placed(ch: Channel, ino: Ino, here: tuple[Ino, bytes]) -> None:
     there = connection.places.get(ino, here)
     if there != here:
         connection.moving[ino] = there[0], time.monotonic() + MOVE_S
-    connection.places[ino] = here
+    connection.places.put(ino, here)
     moving = connection.moving.get(ino)
     if moving is None:
         return
@@ -165,7 +167,7 @@ def mkdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         name = ch.name_at(REQUEST + p.MKDIR_IN.size)
         attr = ch.fs.mkdir(nodeid, name, mode, ch.caller(umask))
     ch.changed(nodeid)
-    ch.connection.places[attr.ino] = nodeid, name
+    ch.connection.places.put(attr.ino, (nodeid, name))
     return entry_reply(ch, unique, attr, epoch)
 
 
@@ -196,7 +198,8 @@ def unlink(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def rmdir(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     with ch.changing(nodeid):
-        ch.fs.rmdir(nodeid, ch.name_at(REQUEST), ch.caller())
+        name = ch.name_at(REQUEST)
+        ch.connection.took((nodeid, name), ch.fs.rmdir(nodeid, name, ch.caller()))
     ch.changed(nodeid)
     return encode.ok(unique)
 
@@ -218,7 +221,13 @@ def _rename(
     ch.about_to_wait()  # over a file in use it waits for peers, as a close does
     across = ch.connection.crossing() if nodeid != target else nullcontext()
     with across, ch.changing(nodeid, target):
-        ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
+        moved, there = ch.fs.rename(nodeid, old, target, new, flags, ch.caller())
+        places = ch.connection.places
+        if flags & EXCHANGE:
+            places.moved(there, (nodeid, old))
+        else:
+            ch.connection.took((target, new), there)
+        places.moved(moved, (target, new))
     ch.changed(nodeid, target)
     return encode.ok(unique)
 
@@ -291,7 +300,7 @@ def _lines_plus(
         parts.append(packed)
         if name not in _DOTS:
             if line.kind == S_DIR:
-                ch.connection.places.setdefault(attr[0], (nodeid, name))
+                ch.connection.places.offer(attr[0], (nodeid, name))
             seen.append(attr[0])
             if attr[0] in generations:
                 parts[-1] = encode.of_generation(packed, generations[attr[0]], at=0)

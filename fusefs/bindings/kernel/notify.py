@@ -120,14 +120,14 @@ class Notifier:
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
             message = encode.inval_entry(parent, name)
-            self._run(lambda: self._name_gone(parent, message), (parent,))
+            self._run(lambda: self._name_gone(parent, name, message), (parent,))
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
         """As `entry`, and watchers (inotify) of directory and file are told."""
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
             message = encode.delete(parent, child, name)
-            self._run(lambda: self._name_gone(parent, message), (parent, child))
+            self._run(lambda: self._name_gone(parent, name, message), (parent, child))
 
     def knows(self, ino: Ino) -> bool:
         return ino in self._connection.lookups.table
@@ -188,11 +188,13 @@ class Notifier:
 
     # -- in a notifying thread -------------------------------------------------------
 
-    def _name_gone(self, parent: Ino, message: bytes) -> None:
+    def _name_gone(self, parent: Ino, name: bytes, message: bytes) -> None:
         connection = self._connection
         fenced = connection.settings.directory_lock_fences
         told = connection.gate.listing_told(parent)
+        there = connection.places.at((parent, name))
         problem = self._send(message)
+        connection.places.left((parent, name), there)
         if problem == errno.ENOENT and not fenced:
             self._repeat_while_recent(parent, message)
         if parent in connection.listed:
