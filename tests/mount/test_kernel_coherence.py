@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.kernel_mount import KernelMount, ensure_control
+from tests.posix import libc
 
 pytestmark = pytest.mark.mount
 
@@ -173,6 +174,32 @@ def test_directory_that_moved_lives_on_though_its_name_was_taken_here(
         assert (moved / "in").read_bytes() == held.read() == b"x"
         (moved / "more").mkdir()
         (moved / "more").rmdir()
+
+
+@pytest.mark.parametrize("how", ["rename", "rename twice", "exchange"])
+def test_name_given_to_what_a_peer_had_put_there_shows_that(
+    mount: KernelMount, how: str
+) -> None:
+    """The kernel was not told yet, and moves what it had under the old name."""
+    top = mount.path / "d"
+    old, new, moved = top / "old", top / "new", top / "moved"
+    old.mkdir()
+    (old / "in").write_bytes(b"x")
+    mount.do("quiet_move", "d/old", "moved", "yes")
+    if how == "exchange":
+        new.mkdir()
+        (new / "other").touch()
+        libc.renameat2(bytes(old), bytes(new), libc.RENAME_EXCHANGE)
+    else:
+        old.rename(new)
+    if how == "rename twice":
+        new.rename(top / "newer")
+        new = top / "newer"
+    mount.do("remote_moved", "d/old", "moved")
+    assert mount.do("settle")
+    assert os.listdir(new) == []
+    assert os.listdir(moved) == ["in"]
+    assert old.exists() == (how == "exchange")
 
 
 # -- replies that a notification overtakes -------------------------------------------

@@ -63,6 +63,7 @@ from fusefs.bindings.kernel.listers import Listers
 from fusefs.bindings.kernel.lookups import Lookups
 from fusefs.bindings.kernel.places import Place, Places
 from fusefs.bindings.kernel.ports import FileSystem
+from fusefs.bindings.kernel.renames import Renames
 from fusefs.bindings.kernel.session import Session
 from fusefs.model.ids import Ino
 from fusefs.nodelink.fence import Gate
@@ -148,6 +149,9 @@ class Connection:
         self._held: dict[Ino, int] = {}
         self._crossings = 0
         self.places = Places()
+        self.renames = Renames()
+        self.forget_name: Callable[[Place], None] = lambda place: None
+        """Has the kernel forget a name, without waiting for that."""
         self.moving: dict[Ino, tuple[Ino, float]] = {}
         """Those it had elsewhere a moment ago: where, and until when that counts."""
         self._held_lock = threading.Lock()
@@ -197,6 +201,11 @@ class Connection:
             self.raise_epoch()
             self.another_generation(dead)
 
+    def renamed(self, place: Place, to: Place) -> None:
+        """A request of ours moved what was there. Called before it is answered."""
+        if self.renames.renamed(place, to):
+            self.forget_name(to)
+
     def send_back(self, ino: Ino, offset: int, length: int) -> None:
         """The kernel sends what programs wrote to these pages, and forgets them. Waits
         for that: another thread has to serve it."""
@@ -221,6 +230,7 @@ class Connection:
         """Called every few ten milliseconds; ages `recent` and `listers`."""
         self.recent = (set(), self.recent[0])
         self.listers.tick()
+        self.renames.tick()
 
     # -- directories and files whose kernel lock a request of ours holds -------------
 

@@ -225,9 +225,11 @@ def _rename(
         places = ch.connection.places
         if flags & EXCHANGE:
             places.moved(there, (nodeid, old))
+            ch.connection.renamed((target, new), (nodeid, old))
         else:
             ch.connection.took((target, new), there)
         places.moved(moved, (target, new))
+        ch.connection.renamed((nodeid, old), (target, new))
     ch.changed(nodeid, target)
     return encode.ok(unique)
 

@@ -31,12 +31,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 from fusefs.bindings.kernel import encode
+from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.connection import Connection
 from fusefs.bindings.kernel.everything import Everything
+from fusefs.bindings.kernel.places import Place
 from fusefs.model.ids import Ino
 
 log = logging.getLogger("dfs.kernel")
@@ -98,6 +101,7 @@ class Notifier:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         connection.on_held = self.let_go
+        connection.forget_name = self._forget_soon
         self._waiting: set[Told] = set()
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = threading.Lock()
@@ -119,15 +123,28 @@ class Notifier:
         """Forget what `name` is in `parent`, and the cached listing of `parent`."""
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
-            message = encode.inval_entry(parent, name)
-            self._run(lambda: self._name_gone(parent, name, message), (parent,))
+            self._forget_name((parent, name), encode.inval_entry(parent, name))
 
     def deleted(self, parent: Ino, child: Ino, name: bytes) -> None:
         """As `entry`, and watchers (inotify) of directory and file are told."""
         self._connection.raise_epoch()
         if self._connection.lookups.knows(parent):
-            message = encode.delete(parent, child, name)
-            self._run(lambda: self._name_gone(parent, name, message), (parent, child))
+            self._forget_name((parent, name), encode.delete(parent, child, name), child)
+
+    def _forget_name(self, place: Place, message: bytes, *children: Ino) -> None:
+        for at in self._connection.renames.begin_telling(place):
+            told = message if at == place else _expired(at)
+            self._run(partial(self._tell_name, at, told), (at[0], *children))
+
+    def _tell_name(self, place: Place, message: bytes) -> None:
+        try:
+            self._name_gone(*place, message)
+        finally:
+            self._connection.renames.told(place)
+
+    def _forget_soon(self, place: Place) -> None:
+        """Behind the request whose answer brings the kernel the name."""
+        self._put(lambda: self._name_gone(*place, _expired(place)), None)
 
     def knows(self, ino: Ino) -> bool:
         return ino in self._connection.lookups.table
@@ -357,6 +374,12 @@ class Notifier:
                 log.exception("bug while notifying the kernel")
             if done is not None:
                 done.set()
+
+
+def _expired(place: Place) -> bytes:
+    """The kernel asks again before it uses the name: what is mounted there stays where
+    nothing was wrong with it."""
+    return encode.inval_entry(*place, p.INVAL_ENTRY_EXPIRE)
 
 
 def _leave_descriptors(kept: int) -> None:
