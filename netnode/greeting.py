@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fusefs.model.hlc import MAX_AHEAD_MS, physical_ms
 from fusefs.model.ids import NodeId
 from fusefs.model.vector import Vector
-from netnode.core.copies import Copies
+from netnode.core.clones import Clones
 from netnode.core.horizon import is_older
 from netnode.core.membership import Membership
 from netnode.environment import Environment
@@ -46,7 +46,7 @@ class Greeter:
         self._membership = membership
         self._environment = environment
         self._said: dict[NodeId, float] = {}
-        self._copies = Copies()
+        self._clones = Clones()
 
     def check(self, theirs: Hello) -> None:
         """Raises Unwanted when its sender cannot be a peer."""
@@ -67,8 +67,8 @@ class Greeter:
         if self._membership.forgotten(theirs.node):
             return f"it was removed from the cluster (dfs forget); {REJOIN}"
         if theirs.channel == "control":
-            self._copies.meet(theirs.node, theirs.boot)
-        if self._copies.is_copy(theirs.node, theirs.boot):
+            self._clones.meet(theirs.node, theirs.boot)
+        if self._clones.is_copy(theirs.node, theirs.boot):
             return f"its store is a copy of one that is in use; {REJOIN}"
         if theirs.channel == "control" and is_older(
             theirs.vector, self._horizon(), theirs.node

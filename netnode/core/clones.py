@@ -40,7 +40,7 @@ class _Boots:
             self.turns.clear()
 
 
-class Copies:
+class Clones:
     """See the module; of all nodes that are met."""
 
     def __init__(self) -> None:
