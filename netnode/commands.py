@@ -104,6 +104,7 @@ class Commands:
             "chunk_bytes": stored.bytes,
             "store": msgspec.to_builtins(stored),
             "to_replicate": node.keeper.backlog(),
+            "rebalances": node.keeper.rebalances,
             "pins": pins.report(node),
             "fetching": len(chunks.scheduler),
             "received_bytes": chunks.received_bytes,

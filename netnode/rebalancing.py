@@ -107,14 +107,15 @@ class Rebalancing:
         if self._again and not self._turns:
             self._again = False
             self._turns = [(len(self._membership.members()), now + AGAIN_S)]
-        if not (self._is_done or self._is_busy):
+        if not (self._is_done or self.is_due or self._pushes.is_behind):
             self._is_done = True
             self._note(self._view())
 
     @property
-    def _is_busy(self) -> bool:
-        due = self._begins or self._turns or self._kept
-        return bool(due) or self._pushes.is_behind
+    def is_due(self) -> bool:
+        """Not everything was looked through yet, after a change."""
+        begins = self._begins and self._membership.others()
+        return bool(begins or self._turns or self._kept)
 
     async def _find(self, turn: int, *, is_last: bool) -> None:
         """Chunks in whose order this node is at `turn`; the last turn is for those

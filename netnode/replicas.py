@@ -192,6 +192,12 @@ class Replicas:
         """Chunks not confirmed by everyone who should keep them."""
         return len(self._pushes) + self._pushes.left_out + len(self._written)
 
+    @property
+    def rebalances(self) -> bool:
+        """What more there is of it is not known yet, after a change of who keeps
+        what."""
+        return self._rebalancing.is_due
+
     # -- looking at what was published -----------------------------------------------
 
     async def run(self) -> None:

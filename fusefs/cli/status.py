@@ -120,7 +120,8 @@ def page(answer: Answer) -> str:
     dialled = _dialled(answer)
     lines += dialled if dialled and not get("peers") else _peers(get("peers")) + dialled
     lines += _copies(get("replicas"), get("trees"))
-    lines += _push(get("to_replicate"), get("peers")) + _pins(get("pins"))
+    lines += _push(get("to_replicate"), get("rebalances"), get("peers"))
+    lines += _pins(get("pins"))
     lines += _barrier(get("barrier"))
     return "\n".join(lines)
 
@@ -220,13 +221,14 @@ def _copies(replicas: object, trees: object) -> list[str]:
     return [_line("copies", f"{replicas} of each chunk, {shown}")]
 
 
-def _push(chunks: object, peers: object) -> list[str]:
+def _push(chunks: object, rebalances: object, peers: object) -> list[str]:
     """What not all who should keep it have yet."""
-    if not isinstance(chunks, int) or not chunks or not isinstance(peers, list):
+    if not isinstance(chunks, int) or not isinstance(peers, list) or not peers:
         return []
+    if not chunks:
+        said = "who keeps what is looked through, after a change"
+        return [_line("push", said)] if rebalances else []
     connected = sum(bool(peer.get("connected")) for peer in peers)
-    if not peers:
-        return []
     if connected == len(peers):
         return [_line("push", f"{chunks:,} chunks are on their way to peers")]
     alone = "" if connected else "; no peer is connected"

@@ -18,6 +18,7 @@ TREES_S = 8.0
 a kernel is being told."""
 AGAIN_S = 150.0
 """From a mount to copies that are where they should be."""
+TOLD = ("state", "sync", "to_replicate", "rebalances", "digest")
 MOST_KIB = 250 << 10
 MOST_DESCRIPTORS = 400
 """Of which objects that are kept open are 256."""
@@ -32,7 +33,7 @@ def in_sync(machines: Machines) -> bool:
             digests.add(machine.node.digest())
         except (control.NotRunning, control.Refused, TimeoutError):
             return False
-        if said["sync"] != "in sync" or said["to_replicate"]:
+        if said["sync"] != "in sync" or said["to_replicate"] or said["rebalances"]:
             return False
         if len(machine.node.connected()) < len(machines.all) - 1:
             return False
@@ -50,7 +51,7 @@ def statuses(machines: Machines) -> list[str]:
         peers = said.get("peers")
         assert isinstance(peers, list | None)
         known = [(p["name"], p["connected"], p.get("lag")) for p in peers or []]
-        what = {k: said.get(k) for k in ("state", "sync", "to_replicate", "digest")}
+        what = {k: said.get(k) for k in TOLD}
         out.append(f"{machine.name}: {what} {known}")
     return out
 

@@ -68,6 +68,15 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **extra}
 
 
+def runs(pid: int) -> bool:
+    """One that ended and that nobody has waited for yet does not (proc_pid_stat(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def dfs(
     *words: str, check: bool = True, host: Host | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
@@ -204,7 +213,7 @@ class Node:
     def processes(self) -> state.State | None:
         """The supervisor's view; None when none runs."""
         now = state.read(self.store)
-        return now if now is not None and Path(f"/proc/{now.pid}").exists() else None
+        return now if now is not None and runs(now.pid) else None
 
     def worker_pid(self) -> int:
         now = self.processes()

@@ -593,7 +593,9 @@ async def test_who_keeps_a_chunk_no_more_gives_it_up_once_others_do(
     await joined.start()
     await cluster.until_connected()
     await cluster.until_equal()
+    assert all(node.node.keeper.rebalances for node in cluster.running if node.node)
     await trio.sleep(200)
+    assert not any(node.node.keeper.rebalances for node in cluster.running if node.node)
     assert [keepers(cluster, cid) for cid in ids] == [2] * len(ids)
     assert any(joined.store.has(cid) for cid in ids)
     assert cluster.nodes[0].store.missing(ids) == [], "cache, while there is room"

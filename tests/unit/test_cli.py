@@ -453,6 +453,8 @@ def test_status_tells_how_far_what_was_written_here_has_come() -> None:
     near, away = _peer("b", connected=True), _peer("c", connected=False)
     assert "push" not in str(_page(peers=[], to_replicate=3))
     assert _page(peers=[near], to_replicate=0)[-1].endswith("has all of ours")
+    changed = _page(peers=[near], to_replicate=0, rebalances=True)[-1]
+    assert changed.startswith("push     who keeps what is looked through")
     for peers, said in (
         ([near], "push     3 chunks are on their way to peers"),
         ([near, away], "push     3 chunks lack copies on other members"),
