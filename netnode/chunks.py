@@ -116,7 +116,8 @@ class ChunkPlane:
     def keep(self, cids: Collection[ChunkId]) -> None:
         """These are here, and counted on from now on. Raises NoSpace."""
         self._on_promise(cids)
-        self._store.set_flags(cids, set_=RESPONSIBLE)
+        bare = {*self._store.without(RESPONSIBLE, list(cids))}
+        self._store.set_flags([c for c in cids if c in bare], set_=RESPONSIBLE)
 
     # -- fetching ------------------------------------------------------------------
 

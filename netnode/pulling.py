@@ -110,21 +110,19 @@ class Pulling:
         self, version: Version, keepers: int, node: ChunkId, level: int
     ) -> None:
         """Manifest nodes are small and needed to know the rest: all are fetched."""
-        here = not self._store.missing((node,))
-        if node == HOLE or (here and self._seen.when(node, keepers) is not None):
+        here, writer = not self._store.missing((node,)), version.writer
+        seen = self._seen.when(node, keepers, writer) is not None
+        if node == HOLE or (here and seen):
             return
-        if not here and not await self._plane.bring(
-            (node,), LIMIT_S, (version.writer,)
-        ):
+        if not here and not await self._plane.bring((node,), LIMIT_S, (writer,)):
             self._missed(version)
             return
         try:
             data = self._store.get(node)
         except (ChunkMissing, Corrupt):
             return
-        self._seen.note(node, version.due, keepers)
-        if version.again:
-            self._pull_chunks(version, keepers, [node])
+        self._seen.note(node, version.due, keepers, writer)
+        self._pull_chunks(version, keepers, [node])
         children = split_ids(data)
         if level > 1:
             for child in children:
@@ -146,7 +144,7 @@ class Pulling:
             and me in holders(cid, members, keepers, writer=version.writer)
         ]
         missing = self._store.missing(mine)
-        if version.again and len(missing) < len(mine):
+        if len(missing) < len(mine):
             self._keep(version, set(mine).difference(missing))
         room = self._store.space.room_for_copies_bytes()
         if missing and room <= 0:

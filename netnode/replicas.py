@@ -307,7 +307,7 @@ class Replicas:
             data = self._store.get(cid)
         except (ChunkMissing, Corrupt):
             return
-        self._seen.note(cid, due, keepers)
+        self._seen.note(cid, due, keepers, self._membership.me)
         yield cid
         for child in split_ids(data):
             yield from self._walk(child, level - 1, due, keepers)
@@ -316,7 +316,7 @@ class Replicas:
         """Whether its chunks were owed when it was looked at, and not written anew
         since: after a collection the same bytes are pushed data again, in the node
         as in its chunks. Raises ChunkMissing."""
-        seen_at = self._seen.when(node, keepers)
+        seen_at = self._seen.when(node, keepers, self._membership.me)
         if seen_at is None:
             return False
         if due - seen_at < SEEN_S and node in self._pushes:

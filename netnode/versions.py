@@ -46,21 +46,22 @@ def version_of(
 
 
 class Seen:
-    """Manifest nodes, when the version was due that they were seen in, and how many
-    nodes were to keep their chunks; the latest ones."""
+    """Manifest nodes, when the version was due that they were seen in last, and who was
+    to keep their chunks: how many nodes, of which the writer is the first; the latest
+    ones."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[float, int, NodeId]] = OrderedDict()
 
-    def note(self, node: ChunkId, due: float, keepers: int) -> None:
-        self._seen[node] = due, keepers
+    def note(self, node: ChunkId, due: float, keepers: int, writer: NodeId) -> None:
+        self._seen[node] = due, keepers, writer
         if len(self._seen) > SEEN_NODES:
             self._seen.popitem(last=False)
 
-    def when(self, node: ChunkId, keepers: int) -> float | None:
-        """None when it was not seen for so many."""
-        due, seen_for = self._seen.get(node, (0.0, 0))
-        if seen_for < keepers:
+    def when(self, node: ChunkId, keepers: int, writer: NodeId) -> float | None:
+        """None when it was not seen for so many, and this one."""
+        due, seen_for, seen_of = self._seen.get(node, (0.0, 0, 0))
+        if seen_for < keepers or seen_of != writer:
             return None
         self._seen.move_to_end(node)
         return due

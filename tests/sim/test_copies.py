@@ -322,6 +322,20 @@ async def test_what_was_missed_is_fetched_by_its_keepers(cluster: SimCluster) ->
 
 
 @simulated
+async def test_what_was_missed_is_kept_with_its_manifest(cluster: SimCluster) -> None:
+    """From another node than the writer, which is gone."""
+    a, _, c = await cluster.start(3)
+    await c.stop()
+    ids = a.write_chunks(b"file", 3)
+    await trio.sleep(5)
+    await a.stop()
+    await c.start()
+    await cluster.until_connected()
+    await trio.sleep(10)
+    assert all(c.store.flags(cid) & RESPONSIBLE for cid in ids)
+
+
+@simulated
 async def test_single_replica_stays_with_the_writer(cluster: SimCluster) -> None:
     a, b = await cluster.start(2)
     a.publish(a.namespace.put_setting(b"replicas", b"\x01"))

@@ -27,6 +27,7 @@ from netnode.core.pushes import Pushes
 from netnode.core.repair import Agreement, Repair, differing
 from netnode.core.spaceagain import ENOUGH_BYTES, SpaceAgain
 from netnode.core.timetable import Row
+from netnode.versions import Seen
 from netnode.wire.frames import MAX_HEADER_BYTES
 from netnode.wire.messages import BucketKeys, encode
 
@@ -366,3 +367,12 @@ def test_what_a_full_peer_refused_is_offered_when_it_has_room() -> None:
     assert pushes.offer(2, 2) == ()
     pushes.room_again(2, 3)
     assert pushes.offer(2, 3) == cids
+
+
+def test_a_manifest_counts_as_seen_for_as_many_keepers_and_one_writer() -> None:
+    seen = Seen()
+    assert seen.when(CIDS[0], 1, NodeId(1)) is None
+    seen.note(CIDS[0], 5.0, 2, NodeId(1))
+    assert seen.when(CIDS[0], 2, NodeId(1)) == 5.0
+    assert seen.when(CIDS[0], 3, NodeId(1)) is None
+    assert seen.when(CIDS[0], 1, NodeId(2)) is None
