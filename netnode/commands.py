@@ -10,7 +10,7 @@ import trio
 
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
-from fusefs.nodelink import paths
+from fusefs.nodelink.paths import shown
 from fusefs.store.types import StoreStatistics
 from netnode import conflicts, pins
 from netnode.addresses import reachable
@@ -94,7 +94,7 @@ class Commands:
             ],
             "replicas": node.copies.of_cluster,
             "trees": [
-                {**paths.shown("path", path), "replicas": count}
+                {**shown("path", path), "replicas": count}
                 for ino, count in node.copies.trees.items()
                 if (path := node.namespace.path_to(ino)) is not None
             ],
@@ -260,9 +260,9 @@ class Commands:
             raise CommandFailed("resolve needs a path and ours, theirs or both")
         return await conflicts.resolve(self._node, *arguments)
 
-    async def pin(self, *where: str) -> list[Report]:
+    async def pin(self, *paths: str) -> list[Report]:
         """[PATH]: keep a tree here; without one, what is kept."""
-        return pins.pin(self._node, where[0]) if where else pins.report(self._node)
+        return pins.pin(self._node, paths[0]) if paths else pins.report(self._node)
 
     async def unpin(self, *paths: str) -> list[Report]:
         """[PATH]: keep it no more; without one, those that are gone from the tree."""

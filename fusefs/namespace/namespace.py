@@ -317,13 +317,9 @@ class Namespace(Reads):
         buckets were off. They then tell of the damage, so that a heartbeat finds it;
         sums of what is as it was written are set right.
         The totals are set right. Reads a snapshot: writers are not held up."""
-        snapshot = schema.connect(self.path, read_only=True)
-        try:
-            snapshot.execute("BEGIN")
+        with schema.snapshot(self.path) as snapshot:
             recorded, found = read_buckets(snapshot), actual(snapshot)
             kept, counted = totals.read(snapshot), totals.counted(snapshot)
-        finally:
-            snapshot.close()
         if kept != counted:  # an earlier program wrote, too
             with self._write() as db:
                 totals.moved(db, *totals.difference(kept, counted))

@@ -247,17 +247,9 @@ class Reads:
     def with_replicas(self) -> dict[Ino, int]:
         """Every directory that says so, removed ones included until they are
         forgotten. Looks at every extended attribute."""
-        rows = self._read(
-            ROWS + "key >= ? AND key < ? AND substr(key, 10) = ?",
-            (XATTR, bytes((XATTR[0] + 1,)), REPLICAS),
-        )
-        found: dict[Ino, int] = {}
-        for key, state, _ in sound_rows(rows):
-            latest = decode_register(state).latest
-            count = replicas_of(latest.value[1:]) if latest else None
-            if count is not None:
-                found[key_ino(key)] = count
-        return found
+        said = self._latest_of(XATTR, " AND substr(key, 10) = ?", REPLICAS)
+        counts = ((key_ino(key), replicas_of(value[1:])) for key, value in said)
+        return {ino: count for ino, count in counts if count is not None}
 
     def content_versions(self, ino: Ino) -> Register:
         """The content register itself (conflicts, append merging)."""
@@ -280,9 +272,7 @@ class Reads:
         names besides what its inode shows, which follows. All of one snapshot: data
         that is cloned while somebody looks must not be missed at both places. `but`:
         not of these inodes."""
-        snapshot = schema.connect(self.path, read_only=True)
-        try:
-            snapshot.execute("BEGIN")
+        with schema.snapshot(self.path) as snapshot:
             for row in snapshot.execute(
                 ROWS + "key >= ? AND key < ?",
                 (CONTENT, bytes((CONTENT[0] + 1,))),
@@ -302,8 +292,6 @@ class Reads:
                     content = decode_content(sibling.value)
                     if content.root:
                         yield content.root, content.size, content.chunk_log2
-        finally:
-            snapshot.close()
 
     def contents(
         self, after: bytes, limit: int
@@ -327,9 +315,7 @@ class Reads:
         found: dict[bytes, list[bytes]] = {}
         if not roots:
             return found
-        snapshot = schema.connect(self.path, read_only=True)
-        try:
-            snapshot.execute("BEGIN")
+        with schema.snapshot(self.path) as snapshot:
             for ino, root in snapshot.execute("SELECT ino, root FROM inode"):
                 if root in roots:
                     found[root] = found.get(root, []) + [
@@ -340,8 +326,6 @@ class Reads:
                             (ino,),
                         ).fetchall()
                     ]
-        finally:
-            snapshot.close()
         return found
 
     # -- the whole ------------------------------------------------------------
@@ -390,10 +374,12 @@ class Reads:
     def settings(self) -> dict[bytes, bytes]:
         return {key_name(key): value for key, value in self._latest_of(SETTING)}
 
-    def _latest_of(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _latest_of(
+        self, kind: bytes, where: str = "", *args: object
+    ) -> Iterator[tuple[bytes, bytes]]:
         rows = self._read(
-            ROWS + "key >= ? AND key < ?",
-            (kind, bytes((kind[0] + 1,))),
+            ROWS + "key >= ? AND key < ?" + where,
+            (kind, bytes((kind[0] + 1,)), *args),
         )
         for key, state, _ in sound_rows(rows):
             latest = decode_register(state).latest
@@ -447,12 +433,8 @@ class Reads:
     ) -> Generator[DeltaBatch, None, None]:
         """What a peer with vector `since` lacks, in batches of about limit_bytes,
         all of one snapshot. Close the generator when it is not read to its end."""
-        snapshot = schema.connect(self.path, read_only=True)
-        try:
-            snapshot.execute("BEGIN")
+        with schema.snapshot(self.path) as snapshot:
             yield from delta(snapshot, since, limit_bytes)
-        finally:
-            snapshot.close()
 
     def bucket_keys(self, bucket: int) -> list[tuple[bytes, bytes]]:
         """(key, hash) of each register of the bucket."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fusefs.errors import Corrupt
@@ -73,6 +75,17 @@ def connect(
     # of the time of a create), and every page read counts as resident memory.
     db.execute("PRAGMA mmap_size = 0")
     return db
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees everything as it is at the first read."""
+    db = connect(path, read_only=True)
+    try:
+        db.execute("BEGIN")
+        yield db
+    finally:
+        db.close()
 
 
 def create(path: Path) -> sqlite3.Connection:

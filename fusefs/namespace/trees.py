@@ -52,9 +52,7 @@ def counted_files(namespace: Reads, trees: Mapping[Ino, int]) -> Iterator[Counte
     """Everything below these directories, each without what is below another of them;
     a file once for each of its names. All of one snapshot: a file that is moved
     meanwhile must not be missed at both places."""
-    snapshot = schema.connect(namespace.path, read_only=True)
-    try:
-        snapshot.execute("BEGIN")
+    with schema.snapshot(namespace.path) as snapshot:
         for top, count in trees.items():
             directories = [top]
             while directories:
@@ -63,8 +61,6 @@ def counted_files(namespace: Reads, trees: Mapping[Ino, int]) -> Iterator[Counte
                         yield Counted(count, ino, *file)
                     elif ino not in trees:
                         directories.append(ino)
-    finally:
-        snapshot.close()
 
 
 _BELOW = (

@@ -14,11 +14,12 @@ import trio
 from fusefs.errors import Unreachable
 from fusefs.housekeeping import SYNC_EVERY_S
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino, NodeId, Seq
-from fusefs.model.records import S_REG
+from fusefs.model.records import S_DIR, S_REG
 from fusefs.model.tx import Body, Effects, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.ranges import LockKey, Range
 from fusefs.store.store import Store
+from fusefs.store.types import PUSHED, RESPONSIBLE
 from fusefs.vfs import Vfs, VfsOptions
 from fusefs.vfs.ports import Alone
 from netnode.environment import Environment
@@ -246,6 +247,19 @@ class SimNode:
                     mtime_ns=t.now_ns,
                 )
         return self.publish(t.tx, bodies)
+
+    def make_directory(self, name: bytes, parent: Ino = ROOT_INO) -> Ino:
+        with self.namespace.transaction() as t:
+            ino = t.new_ino(parent, name, S_DIR)
+            t.create(parent, name, ino, 0o40755, 0, 0)
+        self.publish(t.tx)
+        return ino
+
+    def keeps(self, cid: ChunkId) -> bool:
+        """It is here, and never evicted."""
+        return self.store.has(cid) and bool(
+            self.store.flags(cid) & (PUSHED | RESPONSIBLE)
+        )
 
     def write_chunks(
         self, name: bytes, count: int, seed: int = 0, parent: Ino = ROOT_INO

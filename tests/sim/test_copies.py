@@ -574,9 +574,7 @@ async def test_chunk_found_damaged_while_alone_is_fetched_when_a_peer_comes(
 
 def keepers(cluster: SimCluster, cid: ChunkId) -> int:
     """How many nodes that run never evict it."""
-    stores = [node.store for node in cluster.running]
-    flags = [store.flags(cid) for store in stores if store.has(cid)]
-    return sum(bool(found & (PUSHED | RESPONSIBLE)) for found in flags)
+    return sum(node.keeps(cid) for node in cluster.running)
 
 
 def write_many(node: SimNode) -> list[ChunkId]:

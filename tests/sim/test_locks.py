@@ -361,16 +361,21 @@ async def test_where_too_many_wait_there_are_no_locks(cluster: SimCluster) -> No
     assert waits.error == 0
 
 
+async def two_that_go_on_alone(cluster: SimCluster) -> list[SimNode]:
+    for _ in range(2):
+        cluster.add().locks_alone = True
+    nodes = list(cluster.nodes)
+    for node in nodes:
+        await node.start()
+    await cluster.until_connected()
+    return nodes
+
+
 @simulated
 async def test_locks_of_a_member_that_is_away_exclude_programs_here_if_wanted(
     cluster: SimCluster,
 ) -> None:
-    for _ in range(2):
-        cluster.add().locks_alone = True
-    a, b = cluster.nodes
-    await a.start()
-    await b.start()
-    await cluster.until_connected()
+    a, b = await two_that_go_on_alone(cluster)
     inos = [Ino(n) for n in range(100, 120)]
     cluster.fabric.partition({"a"}, {"b"})
     await trio.sleep(LEASE_S)  # it is missed after six seconds
@@ -403,12 +408,7 @@ async def test_locks_of_a_member_that_is_away_exclude_programs_here_if_wanted(
 @simulated
 async def test_a_member_that_has_just_come_is_not_away(cluster: SimCluster) -> None:
     """Here it is heard of through another one."""
-    for _ in range(2):
-        cluster.add().locks_alone = True
-    a, b = cluster.nodes
-    await a.start()
-    await b.start()
-    await cluster.until_connected()
+    a, _ = await two_that_go_on_alone(cluster)
     await trio.sleep(100)
     cluster.nodes.reverse()  # its seed is the first one
     c = cluster.add()

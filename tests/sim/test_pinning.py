@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusefs.model.ids import ROOT_INO, ChunkId, Ino
-from fusefs.model.records import S_DIR
+from fusefs.model.ids import ROOT_INO, ChunkId
 from fusefs.store.types import PINNED
 from netnode import pins
 from netnode.link import CommandFailed
@@ -15,14 +14,6 @@ from tests.sim.cluster import SimCluster, SimNode
 from tests.sim.running import simulated
 
 CHUNK = 65536
-
-
-def make_directory(node: SimNode, name: bytes, parent: Ino = ROOT_INO) -> Ino:
-    with node.namespace.transaction() as t:
-        ino = t.new_ino(parent, name, S_DIR)
-        t.create(parent, name, ino, 0o40755, 0, 0)
-    node.publish(t.tx)
-    return ino
 
 
 def kept(node: SimNode, ids: list[ChunkId]) -> bool:
@@ -44,8 +35,8 @@ async def test_a_pinned_tree_is_brought_and_what_comes_later_too(
     cluster: SimCluster,
 ) -> None:
     a, b = await one_copy(cluster)
-    top = make_directory(a, b"top")
-    deep = make_directory(a, b"deep", top)
+    top = a.make_directory(b"top")
+    deep = a.make_directory(b"deep", top)
     ids = a.write_chunks(b"large", 5, parent=deep) + a.write_chunks(b"small", 1, 7, top)
     other = a.write_chunks(b"other", 5, 9)
     await cluster.until_equal()
@@ -96,7 +87,7 @@ async def test_what_nobody_has_is_fetched_when_somebody_comes_who_has(
 @simulated
 async def test_pins_hold_over_a_restart_and_end(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
-    top = make_directory(a, b"top")
+    top = a.make_directory(b"top")
     ids = a.write_chunks(b"file", 3, parent=top)
     await cluster.until_equal()
     assert b.node is not None
@@ -143,7 +134,7 @@ async def test_what_left_a_pinned_tree_is_cache_after_a_start(
     cluster: SimCluster,
 ) -> None:
     a, b = await one_copy(cluster)
-    top = make_directory(a, b"top")
+    top = a.make_directory(b"top")
     ids = a.write_chunks(b"file", 3, parent=top)
     await cluster.until_equal()
     assert b.node is not None
@@ -162,7 +153,7 @@ async def test_what_left_a_pinned_tree_is_cache_after_a_start(
 @simulated
 async def test_pins_of_what_was_removed_are_told_and_end(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
-    top = make_directory(a, b"top")
+    top = a.make_directory(b"top")
     await cluster.until_equal()
     assert b.node is not None
     pins.pin(b.node, "top")
@@ -193,7 +184,7 @@ async def test_pinned_trees_leave_room_on_the_disk(cluster: SimCluster) -> None:
 @simulated
 async def test_cache_of_a_tree_is_given_up(cluster: SimCluster) -> None:
     a, b = await one_copy(cluster)
-    top = make_directory(a, b"top")
+    top = a.make_directory(b"top")
     ids = a.write_chunks(b"file", 3, parent=top)
     other = a.write_chunks(b"other", 3, 9)
     await cluster.until_equal()

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from fusefs.model.ids import ROOT_INO, ChunkId, Ino
-from fusefs.model.records import REPLICAS, S_DIR, S_REG
-from fusefs.store.types import PUSHED, RESPONSIBLE
+from fusefs.model.records import REPLICAS, S_REG
+from fusefs.store.types import RESPONSIBLE
 from netnode.core.placement import ranked
 from netnode.rebalancing import Rebalancing
 from tests.sim.cluster import SimCluster, SimNode
@@ -19,14 +19,6 @@ from tests.sim.running import simulate, simulated
 @pytest.fixture(autouse=True)
 def quick_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netnode.rebalancing.TURN_S", 3.0)
-
-
-def make_directory(node: SimNode, name: bytes, parent: Ino = ROOT_INO) -> Ino:
-    with node.namespace.transaction() as t:
-        ino = t.new_ino(parent, name, S_DIR)
-        t.create(parent, name, ino, 0o40755, 0, 0)
-    node.publish(t.tx)
-    return ino
 
 
 def say(node: SimNode, directory: Ino, count: bytes) -> None:
@@ -55,14 +47,12 @@ def link(node: SimNode, old: Ino, name: bytes, new: Ino) -> None:
 
 def keepers(cluster: SimCluster, ids: list[ChunkId]) -> set[int]:
     """How many nodes that run never evict these, as far as they differ."""
-    return {
-        sum(
-            bool(node.store.flags(cid) & (PUSHED | RESPONSIBLE))
-            for node in cluster.running
-            if node.store.has(cid)
-        )
-        for cid in ids
-    }
+    return {sum(node.keeps(cid) for node in cluster.running) for cid in ids}
+
+
+def cut_off(cluster: SimCluster, node: SimNode) -> None:
+    others = {other.name for other in cluster.nodes} - {node.name}
+    cluster.fabric.partition({node.name}, others)
 
 
 async def five(cluster: SimCluster) -> SimNode:
@@ -78,8 +68,8 @@ async def test_what_is_written_has_as_many_copies_as_its_directory_says(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many, few = make_directory(a, b"many"), make_directory(a, b"few")
-    deep, usual = make_directory(a, b"deep", many), make_directory(a, b"2", many)
+    many, few = a.make_directory(b"many"), a.make_directory(b"few")
+    deep, usual = a.make_directory(b"deep", many), a.make_directory(b"2", many)
     say(a, many, b"4")
     say(a, few, b"1")
     say(a, usual, b"2")
@@ -99,8 +89,8 @@ async def test_what_a_directory_says_holds_for_what_is_there(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    top = make_directory(a, b"top")
-    deep = make_directory(a, b"deep", top)
+    top = a.make_directory(b"top")
+    deep = a.make_directory(b"deep", top)
     ids, other = a.write_chunks(b"file", 5, 1, deep), a.write_chunks(b"other", 5, 2)
     await trio.sleep(10)
     for count in (b"5", b"1", b"3", b""):
@@ -113,7 +103,7 @@ async def test_what_a_directory_says_holds_for_what_is_there(
 @simulated
 async def test_a_number_nobody_understands_counts_as_none(cluster: SimCluster) -> None:
     a = await five(cluster)
-    top = make_directory(a, b"top")
+    top = a.make_directory(b"top")
     for count in (b"0", b"-1", b"101", b"many", b"3\n", b"\xff" * 1000):
         say(a, top, count)
     ids = a.write_chunks(b"file", 5, 1, top)
@@ -126,10 +116,10 @@ async def test_what_is_moved_to_where_more_are_kept_gets_them(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    many, few = a.make_directory(b"many"), a.make_directory(b"few")
     say(a, many, b"4")
     say(a, few, b"1")
-    deep = make_directory(a, b"deep", few)
+    deep = a.make_directory(b"deep", few)
     files = {
         b"file": a.write_chunks(b"file", 5, 1, few),
         b"deep": a.write_chunks(b"file", 5, 2, deep),
@@ -148,7 +138,7 @@ async def test_what_is_moved_to_where_more_are_kept_gets_them(
 @simulated
 async def test_a_second_name_where_more_are_kept_counts(cluster: SimCluster) -> None:
     a = await five(cluster)
-    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    many, few = a.make_directory(b"many"), a.make_directory(b"few")
     say(a, many, b"4")
     say(a, few, b"1")
     ids = a.write_chunks(b"file", 5, 1, few)
@@ -167,7 +157,7 @@ async def test_what_was_moved_is_fetched_when_somebody_comes_who_has_it(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    few = make_directory(a, b"few")
+    few = a.make_directory(b"few")
     say(a, few, b"1")
     await cluster.until_equal()
     ids = a.write_chunks(b"file", 5, 1, few)
@@ -184,7 +174,7 @@ async def test_what_was_moved_is_fetched_when_somebody_comes_who_has_it(
 @simulated
 async def test_who_was_away_keeps_what_was_moved_meanwhile(cluster: SimCluster) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"5")
     await cluster.until_equal()
     ids = a.write_chunks(b"file", 5, 1)
@@ -205,14 +195,13 @@ async def test_who_was_cut_off_keeps_what_was_moved_meanwhile(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"5")
     await cluster.until_equal()
     ids = a.write_chunks(b"file", 5, 1)
     await trio.sleep(20)
     away = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
-    others = {node.name for node in cluster.nodes} - {away.name}
-    cluster.fabric.partition({away.name}, others)
+    cut_off(cluster, away)
     move(a, b"file", ROOT_INO, many)
     await trio.sleep(60)
     assert min(keepers(cluster, ids)) == 4
@@ -225,7 +214,7 @@ async def test_who_was_cut_off_keeps_what_was_moved_meanwhile(
 @simulated
 async def test_a_copy_where_more_are_kept_counts(cluster: SimCluster) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"4")
     ids = a.write_chunks(b"file", 5, 1)
     await trio.sleep(20)
@@ -245,7 +234,7 @@ async def test_a_chunk_of_two_files_is_kept_for_the_one_that_asks_for_more(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    many, few = a.make_directory(b"many"), a.make_directory(b"few")
     say(a, many, b"4")
     say(a, few, b"1")
     shared, alone = a.write_chunks(b"file", 5, 1, few), a.write_chunks(b"b", 5, 2, few)
@@ -268,7 +257,7 @@ async def test_a_chunk_of_two_files_is_kept_for_the_one_that_asks_for_more(
 @simulated
 async def test_members_that_come_and_go_change_no_number(cluster: SimCluster) -> None:
     a = await five(cluster)
-    many, few = make_directory(a, b"many"), make_directory(a, b"few")
+    many, few = a.make_directory(b"many"), a.make_directory(b"few")
     say(a, many, b"4")
     say(a, few, b"1")
     files = {
@@ -288,7 +277,7 @@ async def test_members_that_come_and_go_change_no_number(cluster: SimCluster) ->
 @simulated
 async def test_what_directories_say_is_known_after_a_start(cluster: SimCluster) -> None:
     a = await five(cluster)
-    top, gone = make_directory(a, b"top"), make_directory(a, b"gone")
+    top, gone = a.make_directory(b"top"), a.make_directory(b"gone")
     say(a, top, b"4")
     say(a, gone, b"5")
     with a.namespace.transaction() as t:
@@ -307,7 +296,7 @@ async def test_nothing_is_given_up_while_a_manifest_is_nowhere(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"4")
     *ids, root = a.write_chunks(b"file", 5, 1, many)
     await trio.sleep(20)
@@ -326,7 +315,7 @@ async def test_what_is_moved_to_where_more_are_kept_is_not_given_up(
 ) -> None:
     """Others were asked to keep it before, when it had too many copies."""
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"4")
     ids = a.write_chunks(b"file", 5, 1)
     await trio.sleep(40)
@@ -349,18 +338,13 @@ def first_keeper(cluster: SimCluster, cid: ChunkId) -> SimNode:
     return next(node for node in cluster.nodes if node.id == order[0])
 
 
-def cut_off(cluster: SimCluster, node: SimNode) -> None:
-    others = {other.name for other in cluster.nodes} - {node.name}
-    cluster.fabric.partition({node.name}, others)
-
-
 @simulated
 async def test_who_was_asked_before_a_move_answers_too_late(
     cluster: SimCluster,
 ) -> None:
     """Whether it keeps the chunk, which all others were about to give up."""
     a = await five(cluster)
-    top, many = make_directory(a, b"top"), make_directory(a, b"many")
+    top, many = a.make_directory(b"top"), a.make_directory(b"many")
     say(a, top, b"4")
     say(a, many, b"4")
     await trio.sleep(20)
@@ -385,7 +369,7 @@ async def test_what_is_written_anew_is_not_given_up_for_an_old_answer(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    few, other = make_directory(a, b"few"), make_directory(a, b"other")
+    few, other = a.make_directory(b"few"), a.make_directory(b"other")
     say(a, few, b"1")
     await trio.sleep(20)
     seed, ids = 1, a.write_chunks(b"1", 1, 1, few)
@@ -421,7 +405,7 @@ def test_numbers_that_change_while_trees_are_walked_count(
     async def body(cluster: SimCluster) -> None:
         nonlocal first
         a = await five(cluster)
-        top = make_directory(a, b"top")
+        top = a.make_directory(b"top")
         say(a, top, b"4")
         await trio.sleep(20)
         ids = a.write_chunks(b"file", 1, 1, top)
@@ -446,7 +430,7 @@ def test_new_files_get_their_copies_while_trees_are_walked(
     async def body(cluster: SimCluster) -> None:
         a = await five(cluster)
         monkeypatch.setattr(Rebalancing, "exceptions", slow)
-        say(a, make_directory(a, b"many"), b"4")
+        say(a, a.make_directory(b"many"), b"4")
         await trio.sleep(5)
         ids = a.write_chunks(b"file", 5, 1)
         await trio.sleep(20)
@@ -461,8 +445,8 @@ async def test_what_was_said_where_a_file_was_need_not_be_known(
 ) -> None:
     """The directory is gone, or the name, when the others hear of the move."""
     a = await five(cluster)
-    few = make_directory(a, b"few")
-    deep = make_directory(a, b"deep", few)
+    few = a.make_directory(b"few")
+    deep = a.make_directory(b"deep", few)
     say(a, few, b"1")
     await trio.sleep(20)
     ids = a.write_chunks(b"moved", 5, 1, deep) + a.write_chunks(b"linked", 5, 2, few)
@@ -488,7 +472,7 @@ async def test_what_was_said_where_a_file_was_need_not_be_known(
 @simulated
 async def test_moves_that_nobody_told_the_node_of_count(cluster: SimCluster) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     await trio.sleep(20)
     ids = cluster.nodes[1].write_chunks(b"file", 8, 1)
     await trio.sleep(20)
@@ -507,7 +491,7 @@ async def test_what_was_moved_while_the_disk_was_full_is_fetched_later(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    many = make_directory(a, b"many")
+    many = a.make_directory(b"many")
     say(a, many, b"5")
     await trio.sleep(20)
     ids = a.write_chunks(b"file", 5, 1)
@@ -527,7 +511,7 @@ async def test_who_starts_fetches_nothing_that_others_keep_for_it(
     cluster: SimCluster,
 ) -> None:
     a = await five(cluster)
-    say(a, make_directory(a, b"top"), b"3")
+    say(a, a.make_directory(b"top"), b"3")
     ids = [a.write_chunks(b"%d" % n, 1, n)[0] for n in range(30)]
     await trio.sleep(20)
     await cluster.add().start()

@@ -20,11 +20,10 @@ from fusefs.errors import NotFound
 from fusefs.model.ids import Ino
 from fusefs.model.records import S_DIR
 from fusefs.nodelink.fence import INO_MASK
+from fusefs.vfs.tree import EXCHANGE
 from fusefs.vfs.types import Attr
 
 _DOTS: Final = (b".", b"..")
-EXCHANGE: Final = 2
-"""renameat2(2)."""
 MOVE_WAIT_S, MOVE_LOOK_S = 0.05, 0.0003
 """Longest a lookup waits for locks of the kernel that others of its requests hold."""
 MOVE_S = 2.0
