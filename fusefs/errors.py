@@ -135,6 +135,10 @@ class Corrupt(FsError):
     ERRNO = _e.EIO
 
 
+class DiskFailed(Corrupt):
+    """The store's own disk or database fails. EIO; EROFS where it takes no writes."""
+
+
 class WritesLost(FsError):
     """What fsync should make durable is gone with a worker that was killed."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from fusefs import memory
-from fusefs.errors import ChunkMissing, FsError, NoSpace
+from fusefs.errors import ChunkMissing, DiskFailed, FsError, NoSpace
 from fusefs.model.ids import ChunkId
 from fusefs.model.vector import Vector
 from fusefs.namespace.namespace import Namespace
@@ -138,6 +138,8 @@ class Housekeeping:
             pass
         except NoSpace as error:
             log.info("waits for room: %s", error)
+        except DiskFailed as error:
+            log.warning("trying again later: %s", error)
         except Exception:
             log.exception("failed; trying again later")
 

@@ -30,6 +30,7 @@ from fusefs.mountpoint.exits import MOUNT_BUG, MOUNT_FAILURE
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.client import NodeLink
 from fusefs.nodelink.fence import Gate, map_file
+from fusefs.store import trouble
 from fusefs.store.store import Store
 from fusefs.vfs.lockjournal import LockJournal
 from fusefs.vfs.options import VfsOptions
@@ -109,6 +110,7 @@ class Parts:
         shown: dict[str, object] = {"pid": os.getpid(), "vfs": self.vfs.statistics()}
         if self._server is not None:
             shown["requests"] = self._server.statistics()
+        shown["failing"] = trouble.report(self.namespace.path.parent)
         return shown
 
     def close(self) -> None:

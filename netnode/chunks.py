@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import trio
 
-from fusefs.errors import ChunkMissing, Corrupt, FsError, NoSpace
+from fusefs.errors import ChunkMissing, Corrupt, DiskFailed, FsError, NoSpace
 from fusefs.model.ids import ChunkId, NodeId
 from fusefs.store.store import Store
 from fusefs.store.types import RESPONSIBLE
@@ -380,6 +380,9 @@ class ChunkPlane:
         except NoSpace as error:
             no_space = True
             self.space_again.refused(self._store.space.room_for_copies_bytes())
+            problem = str(error)
+        except DiskFailed as error:
+            log.warning("storing a chunk failed: %s", error)
             problem = str(error)
         except (ChunkMissing, Corrupt) as error:
             if isinstance(message, Patch) and basis is not None:

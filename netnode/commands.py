@@ -11,6 +11,7 @@ import trio
 from fusefs.model.ids import NodeId
 from fusefs.model.records import Member
 from fusefs.nodelink.paths import shown
+from fusefs.store import trouble
 from fusefs.store.types import StoreStatistics
 from netnode import conflicts, pins
 from netnode.addresses import reachable
@@ -114,6 +115,7 @@ class Commands:
             "patched_chunks": chunks.patching.patched_chunks,
             "saved_bytes": chunks.patching.saved_bytes,
             "damaged_chunks": node.upkeep.damaged,
+            "failing": trouble.report(node.namespace.path.parent),
             "locks": len(node.locking),
             "delegated_locks": node.locking.delegated,
             "applied": replicator.applied_count,

@@ -11,13 +11,13 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from fusefs.errors import NoSpace
+from fusefs.errors import DiskFailed, NoSpace
 
 AFTER_BUG_S = 1.0
 PAUSE_S = 0.002
 """Given to others now and then by long work that is offloaded."""
 FULL_S = 5.0
-"""Until what needs room on a full disk is tried again."""
+"""Until what needs room on a full disk is tried again, or a disk that fails."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -76,6 +76,9 @@ class Environment:
                 await task()
             except NoSpace as error:
                 log.info("a background task waits: %s", error)
+                await trio.sleep(FULL_S)
+            except DiskFailed as error:
+                log.warning("a background task waits: %s", error)
                 await trio.sleep(FULL_S)
             except Exception:
                 self.bug("a background task")

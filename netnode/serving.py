@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from fusefs.errors import NoSpace, Unacceptable
+from fusefs.errors import DiskFailed, NoSpace, Unacceptable
 from netnode.chunks import ChunkPlane
 from netnode.connection import Connection, Refused
 from netnode.environment import Environment
@@ -89,6 +89,10 @@ class Serving:
             log.warning("changes of %s wait: %s", peer.name, error)
             await peer.connection.say_bye("its disk is full")
             peer.close("the disk is full")
+        except DiskFailed as error:
+            log.warning("changes of %s wait: %s", peer.name, error)
+            await peer.connection.say_bye("its disk fails")
+            peer.close("the disk here fails")
         except Exception:
             self._environment.bug(f"serving {peer.name}")
             peer.close("an error here")

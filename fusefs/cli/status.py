@@ -15,6 +15,7 @@ from fusefs.cli import asking, settings
 from fusefs.mountpoint.exits import DEGRADED, OK
 from fusefs.nodelink import control
 from fusefs.plain import plain
+from fusefs.store import trouble
 from fusefs.supervisor import state
 from fusefs.supervisor.lock import holder
 
@@ -58,6 +59,7 @@ def gather(store: Path) -> Answer:
     if not node and answer["pids"]:
         answer["state"] = "silent"
     answer.update(node)
+    answer["read_only"] = trouble.is_read_only(store / "run")
     try:
         answer["min_free"] = config.load(store / "run" / "config.json").min_free
     except (OSError, msgspec.DecodeError):
@@ -112,6 +114,7 @@ def page(answer: Answer) -> str:
         here = size(get("chunk_bytes", 0))
         lines.append(_line("chunks", f"{get('chunks'):,} here, {here}"))
     lines += _disk(get("objects"), get("min_free"))
+    lines += _failing(answer)
     if get("digest"):
         lines.append(_line("digest", str(get("digest"))))
     if get("sync"):
@@ -137,6 +140,28 @@ def _disk(objects: object, min_free: object) -> list[str]:
         return []
     text = scarce(free, min_free)
     return [_line("disk", text)] if text else []
+
+
+def _failing(answer: Answer) -> list[str]:
+    """Programs are told an errno, and the logs may be on the same disk."""
+    if answer.get("read_only"):
+        return [_line("disk", "takes no writes any more: they get EROFS")]
+    said = [answer.get("failing"), _of_worker(answer, "failing")]
+    reports = [report for report in said if isinstance(report, dict)]
+    if not reports:
+        return []
+    last = min(reports, key=lambda report: report["ago_s"])
+    times = sum(report["times"] for report in reports)
+    counted = f", {times:,} times in all" if times > 1 else ""
+    text = f"{last['reason']}, {duration(last['ago_s'])} ago{counted}"
+    return [_line("failing", text)]
+
+
+def _of_worker(answer: Answer, key: str) -> object:
+    """Of what it says of itself."""
+    said = answer.get("worker")
+    own = said.get("worker") if isinstance(said, dict) else None
+    return own.get(key) if isinstance(own, dict) else None
 
 
 def scarce(free_bytes: int, min_free: int) -> str:

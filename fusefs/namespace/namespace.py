@@ -41,7 +41,7 @@ from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Entry
 from fusefs.namespace.warm import Warm
 from fusefs.store.database import translated
-from fusefs.store.files import not_synced
+from fusefs.store.files import failed
 from fusefs.store.wal import CHECKPOINT_BYTES, Wal
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,8 @@ class Namespace(Reads):
         try:
             self._wal.sync()
         except OSError as error:
-            raise not_synced(self.path.name, error) from error
+            doing = f"syncing {self.path.name}"
+            raise failed(self.path.parent, doing, error) from error
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
         """Now and then: keeps the WAL short, so that no commit has to. It syncs. Raises

@@ -8,6 +8,7 @@ for a connection per thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusefs.errors import Corrupt, FsError, NoSpace
-from fusefs.store.files import is_full, not_synced
+from fusefs.errors import Corrupt, DiskFailed, FsError, NoSpace
+from fusefs.store import trouble
+from fusefs.store.files import FULL, failed, refusal
 from fusefs.store.locking import WriteLock
 from fusefs.store.wal import AUTOCHECKPOINT_PAGES, CHECKPOINT_BYTES, LONGEST_BYTES, Wal
 
@@ -25,7 +27,11 @@ APPLICATION_ID = 0x64667332  # "dfs2"
 BUSY_TIMEOUT_S = 30.0
 """Only recovery after a crash of the other process ever blocks this long."""
 READERS_KEPT = 4
-_UNCLEAR = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_UNCLEAR = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+)
 PAGE_BYTES = 4096
 """SQLite's default, with which every small.db is made."""
 SHRINKS = "auto_vacuum = INCREMENTAL"
@@ -47,12 +53,18 @@ Row = tuple[Any, ...]
 
 def translated(error: sqlite3.Error, path: Path) -> FsError:
     """Our error for one of SQLite's about this database. SQLite does not tell a quota
-    that is used up from a disk that fails."""
+    that is used up, or a disk that takes no writes, from one that fails."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code in _UNCLEAR and is_full(path.parent)):
+    why = refusal(path.parent) if code in _UNCLEAR else 0
+    if code == sqlite3.SQLITE_FULL or why in FULL:
         return NoSpace(f"the store's disk is full ({path.name})")
+    if why == errno.EROFS:
+        return failed(
+            path.parent, f"writing {path.name}", OSError(why, os.strerror(why))
+        )
+    trouble.note(path.parent, f"{path.name}: {error}")
     repair = " --repair" if path.name == "small.db" else ""
-    return Corrupt(f"{path.name}: {error}; run `dfs fsck{repair}`")
+    return DiskFailed(f"{path.name}: {error}; run `dfs fsck{repair}`")
 
 
 class Database:
@@ -180,7 +192,7 @@ class Database:
         try:
             self._wal.sync()
         except OSError as error:
-            raise not_synced("small.db", error) from error
+            raise failed(self._path.parent, "syncing small.db", error) from error
 
     def checkpoint(self, at_least_bytes: int = CHECKPOINT_BYTES) -> None:
         """Move a long WAL into the table so that it starts again at its beginning."""

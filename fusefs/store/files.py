@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fusefs.errors import Corrupt, FsError, NoSpace
+from fusefs.errors import DiskFailed, FsError, NoSpace
 from fusefs.model.ids import ChunkId
+from fusefs.store import trouble
 from fusefs.store.types import Buffer
 
 STALE_TMP_S = 600
@@ -26,7 +27,7 @@ PROBE_BYTES = 64 << 10
 """More than may be left where a page found no room."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +54,7 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         _make_fan_out(directory)
+        self._store = directory.parent
         self.fd = os.open(directory, _DIRECTORY)
         self._serial = itertools.count()
         self._prefix = f"tmp/{os.getpid()}-{os.urandom(6).hex()}-"
@@ -61,7 +63,7 @@ class Files:
         """Store the bytes under a temporary name, to be published or discarded."""
         tmp = self._prefix + str(next(self._serial))
         try:
-            with _full_disk():
+            with self._failing("writing an object"):
                 self._write(tmp, data)
         except OSError:
             self.discard(tmp)
@@ -78,7 +80,7 @@ class Files:
     def publish(self, tmp: str, cid: ChunkId) -> None:
         """Give a temporary file its object's name, replacing what has it."""
         path = path_of(cid)
-        with _full_disk():
+        with self._failing("naming an object"):
             try:
                 os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             except FileNotFoundError:
@@ -93,9 +95,10 @@ class Files:
         os.fsync(self.fd)
 
     def discard(self, tmp: str) -> None:
+        """Where it cannot be removed, `remove_stale_tmp` does it another time."""
         try:
             os.unlink(tmp, dir_fd=self.fd)
-        except FileNotFoundError:
+        except OSError:
             pass
 
     def stat(self, cid: ChunkId) -> os.stat_result | None:
@@ -115,7 +118,8 @@ class Files:
     def renew(self, cid: ChunkId, now_s: float) -> bool:
         """Set the time GC's grace counts from; False when there is no such object."""
         try:
-            os.utime(path_of(cid), (now_s, now_s), dir_fd=self.fd)
+            with self._failing("renewing an object"):
+                os.utime(path_of(cid), (now_s, now_s), dir_fd=self.fd)
         except FileNotFoundError:
             return False
         return True
@@ -124,7 +128,8 @@ class Files:
         """Remove a file, or what stands for one and is an empty directory, by its path
         below `objects/`; False when it was gone."""
         try:
-            os.unlink(path, dir_fd=self.fd)
+            with self._failing("removing an object"):
+                os.unlink(path, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except IsADirectoryError:
@@ -188,11 +193,15 @@ class Files:
             if fd is None:
                 gone.append(cid)
                 continue
-            _sync_and_close(fd, os.fdatasync)
+            self._sync_and_close(fd, os.fdatasync)
             directories.add(path_of(cid)[:2])
         for name in directories:
-            _sync_and_close(os.open(name, _DIRECTORY, dir_fd=self.fd), os.fsync)
+            self._sync_and_close(os.open(name, _DIRECTORY, dir_fd=self.fd), os.fsync)
         return gone
+
+    def _sync_and_close(self, fd: int, sync: Callable[[int], None]) -> None:
+        with self._failing("syncing an object"):
+            _sync_and_close(fd, sync)
 
     def sync_filesystem(self) -> None:
         """Make everything on the store's file system durable (syncfs(2)).
@@ -202,14 +211,25 @@ class Files:
         """
         if _libc.syncfs(self.fd) != 0:
             code = ctypes.get_errno()
-            raise not_synced("the store", OSError(code, os.strerror(code)))
+            error = OSError(code, os.strerror(code))
+            raise failed(self._store, "syncing the store", error)
+
+    @contextmanager
+    def _failing(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise
+        except OSError as error:
+            raise failed(self._store, doing, error) from error
 
     def close(self) -> None:
         os.close(self.fd)
 
 
-def is_full(directory: Path) -> bool:
-    """Whether a file that grows there meets the end of the disk, or of a quota."""
+def refusal(directory: Path) -> int:
+    """The errno that a file which grows there meets: of a full disk, a quota that is
+    used up, a disk that takes no writes. 0: it grows."""
     try:
         fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
@@ -217,19 +237,18 @@ def is_full(directory: Path) -> bool:
         finally:
             os.close(fd)
     except OSError as error:
-        return error.errno in _FULL
-    return False
+        return error.errno or errno.EIO
+    return 0
 
 
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    """No block, no inode, or a quota that is used up: NoSpace."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoSpace("the store's disk is full") from error
-        raise
+def failed(store: Path, doing: str, error: OSError) -> FsError:
+    """Our error for one of the disk's. No block, no inode, or a quota that is used up:
+    NoSpace; else it is noted for `dfs status`."""
+    if error.errno in FULL:
+        return NoSpace(f"the store's disk is full ({doing})")
+    trouble.note(store, f"{doing}: {error.strerror}")
+    read_only = errno.EROFS if error.errno == errno.EROFS else None
+    return DiskFailed(f"{doing} failed: {error.strerror}", errno=read_only)
 
 
 def _make_fan_out(directory: Path) -> None:
@@ -253,17 +272,8 @@ def _write_all(fd: int, data: Buffer) -> None:
 def _sync_and_close(fd: int, sync: Callable[[int], None]) -> None:
     try:
         sync(fd)
-    except OSError as error:
-        raise not_synced("an object", error) from error
     finally:
         os.close(fd)
-
-
-def not_synced(what: str, error: OSError) -> FsError:
-    """Our error for that of a sync."""
-    if error.errno in _FULL:
-        return NoSpace(f"the store's disk is full (syncing {what})")
-    return Corrupt(f"syncing {what} failed: {error.strerror}")
 
 
 def _parse(directory: str, name: str) -> ChunkId | None:

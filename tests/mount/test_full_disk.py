@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib import disks
 from tests.lib.cluster import (
     ROOT,
     Cluster,
@@ -32,14 +33,8 @@ CONTENT = bytes(range(256)) * 4000
 def _disk_for(kind: str, node: Node) -> list[str]:
     """Words for mount(8)."""
     if kind == "tmpfs":
-        return ["-t", "tmpfs", "-o", "size=64M", "none", str(node.store)]
-    image = node.store.with_suffix(".img")
-    with image.open("wb") as file:
-        file.truncate(96 << 20)
-    made = subprocess.run(["mkfs.ext4", "-q", "-m0", "-b4096", str(image)], check=False)
-    if made.returncode:
-        pytest.skip("no mkfs.ext4 here")
-    return ["-o", "loop", str(image), str(node.store)]
+        return ["-t", "tmpfs", "-o", "size=64M", "none"]
+    return disks.ext4_on(node.store.with_suffix(".img"), 96 << 20)
 
 
 @pytest.fixture
@@ -48,19 +43,17 @@ def small_disk(fresh: Cluster, request: pytest.FixtureRequest) -> Iterator[Node]
     node = fresh.add()
     node.store.mkdir()
     options = _disk_for(getattr(request, "param", "tmpfs"), node)
-    if subprocess.run(["mount", *options], capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    if (node.store / "lost+found").exists():
-        (node.store / "lost+found").rmdir()
-    try:
-        node.mount("--min-free=1M")
-        yield node
-        node.stop()
-        node.fsck()
-    finally:
-        node.destroy()
-        fresh.nodes.remove(node)
-        subprocess.run(["umount", "-l", str(node.store)], check=True)
+    with disks.mounted(node.store, options):
+        if (node.store / "lost+found").exists():
+            (node.store / "lost+found").rmdir()
+        try:
+            node.mount("--min-free=1M")
+            yield node
+            node.stop()
+            node.fsck()
+        finally:
+            node.destroy()
+            fresh.nodes.remove(node)
 
 
 _FILLER = """

@@ -449,6 +449,22 @@ def _peer(name: str, *, connected: bool) -> dict[str, object]:
     return {"name": name, "address": "", "connected": connected, "lag": 0}
 
 
+def test_the_status_page_tells_of_a_disk_that_fails() -> None:
+    node = {"reason": "meta.db: disk I/O error", "times": 2, "ago_s": 70}
+    worker = {"reason": "syncing an object: Input/output error", "times": 1, "ago_s": 5}
+    of_worker = {"worker": {"failing": worker}}
+    assert _page(failing=node)[-1] == (
+        "failing  meta.db: disk I/O error, 1m10s ago, 2 times in all"
+    )
+    assert _page(failing=node, worker=of_worker)[-1] == (
+        "failing  syncing an object: Input/output error, 5s ago, 3 times in all"
+    )
+    assert _page(failing=None, worker={"worker": {"failing": None}}) == _page()
+    assert _page(failing=node, read_only=True)[-1].startswith(
+        "disk     takes no writes"
+    )
+
+
 def test_status_tells_how_far_what_was_written_here_has_come() -> None:
     near, away = _peer("b", connected=True), _peer("c", connected=False)
     assert "push" not in str(_page(peers=[], to_replicate=3))

@@ -83,7 +83,7 @@ def test_all_objects_are_written_anew_when_syncing_the_disk_failed(
         ]
 
         def fails(self) -> None:
-            raise files.not_synced("the store", OSError(errno.EIO, "no"))
+            raise files.failed(tmp_path, "syncing", OSError(errno.EIO, "no"))
 
         with monkeypatch.context() as patch:
             patch.setattr(files.Files, "sync_filesystem", fails)
