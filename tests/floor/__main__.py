@@ -9,8 +9,11 @@ dfs.
   processes, each an event loop, one to the other over TLS, and an answer has come back.
 * `dfs`: two nodes.
 
-Printed are medians, per second; no figure is asserted. Root only: the kernel's caches
-are dropped before anything is looked at for the first time.
+Printed are medians, per second, and in milliseconds what a change takes that comes
+alone, when the processors have gone to sleep since the last: `close`, and from its
+beginning until the bytes were `read`, at the peer where there is one. No figure is
+asserted. Root only: the kernel's caches are dropped before anything is looked at for
+the first time.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ from tests.lib.kernel_mount import connection_of
 from tests.lib.memory_vfs import MemoryVfs
 
 FILES = 200
+ALONE = 40
+"""Changes, each after a pause."""
+PAUSES_S = [0.003 + 0.001 * (number % 17) for number in range(ALONE)]
 CONTENT = os.urandom(4096)
+Figures = dict[str, list[dict[str, float]]]
 PIECE = 65536
 ANSWER = b"."
 PROCESSES = multiprocessing.get_context("fork")
@@ -184,31 +191,71 @@ def burst(top: Path) -> dict[str, float]:
     return found
 
 
+def shown(path: Path) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(2 * len(CONTENT)) == CONTENT
+    except FileNotFoundError:
+        return False
+
+
+def alone(top: Path, seen: Path) -> dict[str, float]:
+    """Medians in milliseconds: of close, and from its beginning until the bytes were
+    read below `seen`."""
+    (top / "alone").mkdir()
+    closed, read = [], []
+    for number, pause_s in enumerate(PAUSES_S):
+        time.sleep(pause_s)
+        with open(top / "alone" / str(number), "wb", buffering=0) as file:
+            file.write(CONTENT)
+            began_s = time.monotonic()
+        closed.append(time.monotonic() - began_s)
+        while not shown(seen / "alone" / str(number)):
+            time.sleep(0.0005)
+        read.append(time.monotonic() - began_s)
+    return {
+        "close": statistics.median(closed) * 1000,
+        "read": statistics.median(read) * 1000,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.floor", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     with (
-        tempfile.TemporaryDirectory(prefix="dfs-floor-") as name,
-        mounted(Path(name, "alone"), MemoryVfs()) as alone,
-        passing_on(Path(name, "passed")) as passed,
-        cluster(Path(name, "dfs")) as real,
+        tempfile.TemporaryDirectory(prefix="dfs-floor-") as base,
+        mounted(Path(base, "quick"), MemoryVfs()) as quick,
+        passing_on(Path(base, "passed")) as passed,
+        cluster(Path(base, "dfs")) as real,
     ):
-        first = real.start(2)[0]
+        first, second = real.start(2)
         real.wait_near()
-        places = {"binding": alone, "passed on": passed, "dfs": first.mnt}
-        figures: dict[str, list[dict[str, float]]] = {title: [] for title in places}
+        places = {
+            "binding": (quick, quick),
+            "passed on": (passed, passed),
+            "dfs": (first.mnt, second.mnt),
+        }
+        rates: Figures = {title: [] for title in places}
+        waits: Figures = {title: [] for title in places}
         for number in range(rounds):
-            for title, place in places.items():
-                figures[title].append(burst(place / f"round-{number}"))
+            for title, (place, seen) in places.items():
+                name = f"round-{number}"
+                rates[title].append(burst(place / name))
+                waits[title].append(alone(place / name, seen / name))
     print(f"{'':12}", *(f"{title:>12}" for title in places))
     for work in WORK:
-        medians = [
-            statistics.median(one[work.__name__] for one in figures[title])
-            for title in places
-        ]
-        print(f"{work.__name__:12}", *(f"{median:12.0f}" for median in medians))
+        tell(work.__name__, rates, 0)
+    for what in ("close", "read"):
+        tell(what, waits, 2)
     return 0
+
+
+def tell(what: str, figures: Figures, digits: int) -> None:
+    medians = [
+        statistics.median(one[what] for one in found) for found in figures.values()
+    ]
+    print(f"{what:12}", *(f"{median:12.{digits}f}" for median in medians))
 
 
 if __name__ == "__main__":
