@@ -171,7 +171,8 @@ class Commands:
     def _away(self, other: NodeId) -> Report:
         node = self._node
         addresses = node.membership.addresses(other)
-        seen = node.last_seen.get(other)
+        parted = node.parted.get(other)
+        since = node.environment.wall_ms() - parted.wall_ms if parted else None
         return {
             "node_id": _hex(other),
             "name": node.membership.name(other),
@@ -181,7 +182,9 @@ class Commands:
             "near": False,
             "lag": None,
             "state": "not connected",
-            "view_from": _time(seen) if seen else None,
+            "view_from": _time(parted.wall_ms) if parted else None,
+            "away_s": max(0, round(since / 1000)) if since is not None else None,
+            "why": parted.why if parted else None,
         }
 
     async def members(self, *_: str) -> list[Report]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import trio
 
@@ -17,6 +18,13 @@ from netnode.wire.messages import AnyMessage, Hello
 
 MAX_QUEUED_BYTES = 4 << 20
 """Live transactions waiting for one peer; beyond it the peer gets a delta later."""
+
+
+class Parted(NamedTuple):
+    """How the last connection with a peer ended."""
+
+    wall_ms: int
+    why: str
 
 
 class Peer:

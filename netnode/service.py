@@ -35,7 +35,7 @@ from netnode.heartbeat import Heartbeat
 from netnode.horizons import Horizons
 from netnode.locking import Locking
 from netnode.moving import Moving
-from netnode.peers import Peer, Peers
+from netnode.peers import Parted, Peer, Peers
 from netnode.pinning import Pinning
 from netnode.pulling import Pulling
 from netnode.regaining import Regaining
@@ -207,8 +207,8 @@ class Node:
         )
         self.refused = ""
         """Why peers want this node to join anew."""
-        self.last_seen: dict[NodeId, int] = {}
-        """Wall clock (ms) when a peer that is away was last connected."""
+        self.parted: dict[NodeId, Parted] = {}
+        """Of peers that are away and were connected since this process began."""
         self._network = network
         self._near = (-1, -1, -1)
         self._on_near: NearChanged = lambda near, connected, members: None
@@ -524,7 +524,7 @@ class Node:
         where = address or join_address(connection.stream.remote, theirs.port)
         peer = Peer(self.me, theirs, connection, link, where)
         self.peers.add(peer)
-        self.last_seen.pop(peer.id, None)
+        self.parted.pop(peer.id, None)
         log.info("connected to %s (%x) at %s", peer.name, peer.id, where)
         self.chunks.peer_joined(peer.id)
         self.keeper.peer_came(peer.id)
@@ -541,8 +541,9 @@ class Node:
         """The connection is over: it counts for nothing from this moment."""
         if not self.peers.remove(peer):
             return
-        log.info("disconnected from %s: %s", peer.name, peer.why_closed or "it closed")
-        self.last_seen[peer.id] = self.environment.wall_ms()
+        why = peer.why_closed or "it closed"
+        log.info("disconnected from %s: %s", peer.name, why)
+        self.parted[peer.id] = Parted(self.environment.wall_ms(), why)
         self.chunks.peer_gone(peer.id)
         self.keeper.peer_gone(peer.id)
         self.replicator.gone(peer)

@@ -200,9 +200,15 @@ def _peers(peers: object) -> list[str]:
                 f"{where} {near:<9} {f'behind by {lag}' if lag else 'has all of ours'}"
             )
         else:
-            text = f"{where} not connected"
+            text = f"{where} not connected{_parted(peer)}"
         lines.append(_line("" if number else "peers", text))
     return lines
+
+
+def _parted(peer: dict[str, object]) -> str:
+    """Since when, and why."""
+    away_s, why = peer.get("away_s"), peer.get("why")
+    return f" for {duration(away_s)}: {why}" if isinstance(away_s, int) else ""
 
 
 def with_advice(sync: str, where: str) -> str:

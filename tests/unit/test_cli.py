@@ -449,6 +449,15 @@ def _peer(name: str, *, connected: bool) -> dict[str, object]:
     return {"name": name, "address": "", "connected": connected, "lag": 0}
 
 
+def test_the_status_page_tells_why_a_peer_is_away() -> None:
+    away = {"name": "B", "address": "h:4000", "connected": False}
+    parted = {**away, "away_s": 75, "why": "its disk is full"}
+    (line,) = (line for line in _page(peers=[parted]) if "peers" in line)
+    assert line.endswith("not connected for 1m15s: its disk is full")
+    (line,) = (line for line in _page(peers=[away]) if "peers" in line)
+    assert line.endswith("not connected")
+
+
 def test_the_status_page_tells_of_a_disk_that_fails() -> None:
     node = {"reason": "meta.db: disk I/O error", "times": 2, "ago_s": 70}
     worker = {"reason": "syncing an object: Input/output error", "times": 1, "ago_s": 5}
