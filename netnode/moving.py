@@ -8,7 +8,7 @@ directory says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -31,6 +31,8 @@ from fusefs.model.register import decode_register
 from fusefs.model.tx import State, Tx
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.trees import files_below
+from fusefs.store.store import Store
+from netnode.chunks import ChunkPlane
 from netnode.copies import Copies
 from netnode.environment import Environment
 from netnode.pulling import Pulling
@@ -39,6 +41,8 @@ from netnode.versions import DELAY_S
 PAGE = 500
 """Files told at once."""
 PAUSE_S = 0.5
+IDLE = 2
+"""So often nothing was under way: between two levels of a manifest that may be so."""
 MOST = 10_000
 """Waiting, and missed; of more, everything there is is looked through."""
 
@@ -52,23 +56,26 @@ class Moving:
     def __init__(
         self,
         namespace: Namespace,
+        store: Store,
+        plane: ChunkPlane,
         copies: Copies,
         pulling: Pulling,
         environment: Environment,
-        everything: Callable[[], None],
     ) -> None:
-        """`everything`: has the whole tree looked through; raises NoSpace."""
         self._namespace = namespace
+        self._store = store
+        self._plane = plane
         self._copies = copies
         self._pulling = pulling
         self._environment = environment
-        self._everything = everything
         self._waiting: dict[Ino, bool] = {}
         """What was moved, and whether it is a directory."""
         self._missed: dict[Ino, None] = {}
         """Files of which not everything could be had, or there was no room for it."""
         self._too_many = False
         """Waiting, or missed, to remember them all."""
+        self._is_noted = store.moves_wait()
+        """The next start would look through everything."""
         self._wake = trio.Event()
 
     # -- inputs ----------------------------------------------------------------
@@ -96,6 +103,7 @@ class Moving:
 
     def missed(self, ino: Ino) -> None:
         """Something of a file that was looked at could not be had."""
+        self._note_waiting()
         if len(self._missed) < MOST:
             self._missed[ino] = None
         else:
@@ -128,16 +136,27 @@ class Moving:
             self._note(entry.ino, entry.kind == S_DIR)
 
     def _note(self, ino: Ino, is_directory: bool) -> None:
+        self._note_waiting()
         if len(self._waiting) < MOST:
             self._waiting[ino] = is_directory
         else:
             self._too_many = True
         self._wake.set()
 
+    def _note_waiting(self) -> None:
+        """This process may be killed before all is done."""
+        if not self._is_noted:
+            with suppress(NoSpace):
+                self._store.set_moves_wait(True)
+                self._is_noted = True
+
     # -- the task --------------------------------------------------------------
 
     async def run(self) -> None:
         """Has what was moved looked at."""
+        if self._is_noted:  # by a process that was killed
+            self._too_many = True
+            self._wake.set()
         while True:
             await self._wake.wait()
             await trio.sleep(DELAY_S)
@@ -145,10 +164,22 @@ class Moving:
             if self._too_many:
                 self._too_many = False
                 with suppress(NoSpace):
-                    self._everything()
+                    self._store.note_lost()
             moved, self._waiting = self._waiting, {}
             for ino, is_directory in moved.items():
                 await self._look(ino, is_directory)
+            await self._until_done()
+
+    async def _until_done(self) -> None:
+        """Or until there is more of it."""
+        idle = 0
+        while idle < IDLE and not self._wake.is_set():
+            await trio.sleep(PAUSE_S)
+            idle = 0 if len(self._pulling) or len(self._plane.scheduler) else idle + 1
+        if not (self._wake.is_set() or self._missed):
+            with suppress(NoSpace):
+                self._store.set_moves_wait(False)
+                self._is_noted = False
 
     async def _look(self, ino: Ino, is_directory: bool) -> None:
         versions = self._versions(ino, is_directory)

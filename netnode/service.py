@@ -161,7 +161,7 @@ class Node:
             lambda ino: self.moving.missed(ino),
         )
         self.moving = Moving(
-            namespace, self.copies, self.pulling, environment, store.note_lost
+            namespace, store, self.chunks, self.copies, self.pulling, environment
         )
         self.pinning = Pinning(namespace, store, self.chunks, environment)
         self.upkeep = Upkeep(store, self.chunks, environment)

@@ -331,6 +331,15 @@ class Store(Objects):
         with self.lock:
             self.index.set_state("balanced", view)
 
+    def moves_wait(self) -> bool:
+        """What `set_moves_wait` was told last."""
+        return self.index.state("moved") is not None
+
+    def set_moves_wait(self, waits: bool) -> None:
+        """What came to where more nodes keep it may not be here yet. Raises NoSpace."""
+        with self.lock:
+            self.index.set_state("moved", 1 if waits else None)
+
     def lost_s(self) -> float | None:
         """When objects were lost last that others may count as our copies; None: they
         are here again."""

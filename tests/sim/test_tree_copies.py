@@ -191,6 +191,33 @@ async def test_who_was_away_keeps_what_was_moved_meanwhile(cluster: SimCluster) 
 
 
 @simulated
+async def test_who_was_killed_keeps_what_was_moved_just_before(
+    cluster: SimCluster,
+) -> None:
+    a = await five(cluster)
+    many = a.make_directory(b"many")
+    say(a, many, b"5")
+    await cluster.until_equal()
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(40)
+    killed = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    move(a, b"file", ROOT_INO, many)
+    await cluster.until_equal()
+    assert not killed.store.has(ids[-1])
+    await killed.crash()
+    await trio.sleep(20)
+    await killed.start()
+    await cluster.until_connected()
+    await trio.sleep(100)
+    assert keepers(cluster, ids) == {5}
+    for _ in range(2):  # and no more is looked for
+        assert {node.store.lost_s() for node in cluster.nodes} == {None}
+        await killed.stop()
+        await killed.start()
+        await trio.sleep(20)
+
+
+@simulated
 async def test_who_was_cut_off_keeps_what_was_moved_meanwhile(
     cluster: SimCluster,
 ) -> None:
