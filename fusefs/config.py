@@ -44,6 +44,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     granted, and excludes programs of this machine."""
     exclusive: Literal["cluster", "local"] = "cluster"
     """Whether O_EXCL, mkdir, link and the like exclude near nodes."""
+    acl: bool = False
+    """POSIX access control lists, checked by the kernel."""
     replicas: int = 3
     """Copies the cluster keeps; only the first mount of a cluster sets it."""
     mass_delete: int = 30

@@ -207,6 +207,7 @@ OPTIONS: tuple[Option, ...] = (
         "whom O_EXCL, mkdir, link exclude: cluster or local (cluster)",
         "WHOM",
     ),
+    Option("acl", _flag, "POSIX access control lists: yes or no (no)", "YES"),
     Option("replicas", _whole(1, 100), "copies of each chunk, new cluster (3)", "N"),
     Option(
         "mass_delete",
@@ -243,7 +244,7 @@ allow_other allow_root auto_unmount default_permissions
 """
 _DROPPED = """
 rw defaults auto noauto user nouser users owner group nofail _netdev silent loud
-iversion noiversion mand nomand
+iversion noiversion mand nomand noacl
 """
 PASSED = frozenset(_PASSED.split())
 """Handed to mount(2) or fusermount."""

@@ -151,6 +151,7 @@ def vfs_options(config: Config) -> VfsOptions:
         journal=config.run_dir / "drafts",
         unnamed=config.run_dir / "orphans",
         dirty_bytes=config.dirty_size,
+        acl=config.acl,
         read_only=config.read_only,
         same_mount=_is_taken_over(config),
         kernel_refs=config.binding == "kernel",
@@ -222,6 +223,7 @@ def serve(
             set_invalidator=parts.vfs.set_invalidator,
             settings=Settings(
                 locks=config.locks == "cluster",
+                acl=config.acl,
                 changes_wait=config.sync == "all",
                 notify_wait_s=max(config.barrier_ms / 1000, NOTIFY_WAIT_S),
             ),

@@ -32,6 +32,8 @@ def check_all(config: Config) -> None:
     Raises:
         CommandError: the first obstacle, and what to do about it.
     """
+    if config.acl and config.binding != "kernel":
+        raise usage("acl needs the kernel's own checks: not with binding=fusepy")
     check_device()
     check_mountpoint(config)
     check_store(config)

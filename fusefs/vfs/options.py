@@ -24,6 +24,8 @@ class VfsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The errno when the node that decides about a lock cannot be reached."""
     exclusive: Literal["cluster", "local"] = "cluster"
     """Whether O_EXCL, mkdir and the like exclude near nodes, too."""
+    acl: bool = False
+    """The kernel checks access control lists, and leaves the umask to us."""
     read_only: bool = False
     """Refuse every change with EROFS."""
     kernel_refs: bool = True

@@ -2,7 +2,7 @@
 
 The rules of POSIX and Linux that the kernel cannot check for a file system that
 changes from elsewhere, too; all inside one transaction, so nothing moves between
-check and act. The mode arrives with the umask applied: the kernel does it.
+check and act. The mode arrives with the umask applied, but for -o acl.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fusefs.model.ids import LOST_FOUND_INO, ROOT_INO, Ino
 from fusefs.model.records import S_DIR, S_REG
 from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import FLAG_LINKABLE, Entry, Inode
+from fusefs.vfs.acls import born
 from fusefs.vfs.coherence import Coherence
 from fusefs.vfs.commits import Commits
 from fusefs.vfs.exclusive import Exclusive, Taken
@@ -113,8 +114,11 @@ class Tree:
             if ask:
                 self._exclusive.check(tx, parent)
             mode, gid = inherit(above, mode, caller.gid)
+            mode, lists = born(tx, parent, mode, self._umask(caller))
             ino = tx.new_ino(parent, name, stat.S_IFMT(mode) >> 12)
             tx.create(parent, name, ino, mode, caller.uid, gid, rdev, target)
+            for key, value in lists.items():
+                tx.set_xattr(ino, key, value)
             caller.note(ino)
         return ino, commit.seq
 
@@ -142,6 +146,7 @@ class Tree:
         with self._commits.begin() as tx:
             above = directory(tx, parent)
             mode, gid = inherit(above, mode, caller.gid)
+            mode, lists = born(tx, parent, mode, self._umask(caller))
             now, salt = tx.now_ns, 0
             while True:
                 name = b"#tmp %d %d" % (now, salt)
@@ -154,7 +159,13 @@ class Tree:
             int(parent), FLAG_LINKABLE if linkable else 0,
         )  # fmt: skip
         self._files.orphan(row, born=True)
+        if lists:
+            self._files.orphans[ino].xattrs = lists
         return ino
+
+    def _umask(self, caller: Caller) -> int:
+        """What the kernel has left to us of it."""
+        return caller.umask if self._commits.options.acl else 0
 
     # -- linking ---------------------------------------------------------------
 

@@ -21,7 +21,7 @@ namespace's write lock), then leaves (`Files.lock`, the caches' and the pool's).
 Nothing waits for the network under any of them.
 
 Every method is thread-safe and raises FsError; anything else is a bug. Permissions
-are the kernel's business (default_permissions), the umask too.
+are the kernel's business (default_permissions), the umask too, but for -o acl.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ from functools import partial
 import msgspec
 
 from fusefs.errors import FsError
+from fusefs.model import acl
 from fusefs.model.ids import Ino
 from fusefs.model.tx import Effects
 from fusefs.namespace.cache import RowCache
 from fusefs.namespace.namespace import Namespace
 from fusefs.relief import Relief
 from fusefs.store.store import Store
+from fusefs.vfs.acls import Acls
 from fusefs.vfs.appending import Appends
 from fusefs.vfs.attributes import Attributes
 from fusefs.vfs.background import Background
@@ -194,6 +196,8 @@ class Vfs:
         )
         self._listings = Listings(namespace, files, self._inodes, snapshots)
         self._xattrs = Xattrs(namespace, files, commits, store, objects, clock)
+        self._acls = Acls(files, commits, self._inodes, self._writer, self._xattrs)
+        self._acl_names = acl.NAMES if options.acl else ()
         self._space = SpaceReport(namespace, store)
         # The two hottest calls go straight through.
         self.getattr: Callable[[Ino], Attr] = self._inodes.attr
@@ -384,6 +388,8 @@ class Vfs:
         return self._space.statfs()
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        if name in self._acl_names:
+            return self._acls.get(ino, name)
         return self._xattrs.get(ino, name)
 
     def setxattr(
@@ -393,16 +399,22 @@ class Vfs:
         value: Buffer,
         flags: int = 0,
         caller: Caller = _NOBODY,
+        kill_sgid: bool = False,
     ) -> None:
+        """`kill_sgid`: with an access control list that bit goes."""
         self._store.reserve.require()
-        self._xattrs.set(ino, name, bytes(value), flags)
+        if name in self._acl_names:
+            self._acls.set(ino, name, bytes(value), kill_sgid, caller)
+        else:
+            self._xattrs.set(ino, name, bytes(value), flags)
 
     def listxattr(self, ino: Ino, caller: Caller = _NOBODY) -> list[bytes]:
         """Names; trusted.* for root only."""
         return self._xattrs.list(ino, caller.uid)
 
     def removexattr(self, ino: Ino, name: bytes, caller: Caller = _NOBODY) -> None:
-        self._relief.removing(lambda: self._xattrs.remove(ino, name))
+        part = self._acls if name in self._acl_names else self._xattrs
+        self._relief.removing(lambda: part.remove(ino, name))
 
     def getlk(
         self,

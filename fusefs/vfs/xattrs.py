@@ -1,7 +1,8 @@
 """Extended attributes: the namespaces of xattr(7), and our own read-only ones.
 
     user.*, trusted.*, security.*   stored and replicated
-    system.*                        EOPNOTSUPP (no POSIX ACLs: cp -a and tar skip them)
+    system.posix_acl_*              with -o acl: access control lists, acls.py; else, as
+                                    all of system.*, EOPNOTSUPP: cp -a and tar skip them
     user.dfs.*                      computed, never listed, but for one never settable:
                                     cp -a and rsync -X neither copy nor set them
 
@@ -31,6 +32,7 @@ from fusefs.model.ids import HOLE, Ino
 from fusefs.model.records import MAX_REPLICAS, REPLICAS, replicas_of
 from fusefs.namespace.namespace import Namespace
 from fusefs.namespace.replicas import of_cluster, replicas_for
+from fusefs.namespace.transaction import Transaction
 from fusefs.namespace.types import Inode
 from fusefs.store.store import Store
 from fusefs.vfs.commits import Commits
@@ -59,6 +61,8 @@ class Xattrs:
         objects: Objects,
         clock: Callable[[], int],
     ) -> None:
+        acls = commits.options.acl
+        self._hidden = (_OWN,) if acls else (_OWN, b"system.")
         self._namespace = namespace
         self._files = files
         self._commits = commits
@@ -73,6 +77,10 @@ class Xattrs:
         _check(name)
         if name.startswith(_OWN):
             return self._computed(ino, name[len(_OWN) :])
+        return self.stored(ino, name)
+
+    def stored(self, ino: Ino, name: bytes) -> bytes:
+        """Raises NoAttribute. The name is one that is stored."""
         orphan = self._files.orphans.get(ino)
         if orphan is not None:
             value = self._of_orphan(orphan).get(name)
@@ -90,7 +98,7 @@ class Xattrs:
             if orphan is not None
             else self._namespace.xattrs(ino)
         )
-        hidden = (_OWN,) if uid == 0 else (_OWN, b"trusted.")
+        hidden = self._hidden if uid == 0 else (*self._hidden, b"trusted.")
         return [name for name in names if not name.startswith(hidden)]
 
     # -- changing --------------------------------------------------------------
@@ -107,6 +115,10 @@ class Xattrs:
             raise Invalid(f"replicas are a number from 1 to {MAX_REPLICAS}")
         if name == CAPABILITY and (file := self._files.get(ino)) is not None:
             file.capability = True
+        self.store(ino, name, value, flags)
+
+    def store(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+        """As `set`, of a name that is stored."""
         orphan = self._files.orphans.get(ino)
         if orphan is not None:
             held = self._of_orphan(orphan)
@@ -117,14 +129,23 @@ class Xattrs:
         with self._commits.begin() as tx:
             if tx.inode(ino) is None:
                 raise Stale(f"inode {ino} is gone")
-            present = tx.xattr(ino, name) is not None
-            _check_flags(name, present, flags)
-            if not present:
-                self._check_room(ino, name)
-            tx.set_xattr(ino, name, value)
+            self.store_in(tx, ino, name, value, flags)
+
+    def store_in(
+        self, tx: Transaction, ino: Ino, name: bytes, value: bytes, flags: int = 0
+    ) -> None:
+        present = tx.xattr(ino, name) is not None
+        _check_flags(name, present, flags)
+        if not present:
+            self._check_room(ino, name)
+        tx.set_xattr(ino, name, value)
 
     def remove(self, ino: Ino, name: bytes) -> None:
         self._check_settable(ino, name)
+        self.drop(ino, name)
+
+    def drop(self, ino: Ino, name: bytes) -> None:
+        """As `remove`, of a name that is stored."""
         orphan = self._files.orphans.get(ino)
         if orphan is not None:
             if self._of_orphan(orphan).pop(name, None) is None:

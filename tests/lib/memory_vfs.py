@@ -319,7 +319,13 @@ class MemoryVfs:
             raise NoAttribute from None
 
     def setxattr(
-        self, ino: Ino, name: bytes, value: bytes, flags: int, caller: Caller
+        self,
+        ino: Ino,
+        name: bytes,
+        value: bytes,
+        flags: int,
+        caller: Caller,
+        kill_sgid: bool = False,
     ) -> None:
         xattrs = self._node(ino).xattrs
         if flags & os.XATTR_CREATE and name in xattrs:

@@ -203,7 +203,7 @@ def offer(minor: int, flags: int) -> bytes:
 
 
 def test_agreement_takes_only_what_both_want() -> None:
-    agreed = session.negotiate(*session.offered(offer(45, ALL)), locks=True)
+    agreed = session.negotiate(*session.offered(offer(45, ALL)), locks=True, acl=False)
     assert agreed.minor == 45
     assert agreed.max_write == 1 << 20
     for flag in (p.HAS_RESEND, p.PARALLEL_DIROPS, p.POSIX_LOCKS, p.FLOCK_LOCKS):
@@ -214,7 +214,7 @@ def test_agreement_takes_only_what_both_want() -> None:
 
 def test_agreement_with_an_old_kernel_asks_for_nothing_new() -> None:
     old = offer(31, ALL & ~p.INIT_EXT & ~p.MAX_PAGES)[: p.INIT_IN.size]
-    agreed = session.negotiate(*session.offered(old), locks=False)
+    agreed = session.negotiate(*session.offered(old), locks=False, acl=False)
     assert agreed.minor == 31
     assert agreed.max_write == 128 * 1024
     assert not agreed.has(p.HAS_RESEND)
@@ -222,7 +222,7 @@ def test_agreement_with_an_old_kernel_asks_for_nothing_new() -> None:
 
 
 def test_newer_kernels_are_answered_with_what_we_know() -> None:
-    agreed = session.negotiate(*session.offered(offer(60, ALL)), locks=False)
+    agreed = session.negotiate(*session.offered(offer(60, ALL)), locks=False, acl=False)
     assert agreed.minor == p.NEWEST_MINOR
 
 
@@ -231,11 +231,11 @@ def test_kernels_out_of_reach_are_refused_with_a_way_out(
     major: int, minor: int
 ) -> None:
     with pytest.raises(session.Incompatible, match="binding=fusepy"):
-        session.negotiate(major, minor, 0, 0, locks=False)
+        session.negotiate(major, minor, 0, 0, locks=False, acl=False)
 
 
 def test_init_reply_splits_the_flags() -> None:
-    agreed = session.negotiate(*session.offered(offer(45, ALL)), locks=True)
+    agreed = session.negotiate(*session.offered(offer(45, ALL)), locks=True, acl=False)
     fields = p.INIT_REPLY.unpack(session.init_reply(3, agreed))
     assert fields[3:5] == (7, 45)
     assert fields[6] | fields[13] << 32 == agreed.flags

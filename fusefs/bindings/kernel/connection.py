@@ -84,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     locks: bool = True
     """POSIX and flock locks come to the vfs (other nodes); else they stay local."""
+    acl: bool = False
+    """The kernel checks access control lists; else there are none."""
     readers: int = 2
     """Threads that read requests while none of them waits."""
     most_threads: int = 160

@@ -21,7 +21,8 @@ def init(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     connection = ch.connection
     offer = session.offered(ch.view[REQUEST : ch.length])
     try:
-        agreed = session.negotiate(*offer, locks=connection.settings.locks)
+        settings = connection.settings
+        agreed = session.negotiate(*offer, locks=settings.locks, acl=settings.acl)
     except session.Incompatible as problem:
         connection.failed(problem)
         return encode.error(unique, errno.EPROTO)

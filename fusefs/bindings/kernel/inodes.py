@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
+from typing import Final, NamedTuple
 
 from fusefs.bindings.kernel import encode
 from fusefs.bindings.kernel import protocol as p
@@ -76,8 +76,8 @@ def _sized(unique: int, value: bytes, room: int) -> bytes:
 def getxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     room, _ = p.GETXATTR_IN.unpack_from(ch.buffer, REQUEST)
     name = ch.name_at(REQUEST + p.GETXATTR_IN.size)
-    if name.startswith(_ACL):  # asked for each file by ls -l
-        return encode.error(unique, errno.EOPNOTSUPP)
+    if name.startswith(_ACL) and not ch.connection.settings.acl:
+        return encode.error(unique, errno.EOPNOTSUPP)  # asked for each file by ls -l
     return _sized(unique, ch.fs.getxattr(nodeid, name), room)
 
 
@@ -87,22 +87,35 @@ def listxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     return _sized(unique, names, room)
 
 
-def setxattr_parts(ch: Channel) -> tuple[bytes, bytes, int]:
-    """(name, value, flags) of a SETXATTR."""
-    size, flags = p.SETXATTR_COMPAT_IN.unpack_from(ch.buffer, REQUEST)
+class SetXattr(NamedTuple):
+    """`more`: SETXATTR_* of FUSE, beside the flags of setxattr(2)."""
+
+    name: bytes
+    value: bytes
+    flags: int
+    more: int
+
+
+def setxattr_parts(ch: Channel) -> SetXattr:
+    """Of a SETXATTR."""
     session = ch.connection.session
-    extended = session is None or session.has(p.SETXATTR_EXT)
-    start = REQUEST + (p.SETXATTR_IN if extended else p.SETXATTR_COMPAT_IN).size
+    if session is None or session.has(p.SETXATTR_EXT):
+        size, flags, more, _ = p.SETXATTR_IN.unpack_from(ch.buffer, REQUEST)
+        start = REQUEST + p.SETXATTR_IN.size
+    else:
+        size, flags = p.SETXATTR_COMPAT_IN.unpack_from(ch.buffer, REQUEST)
+        more, start = 0, REQUEST + p.SETXATTR_COMPAT_IN.size
     name, _, rest = ch.buffer[start : ch.length].partition(b"\0")
-    return bytes(name), bytes(rest[:size]), flags
+    return SetXattr(bytes(name), bytes(rest[:size]), flags, more)
 
 
 def setxattr(ch: Channel, unique: int, nodeid: Ino) -> Reply:
-    name, value, flags = setxattr_parts(ch)
-    if name.startswith(_ACL):
+    name, value, flags, more = setxattr_parts(ch)
+    if name.startswith(_ACL) and not ch.connection.settings.acl:
         return encode.error(unique, errno.EOPNOTSUPP)
+    kill = bool(more & p.SETXATTR_ACL_KILL_SGID)
     with ch.changing(nodeid):
-        ch.fs.setxattr(nodeid, name, value, flags, ch.caller())
+        ch.fs.setxattr(nodeid, name, value, flags, ch.caller(), kill)
     return encode.ok(unique)
 
 

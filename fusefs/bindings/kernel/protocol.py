@@ -102,6 +102,7 @@ ASYNC_DIO: Final = 1 << 15
 WRITEBACK_CACHE: Final = 1 << 16
 NO_OPEN_SUPPORT: Final = 1 << 17
 PARALLEL_DIROPS: Final = 1 << 18
+POSIX_ACL: Final = 1 << 20
 ABORT_ERROR: Final = 1 << 21
 MAX_PAGES: Final = 1 << 22
 CACHE_SYMLINKS: Final = 1 << 23
@@ -205,6 +206,7 @@ READ_START = Struct("<QQI")
 FSYNC_IN = Struct("<QII")
 SETXATTR_IN = Struct("<IIII")
 """size, flags, setxattr_flags, _ (the last two with SETXATTR_EXT)"""
+SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 SETXATTR_COMPAT_IN = Struct("<II")
 GETXATTR_IN = Struct("<II")
 LK_IN = Struct("<QQQQIIII")

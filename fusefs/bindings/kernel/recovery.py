@@ -243,8 +243,9 @@ def _made_link(ch: Channel, unique: int, nodeid: Ino) -> Reply:
 
 def _set_attribute(ch: Channel, unique: int, nodeid: Ino) -> Reply:
     """XATTR_CREATE found one: ours if it has the value."""
-    name, value, _ = setxattr_parts(ch)
-    return encode.ok(unique) if ch.fs.getxattr(nodeid, name) == value else None
+    asked = setxattr_parts(ch)
+    is_ours = ch.fs.getxattr(nodeid, asked.name) == asked.value
+    return encode.ok(unique) if is_ours else None
 
 
 _REPEATED: Final[dict[Op, tuple[int, Recognise]]] = {

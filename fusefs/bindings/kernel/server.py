@@ -279,7 +279,8 @@ def run(
     Raises:
         session.Incompatible: the kernel is too old.
     """
-    server = Server(fs, fd, settings, _kept(state), gate)
+    settings = settings or Settings()
+    server = Server(fs, fd, settings, _kept(state, acl=settings.acl), gate)
     server.connection.gate.tell()
     if set_invalidator is not None:
         set_invalidator(server.notifier)
@@ -301,7 +302,7 @@ def run(
     server.run(ready)
 
 
-def _kept(state: Path | None) -> Session | None:
+def _kept(state: Path | None, *, acl: bool) -> Session | None:
     if state is None:
         return None
     try:
@@ -310,4 +311,4 @@ def _kept(state: Path | None) -> Session | None:
         return None
     except msgspec.DecodeError:
         log.warning("%s is not readable; taken for what this kernel offers", state)
-        return session.presumed()
+        return session.presumed(acl=acl)

@@ -38,11 +38,14 @@ AUTO_INVAL_DATA: it drops pages whenever mtime differs, which every write of our
     makes true, and asks for attributes before every read; changes from outside are
     pushed (notify), with the exact range.
 NO_OPEN_SUPPORT: opens count (orphans, keep-cache by version, O_TRUNC, locks).
-DONT_MASK: the kernel applies the umask, there are no default ACLs here.
-POSIX_ACL: mode bits only.
 """
 LOCKS: Final = p.POSIX_LOCKS | p.FLOCK_LOCKS
 """Only where locks must exclude other nodes; else the kernel's own are faster."""
+
+ACLS: Final = p.POSIX_ACL | p.DONT_MASK
+"""Only with -o acl: for its checks the kernel asks once for the list of each inode
+whose group may do anything. The umask is ours then, for where a default decides it does
+not count."""
 
 MAX_BACKGROUND: Final = 64
 """Reads ahead and releases in flight (the kernel's default 12 stalls releases)."""
@@ -70,10 +73,11 @@ def adopt(state: bytes) -> Session:
     return msgspec.json.decode(state, type=Session)
 
 
-def presumed() -> Session:
+def presumed(*, acl: bool) -> Session:
     """The agreement where it was lost: notifications this kernel does not know are
     refused, nothing else depends on it."""
-    return Session(flags=sum(flag for flag, _ in WANTED) | LOCKS)
+    wanted = sum(flag for flag, _ in WANTED) | LOCKS
+    return Session(flags=wanted | (ACLS if acl else 0))
 
 
 class Incompatible(Exception):
@@ -92,7 +96,7 @@ def offered(request: bytes | memoryview) -> tuple[int, int, int, int]:
 
 
 def negotiate(
-    major: int, minor: int, readahead: int, flags: int, *, locks: bool
+    major: int, minor: int, readahead: int, flags: int, *, locks: bool, acl: bool
 ) -> Session:
     """What we answer to an offer.
 
@@ -104,7 +108,8 @@ def negotiate(
             f"the kernel speaks FUSE {major}.{minor}; 7.31 (Linux 5.4) or newer is"
             " needed, or mount with -o binding=fusepy"
         )
-    wanted = sum(flag for flag, _ in WANTED) | (LOCKS if locks else 0)
+    wanted = sum(flag for flag, _ in WANTED)
+    wanted |= (LOCKS if locks else 0) | (ACLS if acl else 0)
     agreed = flags & wanted
     max_write = p.MAX_WRITE if agreed & p.MAX_PAGES else 32 * p.PAGE
     return Session(min(minor, p.NEWEST_MINOR), agreed, max_write, readahead)
