@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from copy import copy
 from typing import TypeVar
 
 import msgspec
@@ -29,7 +30,7 @@ from fusefs.vfs.journal import Journal
 from fusefs.vfs.objects import Objects
 from fusefs.vfs.options import VfsOptions
 from fusefs.vfs.types import Attr, Permissions
-from fusefs.vfs.unnamed import Unnamed
+from fusefs.vfs.unnamed import Kept, Unnamed
 
 HANDLE_FLAG_BITS = 4
 _WRITES, _READS, _APPENDS = 1, 2, 4
@@ -352,23 +353,32 @@ class Files:
         it is an orphan again. False: it is not known at all."""
         if self.row(ino) is not None:
             return True
-        unlinked = self._namespace.unlinked(ino)
-        if unlinked is None:  # all have forgotten the delete
-            unlinked = self._unnamed.left.get(ino)
-        return unlinked is not None and self.orphan(unlinked, born=True)
+        unlinked, kept = self._namespace.unlinked(ino), self._unnamed.left.get(ino)
+        if unlinked is None and kept is not None:  # all have forgotten the delete
+            unlinked = kept.row
+        if unlinked is None or not self.orphan(unlinked, born=True):
+            return False
+        if kept is not None and kept.attributes is not None:
+            self.orphans[ino].xattrs = copy(kept.attributes)
+        return True
 
     def keep_orphans(self) -> bool:
         """Now and then, at the end, and when nothing else tells the next worker: those
         that are open. False: it would not find them as they are."""
         with self._keeping:
             with self.lock:
-                open_ = [o.row for i, o in self.orphans.items() if i in self._files]
+                open_ = {
+                    ino: Kept(orphan.row, copy(orphan.xattrs))
+                    for ino, orphan in self.orphans.items()
+                    if ino in self._files
+                }
             return self._unnamed.keep(open_)
 
     def without_name(self) -> list[Inode]:
         """All that has none and is in use here, or was under the worker before."""
         orphans = list(self.orphans.values())
-        return [*self._unnamed.left.values(), *(orphan.row for orphan in orphans)]
+        left = [kept.row for kept in self._unnamed.left.values()]
+        return [*left, *(orphan.row for orphan in orphans)]
 
     def adopt_directory(self, ino: Ino) -> bool:
         """The same of a directory that a peer removed: who is in it stays there."""

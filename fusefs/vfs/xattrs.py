@@ -124,7 +124,7 @@ class Xattrs:
             held = self._of_orphan(orphan)
             _check_flags(name, name in held, flags)
             held[name] = value
-            self._files.touch_orphan(ino, self._clock())
+            self._changed_orphan(ino)
             return
         with self._commits.begin() as tx:
             if tx.inode(ino) is None:
@@ -150,12 +150,16 @@ class Xattrs:
         if orphan is not None:
             if self._of_orphan(orphan).pop(name, None) is None:
                 raise NoAttribute(name.decode("utf-8", "replace"))
-            self._files.touch_orphan(ino, self._clock())
+            self._changed_orphan(ino)
             return
         with self._commits.begin() as tx:
             if tx.xattr(ino, name) is None:
                 raise NoAttribute(name.decode("utf-8", "replace"))
             tx.remove_xattr(ino, name)
+
+    def _changed_orphan(self, ino: Ino) -> None:
+        self._files.touch_orphan(ino, self._clock())
+        self._files.keep_orphans()
 
     def _check_settable(self, ino: Ino, name: bytes) -> None:
         _check(name)

@@ -380,6 +380,36 @@ def test_tmpfile_goes_on_in_another_worker(tmp_path: Path, killed: bool) -> None
             local.close(handle)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_attributes_of_a_tmpfile_go_on_in_another_worker(
+    tmp_path: Path, killed: bool
+) -> None:
+    options = VfsOptions(unnamed=tmp_path / "orphans")
+    names = ("orphans", "orphans.attributes")
+    with local_vfs(tmp_path / "s", options) as local:
+        vfs = local.vfs
+        opened = vfs.tmpfile(ROOT_INO, 0o640, os.O_RDWR, local.caller)
+        ino = opened.attr.ino
+        for name in (b"user.a", b"user.b"):
+            vfs.setxattr(ino, name, b"value")
+        vfs.removexattr(ino, b"user.a")
+        kept = {name: (tmp_path / name).read_bytes() for name in names}
+    for name in names if killed else ():
+        (tmp_path / name).write_bytes(kept[name])
+    with local_vfs(tmp_path / "s", options) as local:
+        vfs = local.vfs
+        vfs.adopt_handle(opened.handle, ino)
+        assert vfs.listxattr(ino) == [b"user.b"]
+        vfs.setxattr(ino, b"user.c", b"")
+    with local_vfs(tmp_path / "s", options) as local:
+        vfs = local.vfs
+        vfs.adopt_handle(opened.handle, ino)
+        vfs.link(ino, ROOT_INO, b"named")
+        assert sorted(vfs.listxattr(ino)) == [b"user.b", b"user.c"]
+        assert vfs.getxattr(ino, b"user.b") == b"value"
+        local.close(opened.handle)
+
+
 def test_files_without_a_name_are_void_on_another_mount(tmp_path: Path) -> None:
     path = tmp_path / "orphans"
     with local_vfs(tmp_path / "s", VfsOptions(unnamed=path)) as local:
