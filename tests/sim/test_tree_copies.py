@@ -63,6 +63,21 @@ async def five(cluster: SimCluster) -> SimNode:
     return a
 
 
+async def about_to_move(
+    cluster: SimCluster,
+) -> tuple[SimNode, SimNode, Ino, list[ChunkId]]:
+    """Of five nodes the first one, one that does not keep what is in the file, the
+    directory where all do, and the chunks of the file."""
+    a = await five(cluster)
+    many = a.make_directory(b"many")
+    say(a, many, b"5")
+    await cluster.until_equal()
+    ids = a.write_chunks(b"file", 5, 1)
+    await trio.sleep(40)
+    other = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    return a, other, many, ids
+
+
 @simulated
 async def test_what_is_written_has_as_many_copies_as_its_directory_says(
     cluster: SimCluster,
@@ -173,13 +188,7 @@ async def test_what_was_moved_is_fetched_when_somebody_comes_who_has_it(
 
 @simulated
 async def test_who_was_away_keeps_what_was_moved_meanwhile(cluster: SimCluster) -> None:
-    a = await five(cluster)
-    many = a.make_directory(b"many")
-    say(a, many, b"5")
-    await cluster.until_equal()
-    ids = a.write_chunks(b"file", 5, 1)
-    await trio.sleep(20)
-    away = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    a, away, many, ids = await about_to_move(cluster)
     await away.stop()
     move(a, b"file", ROOT_INO, many)
     await trio.sleep(20)
@@ -194,13 +203,7 @@ async def test_who_was_away_keeps_what_was_moved_meanwhile(cluster: SimCluster) 
 async def test_who_was_killed_keeps_what_was_moved_just_before(
     cluster: SimCluster,
 ) -> None:
-    a = await five(cluster)
-    many = a.make_directory(b"many")
-    say(a, many, b"5")
-    await cluster.until_equal()
-    ids = a.write_chunks(b"file", 5, 1)
-    await trio.sleep(40)
-    killed = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    a, killed, many, ids = await about_to_move(cluster)
     move(a, b"file", ROOT_INO, many)
     await cluster.until_equal()
     assert not killed.store.has(ids[-1])
@@ -221,13 +224,7 @@ async def test_who_was_killed_keeps_what_was_moved_just_before(
 async def test_who_was_cut_off_keeps_what_was_moved_meanwhile(
     cluster: SimCluster,
 ) -> None:
-    a = await five(cluster)
-    many = a.make_directory(b"many")
-    say(a, many, b"5")
-    await cluster.until_equal()
-    ids = a.write_chunks(b"file", 5, 1)
-    await trio.sleep(20)
-    away = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    a, away, many, ids = await about_to_move(cluster)
     cut_off(cluster, away)
     move(a, b"file", ROOT_INO, many)
     await trio.sleep(60)
@@ -517,13 +514,7 @@ async def test_moves_that_nobody_told_the_node_of_count(cluster: SimCluster) -> 
 async def test_what_was_moved_while_the_disk_was_full_is_fetched_later(
     cluster: SimCluster,
 ) -> None:
-    a = await five(cluster)
-    many = a.make_directory(b"many")
-    say(a, many, b"5")
-    await trio.sleep(20)
-    ids = a.write_chunks(b"file", 5, 1)
-    await trio.sleep(20)
-    full = next(node for node in cluster.nodes if not node.store.has(ids[-1]))
+    a, full, many, ids = await about_to_move(cluster)
     full.store.space.min_free_bytes = 1 << 60
     move(a, b"file", ROOT_INO, many)
     await trio.sleep(60)
