@@ -205,6 +205,8 @@ class ChunkPlane:
                 done(errno.ETIMEDOUT, "no peer sent the data in time")
             case Outcome.NO_SPACE:
                 done(errno.ENOSPC, "no space left for data from peers")
+            case Outcome.NOT_STORED:
+                done(errno.EIO, "data from peers cannot be stored here")
             case Outcome.UNREACHABLE:
                 count = len(self._sources)
                 who = f"none of {count} connected peers" if count else "no peer"
@@ -367,7 +369,7 @@ class ChunkPlane:
         if is_replica:
             self._on_promise((cid,))
         basis = source.named.pop(cid, None)
-        problem, no_space = "", False
+        problem, why = "", Outcome.OK
         try:
             unasked = isinstance(message, Patch) and basis != _basis_of(message)
             if not unasked:
@@ -378,10 +380,11 @@ class ChunkPlane:
             elif is_replica:  # it came on another way meanwhile
                 self._store.set_flags((cid,), set_=RESPONSIBLE)
         except NoSpace as error:
-            no_space = True
+            why = Outcome.NO_SPACE
             self.space_again.refused(self._store.space.room_for_copies_bytes())
             problem = str(error)
         except DiskFailed as error:
+            why = Outcome.NOT_STORED
             log.warning("storing a chunk failed: %s", error)
             problem = str(error)
         except (ChunkMissing, Corrupt) as error:
@@ -402,8 +405,8 @@ class ChunkPlane:
             source.send(Stored(cid, problem))
         if not problem:
             self._act(self.scheduler.arrived(cid, source.peer, now))
-        elif no_space and not is_replica:
-            self._act(self.scheduler.no_space(cid, source.peer, now))
+        elif why != Outcome.OK and not is_replica:
+            self._act(self.scheduler.not_kept(cid, source.peer, why, now))
         elif not is_replica:
             self._act(self.scheduler.absent(cid, source.peer, now))
         # Else the answer to a Get of it is still to come, and may find room: copies

@@ -70,6 +70,8 @@ class Outcome(IntEnum):
     TIMED_OUT = 2
     NO_SPACE = 3
     """It came, and there was no room for it."""
+    NOT_STORED = 4
+    """It came, and the disk failed at it."""
 
 
 class Finished(NamedTuple):
@@ -86,7 +88,7 @@ class _Chunk:
         "finding",
         "hint",
         "holders",
-        "no_space",
+        "otherwise",
         "owners",
         "priority",
         "requests",
@@ -104,7 +106,7 @@ class _Chunk:
         self.ruled_out: set[NodeId] = set()
         self.finding: set[NodeId] = set()
         self.holders: set[NodeId] = set()
-        self.no_space = False
+        self.otherwise = Outcome.UNREACHABLE
 
 
 class _Request(NamedTuple):
@@ -216,11 +218,14 @@ class FetchScheduler:
         self._rule_out(cid, peer)
         return self._pump(now)
 
-    def no_space(self, cid: ChunkId, peer: NodeId, now: float) -> list[Action]:
-        """The peer sent it, and there is no room for it."""
+    def not_kept(
+        self, cid: ChunkId, peer: NodeId, why: Outcome, now: float
+    ) -> list[Action]:
+        """The peer sent it, and it could not be stored: the outcome, unless that of
+        another can."""
         chunk = self._chunks.get(cid)
         if chunk is not None:
-            chunk.no_space = True
+            chunk.otherwise = why
         return self.absent(cid, peer, now)
 
     def held(
@@ -434,11 +439,10 @@ class FetchScheduler:
         chunk = self._chunks.get(cid)
         if chunk is None:
             return []
-        outcome = Outcome.NO_SPACE if chunk.no_space else Outcome.UNREACHABLE
         actions: list[Action] = []
         for number in sorted(chunk.requests):
             actions += self._drop(number)
-            actions.append(Finished(number, outcome))
+            actions.append(Finished(number, chunk.otherwise))
         return actions
 
     def _drop(self, number: int) -> list[Action]:

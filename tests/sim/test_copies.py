@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusefs.errors import ChunkMissing, NoSpace
+from fusefs.errors import ChunkMissing, DiskFailed, NoSpace
 from fusefs.model.ids import ROOT_INO, ChunkId, chunk_id
 from fusefs.model.records import S_REG, Member
 from fusefs.store.files import path_of
@@ -58,6 +58,24 @@ async def test_fetch_goes_on_when_a_source_dies(cluster: SimCluster) -> None:
         await a.crash()
     assert result == [0]
     assert c.store.missing(ids) == []
+
+
+@simulated
+async def test_a_disk_that_fails_here_is_no_fault_of_who_has_the_bytes(
+    cluster: SimCluster,
+) -> None:
+    a, b = await cluster.start(2)
+    cid = a.store.put(b"z" * 100_000)
+
+    def fails(*_: object) -> None:
+        raise DiskFailed("writing an object failed: Input/output error")
+
+    assert b.node is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(b.store, "put_verified", fails)
+        assert await b.fetch([cid]) == errno.EIO
+    assert b.node.chunks.rejected == 0
+    assert await b.fetch([cid]) == 0
 
 
 @simulated

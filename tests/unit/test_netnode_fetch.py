@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -257,15 +258,18 @@ def test_every_request_finishes_once_whatever_happens(seed: int) -> None:
     assert all(not load.in_flight and not load.small for load in made.peers.values())
 
 
-def test_what_came_and_found_no_room_fails_for_that_and_nothing_else_does() -> None:
+@pytest.mark.parametrize("why", [Outcome.NO_SPACE, Outcome.NOT_STORED])
+def test_what_came_and_was_not_kept_fails_for_that_and_nothing_else_does(
+    why: Outcome,
+) -> None:
     made = scheduler(1, 2)
     made.want(1, CIDS[:2], FORE, (), 0, 10)
     made.want(2, CIDS[2:3], FORE, (), 0, 10)
-    made.no_space(CIDS[0], NodeId(1), 1)
+    made.not_kept(CIDS[0], NodeId(1), why, 1)
     made.arrived(CIDS[1], NodeId(2), 2)
     for peer in (1, 2):
         end = made.absent(CIDS[2], NodeId(peer), 3)
     assert finished(end) == [Finished(2, Outcome.UNREACHABLE)]
     end = made.absent(CIDS[0], NodeId(2), 4)
-    assert finished(end) == [Finished(1, Outcome.NO_SPACE)]
+    assert finished(end) == [Finished(1, why)]
     assert len(made) == 0
