@@ -58,7 +58,10 @@ class NodeDown(Exception):
 
 def connect(path: Path, role: str, number: int = 0) -> socket.socket:
     """A connection that has said who it is. Raises NodeDown."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:  # no descriptor is left
+        raise NodeDown(str(error)) from error
     try:
         sock.settimeout(CONNECT_TIMEOUT_S)
         sock.connect(str(path))

@@ -3,9 +3,12 @@ and chunks."""
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,4 +194,43 @@ def test_barrier_is_asked_for_although_the_workers_connection_broke(
     monkeypatch.setattr(worker, "_send_locked", lambda data: False)
     assert worker.barrier(Seq(2), 10.0)
     assert running.ways == [0, 0]
+    running.stop()
+
+
+@pytest.fixture
+def descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While this is set the worker's side has descriptors left for a socket."""
+    left = threading.Event()
+
+    def make(*args: Any) -> socket.socket:
+        if left.is_set():
+            return socket.socket(*args)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        fake = SimpleNamespace(**{**vars(socket), "socket": make})
+        patch.setattr("fusefs.nodelink.calls.socket", fake)
+        yield left
+
+
+def test_barrier_without_a_descriptor_is_one_without_a_node(
+    tmp_path: Path, link: Callable[[], NodeLink], descriptors: threading.Event
+) -> None:
+    descriptors.set()
+    running, worker = met(tmp_path, link)
+    descriptors.clear()
+    assert worker.barrier(Seq(1), 10.0)
+    descriptors.set()
+    assert worker.barrier(Seq(2), 10.0)
+    assert running.node.asked == [2]
+    running.stop()
+
+
+def test_link_that_finds_no_descriptor_is_made_later(
+    tmp_path: Path, link: Callable[[], NodeLink], descriptors: threading.Event
+) -> None:
+    running, worker = Running(tmp_path / "sock"), link()
+    assert not worker.wait_connected(0.05)
+    descriptors.set()
+    assert worker.wait_connected(10.0)
     running.stop()
