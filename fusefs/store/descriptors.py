@@ -8,12 +8,15 @@ and its number is never used again under a running read.
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 
 from fusefs.model.ids import ChunkId
 
 CAPACITY = 256
-"""Descriptors kept open: 256 MiB of chunks, far below any descriptor limit."""
+"""Descriptors kept open: 256 MiB of chunks."""
+SHARE = 4
+"""At most one in so many of those that the process may have."""
 
 
 class ChunkFile:
@@ -32,8 +35,8 @@ class ChunkFile:
 class Descriptors:
     """A bounded map from object to open file."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int | None = None) -> None:
+        self._capacity = _room() if capacity is None else capacity
         self._files: OrderedDict[ChunkId, ChunkFile] = OrderedDict()
 
     def __len__(self) -> int:
@@ -70,3 +73,8 @@ class Descriptors:
     def clear(self) -> None:
         while self._files:
             self._files.popitem()
+
+
+def _room() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CAPACITY if limit < 0 else min(CAPACITY, limit // SHARE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +236,15 @@ def test_descriptors_over_capacity_close_the_oldest(tmp_path):
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fds[1])
     os.fstat(fds[0])
+
+
+def test_few_descriptors_are_left_to_what_else_needs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    with checked_store(tmp_path) as store:
+        for number in range(40):
+            cid = store.put(bytes_of(33_000, number))
+            store.read_into(cid, 0, memoryview(bytearray(10)))
+        assert store.statistics().open_files == 16
 
 
 def test_descriptor_in_use_outlives_its_removal(tmp_path):
