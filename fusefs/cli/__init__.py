@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ MOUNT_VERBS = frozenset({"mount", "umount"})
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script: runs one verb, returns its exit code."""
     _prepare_streams()
+    if argv is None:
+        _prepare_signals()
     words = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -64,6 +67,14 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _prepare_signals() -> None:
+    """What whoever started us keeps from itself is not kept from the node: it could not
+    be stopped or upgraded, and no process would tell how another one ended."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _dispatch(words: list[str]) -> int:

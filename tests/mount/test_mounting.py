@@ -651,6 +651,29 @@ def test_sigterm_unmounts_even_while_busy(fresh: Cluster) -> None:
     assert (node.mnt / "open").read_text() == "unsynced"
 
 
+def keep_all_signals_from_it() -> None:
+    """As a daemon that waits for its signals in a thread, and for no child."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def test_who_keeps_signals_from_itself_starts_a_node_that_gets_them(
+    fresh: Cluster,
+) -> None:
+    node = fresh.add()
+    subprocess.run(
+        [*DFS, "mount", node.mnt, f"--store={node.store}", "--port=0"],
+        check=True, capture_output=True, timeout=60,
+        env=clean_environment(), preexec_fn=keep_all_signals_from_it,
+    )  # fmt: skip
+    node.ask("status")
+    os.kill(node.worker_pid(), signal.SIGKILL)
+    wait_until(lambda: "worker ended status=-9" in node.logs(), "its end is told")
+    dfs("upgrade", str(node.mnt))
+    node.stop()
+    assert table.find(str(node.mnt)) is None
+
+
 def test_dead_mount_of_a_crash_is_recovered(fresh: Cluster) -> None:
     node = fresh.add().mount()
     (node.mnt / "kept").write_text("content")
