@@ -119,9 +119,18 @@ def _path(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError("a directory")
     try:
-        return str(Path(text).expanduser().absolute())
+        path = Path(text).expanduser().absolute()
     except RuntimeError:
         raise ValueError("a directory, and nobody knows that user's home") from None
+    return str(_without_detours(path))
+
+
+def _without_detours(path: Path) -> Path:
+    """What is before the last `..` may be what will be mounted on."""
+    if ".." not in path.parts:
+        return path
+    back = len(path.parts) - path.parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*path.parts[:back])), *path.parts[back:])
 
 
 def _token(text: str) -> str:

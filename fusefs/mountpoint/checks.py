@@ -158,6 +158,7 @@ def check_store(config: Config) -> None:
         )
     if where := config.mountpoint:
         _check_apart(store, where)
+        _check_way(config.store, where)
     if (there := table.around(store)) is not None and there.is_ours:
         raise _failure(
             f"store {store} is in a dfs mount, whose members would all see its secret; "
@@ -204,6 +205,15 @@ def _check_apart(store: str, where: str) -> None:
     if _contains(store, where):
         raise _failure(
             f"mountpoint {where} is below the store {store}; mount elsewhere"
+        )
+
+
+def _check_way(store: str, where: str) -> None:
+    """The store may be elsewhere, and reached by a link in the mountpoint."""
+    if any(os.path.realpath(above) == where for above in Path(store).parents):
+        raise _failure(
+            f"the path of store {store} leads through the mountpoint {where}; name "
+            "another way with --store"
         )
 
 

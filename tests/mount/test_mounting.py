@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,6 +99,21 @@ def test_store_and_mountpoint_inside_each_other_are_refused(
     assert "is below the mountpoint" in refused(where, f"--store={where}")
     outer = os.path.dirname(where)
     assert "is below the store" in refused(where, f"--store={outer}")
+
+
+def test_a_store_is_not_reached_through_the_mountpoint() -> None:
+    with tempfile.TemporaryDirectory() as base, cluster(Path(base)) as made:
+        node = made.add()
+        subprocess.run(
+            [*DFS, "mount", ".", f"--store=../{node.store.name}", "--port=0"],
+            check=True, capture_output=True, timeout=60,
+            env=clean_environment(), cwd=node.mnt,
+        )  # fmt: skip
+        node.umount()
+        (node.mnt / "link").symlink_to(base)
+        store = f"--store={node.mnt}/link/{node.store.name}"
+        said = refused(str(node.mnt), store, "-ononempty")
+        assert "leads through the mountpoint" in said
 
 
 def test_a_store_inside_a_dfs_mount_is_refused(
