@@ -14,7 +14,7 @@ import trio
 
 from fusefs import readiness
 from fusefs.config import Config
-from fusefs.errors import ConfigError
+from fusefs.errors import ConfigError, FsError
 from fusefs.housekeeping import Housekeeping
 from fusefs.namespace.namespace import Namespace
 from fusefs.nodelink.fence import NodeFence, map_file
@@ -60,11 +60,20 @@ def run(config: Config) -> None:
     house = None if config.mountpoint else Housekeeping(store, namespace, fetch=fetch)
     try:
         trio.run(serve, config, identity, namespace, store, fetch)
+    except ExceptionGroup as group:
+        raise _the_one_of(group) from group
     finally:
         if house is not None:
             house.stop()
         store.close()
         namespace.close()
+
+
+def _the_one_of(error: Exception) -> Exception:
+    """What the one failed task of nurseries raised."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    return error
 
 
 async def serve(
@@ -113,6 +122,8 @@ async def serve(
         nursery.start_soon(_stop_on_signal, node)
         try:
             port = await nursery.start(_run_node, node, nursery.cancel_scope)
+        except FsError:  # of the store
+            raise
         except OSError as error:
             raise ConfigError(_cannot_listen(config, error)) from error
         await nursery.start(link.run)
@@ -127,7 +138,10 @@ async def serve(
 async def _run_node(
     node: Node, scope: trio.CancelScope, *, task_status: trio.TaskStatus[int]
 ) -> None:
-    await node.run(task_status=task_status)
+    try:
+        await node.run(task_status=task_status)
+    except ExceptionGroup as group:
+        raise _the_one_of(group) from group
     scope.cancel()
 
 

@@ -91,6 +91,7 @@ def _processes(store: Path) -> Answer:
             "worker": max(0, now.worker_starts - 1),
             "node": max(0, now.node_starts - 1),
         },
+        "trouble": now.node_trouble,
         "up_s": round(time.time() - now.started_s),
     }
 
@@ -105,6 +106,8 @@ def page(answer: Answer) -> str:
     if get("name"):
         where = f"port {get('port')}" if get("port") else ""
         lines.append(_line("node", f"{get('name')} ({get('node_id')}) {where}"))
+    elif get("trouble"):
+        lines.append(_line("node", f"{get('trouble')}; it is tried again"))
     lines.append(_line("store", str(get("store"))))
     if get("mountpoint"):
         lines.append(_line("mounted", str(get("mountpoint"))))

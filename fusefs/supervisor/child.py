@@ -56,6 +56,8 @@ class Child:
         self.is_ready = False
         self.facts: Mapping[str, readiness.Fact] = {}
         self.reason = ""
+        self.trouble = ""
+        """Why it ended, as it said itself, until the next one is ready."""
         self.code = 1
         self.starts = 0
         self.quick_deaths = 0
@@ -129,7 +131,7 @@ class Child:
             return True
         for report in readiness.parse(data):
             if report.ready is not None:
-                self.is_ready, self.facts = True, report.ready
+                self.is_ready, self.facts, self.trouble = True, report.ready, ""
             else:
                 self.reason, self.code = report.failed, report.code
         return bool(data)
@@ -139,6 +141,7 @@ class Child:
         assert self._process is not None
         self.read_reports()
         self.last_status = self._process.wait()
+        self.trouble = self.reason
         os.close(self.pidfd)
         self._let_go()
         return self.last_status

@@ -22,6 +22,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     node_starts: int = 0
     worker_ready: bool = False
     node_ready: bool = False
+    node_trouble: str = ""
+    """Why the last one could not start."""
 
 
 def path(store: Path) -> Path:

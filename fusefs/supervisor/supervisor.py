@@ -218,9 +218,10 @@ class Supervisor:
     def _go_on_without(self, child: Child, status: int) -> None:
         log.log(
             logging.INFO if status == 0 else logging.WARNING,
-            "%s ended status=%d",
+            "%s ended status=%d%s",
             child.name,
             status,
+            f": {child.trouble}" if child.trouble else "",
         )
         self._write_state()
         if self._stopping:
@@ -426,6 +427,7 @@ class Supervisor:
                 node_starts=node.starts,
                 worker_ready=bool(worker and worker.is_ready),
                 node_ready=node.is_ready,
+                node_trouble=node.trouble,
             )
         )
 

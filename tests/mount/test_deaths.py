@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -69,6 +70,22 @@ def test_node_process_is_back_at_once(fresh: Cluster) -> None:
 
     wait_until(answers, "the node is back")
     assert time.monotonic() - began_s < started_s + BACK_S
+
+
+def test_node_that_cannot_start_again_says_why(fresh: Cluster) -> None:
+    a = fresh.add().mount()
+    now = a.processes()
+    assert now is not None
+    os.kill(now.pid, signal.SIGSTOP)
+    kill(now.node)
+    with socket.create_server(("127.0.0.1", a.port)):
+        os.kill(now.pid, signal.SIGCONT)
+        said = f"port {a.port} is in use"
+        wait_until(
+            lambda: said in dfs("status", str(a.mnt), check=False).stdout, "status says"
+        )
+        assert said in (a.store / "run" / "supervisor.log").read_text()
+    assert said not in status_page(str(a.mnt))
 
 
 def kill_worker(a: Node, started_s: float) -> None:
