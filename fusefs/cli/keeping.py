@@ -9,6 +9,7 @@ from typing import Any
 
 from fusefs.cli import asking, places
 from fusefs.cli.status import size
+from fusefs.errors import ConfigError
 from fusefs.mountpoint.exits import FAILED, CommandError
 from fusefs.plain import plain
 
@@ -17,7 +18,13 @@ ANSWER_S = 300.0
 
 
 def store_of(arguments: argparse.Namespace) -> Path:
-    """The store of the node whose mount the first path is in, if none is named."""
+    """The store of the node whose mount the first path is in, if none is named.
+
+    Raises:
+        ConfigError: a path is empty, as an unset variable of a script.
+    """
+    if "" in arguments.path:
+        raise ConfigError("the path is an empty word; give one in the tree")
     first = arguments.path[0] if arguments.path else ""
     return places.store_of(arguments, _followed(first))
 

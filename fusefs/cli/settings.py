@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusefs import options
 from fusefs.errors import ConfigError
@@ -33,6 +33,13 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """argparse says nothing when nobody takes it. Raises OSError."""
         (file or sys.stdout).write(self.format_help())
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Of `--port=--` argparse makes an option without a value, before 3.13."""
+        if action.option_strings and arg_strings == ["--"]:
+            names = "/".join(action.option_strings)
+            self.error(f"argument {names}: expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """One sentence; an unknown option comes with the nearest valid one."""

@@ -45,13 +45,24 @@ def test_a_bad_setting_has_the_code_of_the_command(
     assert cli.main([verb, *(["/x"] if verb == "mount" else [])]) == code
 
 
-@pytest.mark.parametrize(("verb", "code"), [("mount", 1), ("umount", 1), ("status", 2)])
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [("mount", 1), ("umount", 1), *((v, 2) for v in ("status", "pin", "evict"))],
+)
 def test_an_empty_word_is_not_the_current_directory(
     capsys: pytest.CaptureFixture[str], verb: str, code: int
 ) -> None:
     """As a variable that is not set."""
     assert cli.main([verb, ""]) == code
     assert "is an empty word" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--port=--", "-o=--", "--config=--"])
+def test_two_dashes_are_no_value(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["mount", "/x", word])
+    assert ended.value.code == 1
+    assert "expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("found", [b"", b"dfs store 1", b"dfs store 1\r\n"])
