@@ -53,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     and at least 100 entries, it waits for `dfs apply` or `dfs reject`. 0: never."""
     mass_delete_age_s: float = 600.0
     """Entries younger than this are not counted: nobody mourns a tree just unpacked."""
+    compress: Literal["no", "zstd"] = "no"
+    """How large chunks are kept on this disk from now on."""
     cache_size: int = 0
     """Bytes of chunks kept that this node is not responsible for; 0 is no quota."""
     min_free: int = 1 << 30

@@ -230,6 +230,12 @@ OPTIONS: tuple[Option, ...] = (
         "age from which a removed entry counts for that (600)",
         "S",
     ),
+    Option(
+        "compress",
+        _one_of("no", "zstd"),
+        "how chunks are kept on this disk: no or zstd (no)",
+        "HOW",
+    ),
     Option("cache_size", _size, "bytes of cached chunks; 0 is no quota (0)", "BYTES"),
     Option("min_free", _size, "bytes to leave free on the disk (1G)", "BYTES"),
     Option("fetch_timeout_s", _seconds, "longest wait for remote bytes (30)", "S"),

@@ -67,6 +67,7 @@ class Parts:
             power_cut=config.power_cut,
             min_free_bytes=config.min_free,
             cache_bytes=config.cache_size or None,
+            compress=config.compress == "zstd",
         )
         self.store.inherit()
         kernel = config.binding == "kernel"
@@ -172,7 +173,8 @@ def main(argv: list[str]) -> int:
     try:
         parts = Parts(config)
     except (FsError, OSError) as error:
-        readiness.failed(f"the store cannot be opened: {error}", MOUNT_FAILURE)
+        reason = error.strerror or error
+        readiness.failed(f"the store cannot be opened: {reason}", MOUNT_FAILURE)
         log.exception("start failed")
         return MOUNT_FAILURE
     house = Housekeeping(

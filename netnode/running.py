@@ -54,6 +54,7 @@ def run(config: Config) -> None:
         power_cut=config.power_cut,
         min_free_bytes=config.min_free,
         cache_bytes=config.cache_size or None,
+        compress=config.compress == "zstd",
     )
     fetch = ThreadFetch()
     # With a mount the worker does this: it knows the open files.

@@ -23,6 +23,8 @@ from fusefs.store.locking import WriteLock
 from fusefs.store.wal import AUTOCHECKPOINT_PAGES, CHECKPOINT_BYTES, LONGEST_BYTES, Wal
 
 SCHEMA_VERSION = 1
+PACKED_VERSION = 2
+"""There may be objects that earlier programs cannot read (packing.py)."""
 APPLICATION_ID = 0x64667332  # "dfs2"
 BUSY_TIMEOUT_S = 30.0
 """Only recovery after a crash of the other process ever blocks this long."""
@@ -92,10 +94,10 @@ class Database:
                 new.execute("PRAGMA journal_mode = WAL")
         writer = self._connect()
         (version,) = writer.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
+        if version > PACKED_VERSION:
             raise Corrupt(
                 f"{self._path} has format {version}, this program knows up to"
-                f" {SCHEMA_VERSION}: use a newer version of dfs"
+                f" {PACKED_VERSION}: use a newer version of dfs"
             )
         if version < SCHEMA_VERSION:
             create_tables(writer)
@@ -122,6 +124,17 @@ class Database:
         ):
             connection.execute(f"PRAGMA {pragma}")
         return connection
+
+    @property
+    def has_packed(self) -> bool:
+        """Objects may be compressed."""
+        row = self.one("PRAGMA user_version")
+        return row is not None and row[0] >= PACKED_VERSION
+
+    def allow_packed(self) -> None:
+        """For good. The caller holds the WriteLock."""
+        if not self.has_packed:
+            self.run(f"PRAGMA user_version = {PACKED_VERSION}")
 
     def one(self, sql: str, parameters: tuple[object, ...] = ()) -> Row | None:
         """The first row of a query, from any thread; never waits for a writer."""

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fusefs.errors import DiskFailed, FsError, NoSpace
 from fusefs.model.ids import ChunkId
@@ -43,6 +43,15 @@ class Found(NamedTuple):
     """Why nothing else is known of it."""
 
 
+class Stat(Protocol):
+    """What is asked of an object's file; of its bytes, however they are kept."""
+
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime(self) -> float: ...
+
+
 def path_of(cid: ChunkId) -> str:
     """The object's path below `objects/`."""
     name = cid.hex()
@@ -51,6 +60,9 @@ def path_of(cid: ChunkId) -> str:
 
 class Files:
     """The directory `objects/`."""
+
+    most_open: int | None = None
+    """Of those that are kept open for reading; None: as many as is usual."""
 
     def __init__(self, directory: Path) -> None:
         _make_fan_out(directory)
@@ -61,7 +73,10 @@ class Files:
 
     def write(self, data: Buffer) -> str:
         """Store the bytes under a temporary name, to be published or discarded."""
-        tmp = self._prefix + str(next(self._serial))
+        return self._write_aside(data, "")
+
+    def _write_aside(self, data: Buffer, suffix: str) -> str:
+        tmp = f"{self._prefix}{next(self._serial)}{suffix}"
         try:
             with self._failing("writing an object"):
                 self._write(tmp, data)
@@ -79,7 +94,9 @@ class Files:
 
     def publish(self, tmp: str, cid: ChunkId) -> None:
         """Give a temporary file its object's name, replacing what has it."""
-        path = path_of(cid)
+        self._name(tmp, path_of(cid))
+
+    def _name(self, tmp: str, path: str) -> None:
         with self._failing("naming an object"):
             try:
                 os.rename(tmp, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -101,7 +118,7 @@ class Files:
         except OSError:
             pass
 
-    def stat(self, cid: ChunkId) -> os.stat_result | None:
+    def stat(self, cid: ChunkId) -> Stat | None:
         try:
             return os.stat(path_of(cid), dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
@@ -109,20 +126,29 @@ class Files:
 
     def open(self, cid: ChunkId) -> int | None:
         """A descriptor for reading, None when there is no such object."""
+        return self._open(path_of(cid))
+
+    def _open(self, path: str) -> int | None:
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC
-            return os.open(path_of(cid), flags, dir_fd=self.fd)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _open_file(self, cid: ChunkId) -> int | None:
+        """What is on the disk of it."""
+        return self.open(cid)
 
     def renew(self, cid: ChunkId, now_s: float) -> bool:
         """Set the time GC's grace counts from; False when there is no such object."""
         try:
             with self._failing("renewing an object"):
-                os.utime(path_of(cid), (now_s, now_s), dir_fd=self.fd)
+                self._renew(path_of(cid), now_s)
         except FileNotFoundError:
             return False
         return True
+
+    def _renew(self, path: str, now_s: float) -> None:
+        os.utime(path, (now_s, now_s), dir_fd=self.fd)
 
     def unlink(self, path: str) -> bool:
         """Remove a file, or what stands for one and is an empty directory, by its path
@@ -155,7 +181,7 @@ class Files:
             return
         try:
             for name in os.listdir(fd):
-                path, cid = f"{sub}/{name}", _parse(sub, name)
+                path, cid = f"{sub}/{name}", self._parse(sub, name)
                 try:
                     stat = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
@@ -163,9 +189,21 @@ class Files:
                 except OSError as error:
                     yield Found(path, cid, 0, 0.0, error)
                     continue
-                yield Found(path, cid, stat.st_size, stat.st_mtime)
+                size = self._plain_size(path, stat)
+                yield Found(path, cid, size, stat.st_mtime)
         finally:
             os.close(fd)
+
+    def _parse(self, directory: str, name: str) -> ChunkId | None:
+        if len(name) != 64 or name[:2] != directory or name != name.lower():
+            return None
+        try:
+            return ChunkId(bytes.fromhex(name))
+        except ValueError:
+            return None
+
+    def _plain_size(self, path: str, status: os.stat_result) -> int:
+        return status.st_size
 
     def remove_stale_tmp(self, now_s: float) -> int:
         """Remove what crashed writers left; living ones keep their files."""
@@ -189,7 +227,7 @@ class Files:
         gone = []
         directories = set()
         for cid in cids:
-            fd = self.open(cid)
+            fd = self._open_file(cid)
             if fd is None:
                 gone.append(cid)
                 continue
@@ -274,12 +312,3 @@ def _sync_and_close(fd: int, sync: Callable[[int], None]) -> None:
         sync(fd)
     finally:
         os.close(fd)
-
-
-def _parse(directory: str, name: str) -> ChunkId | None:
-    if len(name) != 64 or name[:2] != directory or name != name.lower():
-        return None
-    try:
-        return ChunkId(bytes.fromhex(name))
-    except ValueError:
-        return None

@@ -61,7 +61,7 @@ class Objects:
         self.reserve = reserve
         self.suspects = suspects
         self._clock = clock
-        self._descriptors = Descriptors()
+        self._descriptors = Descriptors(files.most_open)
         self._known: dict[ChunkId, int] = {}
         self._durability = Durability(files, database, self._write_anew)
         self.written: set[ChunkId] = set()
@@ -292,7 +292,8 @@ class Objects:
             return None
         stat = os.fstat(fd)
         file = ChunkFile(fd, stat.st_size)
-        if self._doubtful(cid, stat.st_mtime) and not self._sound(cid, file):
+        doubtful = not file.size or self._doubtful(cid, stat.st_mtime)
+        if doubtful and not self._sound(cid, file):
             self._lost(cid)
             return None
         self._descriptors.add(cid, file)

@@ -24,14 +24,15 @@ from pathlib import Path
 from fusefs.errors import NoSpace
 from fusefs.model.ids import CHUNK_ID_BYTES, ChunkId, chunk_id
 from fusefs.store.database import (
+    PACKED_VERSION,
     PAGE_BYTES,
-    SCHEMA_VERSION,
     SHRINKS,
     create_tables,
     sync_directory,
     translated,
 )
-from fusefs.store.files import path_of
+from fusefs.store.files import Files
+from fusefs.store.packing import PackedFiles, any_packed
 from fusefs.store.types import ALL_FLAGS, SMALL_LIMIT_BYTES
 
 DAMAGED = "small.db.damaged"
@@ -68,7 +69,7 @@ def damage(path: Path, *, quick: bool = False) -> str:
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
+            if version > PACKED_VERSION:
                 return ""  # of a newer program, and its business
             check = "quick_check" if quick else "integrity_check"
             found = [text for (text,) in database.execute(f"PRAGMA {check}(1)")]
@@ -89,8 +90,12 @@ def rebuild(directory: Path) -> tuple[int, int]:
     """
     old, new = directory / "small.db", directory / "small.db.new"
     new.unlink(missing_ok=True)
+    objects = directory / "objects"
+    packed = any_packed(objects)
+    files = PackedFiles(objects) if packed else Files(objects)
     try:
-        counts = _write(new, _Pages(old), directory / "objects")
+        with closing(files):
+            counts = _write(new, _Pages(old), files, packed=packed)
     except sqlite3.Error as error:
         new.unlink(missing_ok=True)
         raise translated(error, old) from error
@@ -107,10 +112,12 @@ def rebuild(directory: Path) -> tuple[int, int]:
     return counts
 
 
-def _write(path: Path, pages: _Pages, objects: Path) -> tuple[int, int]:
+def _write(path: Path, pages: _Pages, files: Files, *, packed: bool) -> tuple[int, int]:
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute(f"PRAGMA {SHRINKS}")
         create_tables(database)
+        if packed:
+            database.execute(f"PRAGMA user_version = {PACKED_VERSION}")
         database.execute("BEGIN")
         for row in pages.rows():
             match row:
@@ -118,7 +125,7 @@ def _write(path: Path, pages: _Pages, objects: Path) -> tuple[int, int]:
                     if _is_small(cid, size, flags, data):
                         database.execute(_SMALL, (cid, size, at_s, flags, data))
                 case [bytes(cid), int(size), int(at_s), int(flags)]:
-                    if _is_large(objects, cid, size, flags):
+                    if _is_large(files, cid, size, flags):
                         database.execute(_LARGE, (cid, size, at_s, flags))
         database.execute("COMMIT")
         (small,) = database.execute("SELECT count(*) FROM small").fetchone()
@@ -132,13 +139,14 @@ def _is_small(cid: bytes, size: int, flags: int, data: bytes) -> bool:
     return chunk_id(data) == cid
 
 
-def _is_large(objects: Path, cid: bytes, size: int, flags: int) -> bool:
+def _is_large(files: Files, cid: bytes, size: int, flags: int) -> bool:
     if len(cid) != CHUNK_ID_BYTES or flags & ~ALL_FLAGS:
         return False
     try:
-        return os.stat(objects / path_of(ChunkId(cid))).st_size == size
+        found = files.stat(ChunkId(cid))
     except OSError:
         return False
+    return found is not None and found.st_size == size
 
 
 class _Pages:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,10 +25,11 @@ from fusefs.errors import Corrupt, NoSpace
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import cache, check, scrub
 from fusefs.store.database import PAGE_BYTES, Database
-from fusefs.store.files import Files
+from fusefs.store.files import Files, Stat
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
 from fusefs.store.objects import Objects
+from fusefs.store.packing import PackedFiles, any_packed, zstd
 from fusefs.store.reserve import Reserve
 from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects, window_start
@@ -88,14 +88,19 @@ class Store(Objects):
         power_cut: bool = False,
         min_free_bytes: int | None = None,
         cache_bytes: int | None = None,
+        compress: bool = False,
         clock: Clock = time.time,
     ) -> Store:
         """The store in `directory`, made when it is not there yet.
 
         Args: power_cut: the machine stopped without a clean stop of this store;
         min_free_bytes: free space that is never used, default `space`'s;
-        cache_bytes: limit for objects without a flag, None for no limit.
+        cache_bytes: limit for objects without a flag, None for no limit;
+        compress: large objects are kept as zstd frames from now on.
+        Raises: NotSupported: zstd is needed, and not installed.
         """
+        if compress:
+            zstd()
         objects = directory / "objects"
         had_objects = (objects / "tmp").is_dir()
         objects.mkdir(0o700, parents=True, exist_ok=True)
@@ -103,7 +108,12 @@ class Store(Objects):
         # Before what is in objects/: else the other process, which makes a new store at
         # the same time, takes the database for lost.
         database = Database(directory / "small.db", lock)
-        files = Files(objects)
+        was_lost = database.is_new and had_objects
+        if compress or (was_lost and any_packed(objects)):
+            with lock:
+                database.allow_packed()
+        packed = database.has_packed
+        files = PackedFiles(objects, packs=compress) if packed else Files(objects)
         index = Index(database)
         suspect_s = index.state("suspect_s")
         if power_cut:
@@ -122,7 +132,7 @@ class Store(Objects):
             clock,
             cache_bytes,
         )
-        if database.is_new and had_objects:
+        if was_lost:
             log.warning(
                 "small.db was gone, and what was in it: others are asked for what this "
                 "node keeps; unmounted, `dfs fsck --repair` says what they have not"
@@ -394,7 +404,7 @@ class Store(Objects):
             self.files.close()
 
 
-def _stored_s(stat: os.stat_result, used_s: float) -> float:
+def _stored_s(stat: Stat, used_s: float) -> float:
     """When a large object was written, renewed or used."""
     return max(stat.st_mtime, used_s)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,6 +21,7 @@ from tests.lib.stores import bytes_of, checked_store
 
 SIZES = (10, 5_000, 32 * 1024, 40_000)
 OBJECTS = [bytes_of(size, seed) for size in SIZES for seed in range(2)]
+OBJECTS.append(bytes_of(1_000) * 50)  # gets smaller when it is compressed
 IDS = [chunk_id(data) for data in OBJECTS]
 
 
@@ -27,6 +29,7 @@ class TwoStores(RuleBasedStateMachine):
     """Two stores on one directory against one dict of id to flags."""
 
     directory: Path
+    compress = False
     number = 0
     who = st.integers(0, 1)
     what = st.integers(0, len(OBJECTS) - 1)
@@ -35,7 +38,10 @@ class TwoStores(RuleBasedStateMachine):
         super().__init__()
         TwoStores.number += 1
         self.path = self.directory / str(TwoStores.number)
-        self.stores = [Store.open(self.path, min_free_bytes=0) for _ in range(2)]
+        self.stores = [
+            Store.open(self.path, min_free_bytes=0, compress=self.compress)
+            for _ in range(2)
+        ]
         self.model: dict[ChunkId, int] = {}
 
     @rule(who=who, what=what, pushed=st.booleans())
@@ -102,9 +108,11 @@ class TwoStores(RuleBasedStateMachine):
             store.close()
 
 
-def test_two_stores_agree_with_a_model(tmp_path):
+@pytest.mark.parametrize("compress", [False, True])
+def test_two_stores_agree_with_a_model(tmp_path, compress):
     TwoStores.directory = tmp_path
-    machine = type("Machine", (TwoStores,), {}).TestCase
+    kind = {"compress": compress}
+    machine = type("Machine", (TwoStores,), kind).TestCase
     machine.settings = settings(max_examples=25, stateful_step_count=25, database=None)
     machine().runTest()
 

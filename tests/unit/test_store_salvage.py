@@ -129,6 +129,6 @@ def test_two_processes_that_make_a_store_have_lost_nothing(
 def test_a_database_of_a_newer_program_is_left_alone(tmp_path):
     filled(tmp_path, 3)
     database = sqlite3.connect(tmp_path / "small.db")
-    database.executescript("DROP TABLE small; PRAGMA user_version = 2")
+    database.executescript("DROP TABLE small; PRAGMA user_version = 3")
     database.close()
     assert salvage.damage(tmp_path / "small.db") == ""
