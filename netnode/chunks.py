@@ -318,6 +318,8 @@ class ChunkPlane:
             case CancelGet():
                 if source.to_serve:
                     source.cancelled.update(message.cids)
+                if len(source.cancelled) > MAX_TO_SERVE:  # most were sent before
+                    source.cancelled.intersection_update(source.to_serve)
             case NoChunk():
                 for cid in message.cids:
                     source.named.pop(cid, None)

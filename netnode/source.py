@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import trio
 
@@ -63,6 +64,9 @@ class ToServe:
     def clear(self) -> None:
         self._urgent.clear()
         self._others.clear()
+
+    def __iter__(self) -> Iterator[ChunkId]:
+        return chain(self._urgent, self._others)
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._others)

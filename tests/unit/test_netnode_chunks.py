@@ -17,7 +17,8 @@ from netnode.chunks import ChunkPlane
 from netnode.core.fetch import Priority
 from netnode.core.membership import Membership
 from netnode.environment import Environment
-from netnode.wire.messages import Chunk, Have, NoChunk, Put
+from netnode.source import MAX_TO_SERVE
+from netnode.wire.messages import CancelGet, Chunk, Get, Have, NoChunk, Put
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -136,3 +137,21 @@ async def test_copy_that_finds_no_room_is_read_all_the_same(reading: Reading) ->
     assert reading.ended == []
     await reading.gets(2, Chunk(cid), body)
     assert reading.ended == [0]
+
+
+async def test_what_is_cancelled_without_end_is_not_remembered(
+    reading: Reading,
+) -> None:
+    plane = reading.plane
+    source = plane._sources[NodeId(2)]
+
+    def hears(message: Get | CancelGet) -> None:
+        plane._handle(source, None, message)  # type: ignore[arg-type]
+
+    asked, also = chunk_id(b"asked"), chunk_id(b"also")
+    hears(Get((asked, also)))
+    hears(CancelGet((asked,)))
+    for number in range(2 * MAX_TO_SERVE):
+        hears(CancelGet((chunk_id(b"%d" % number),)))
+        assert len(source.cancelled) <= MAX_TO_SERVE
+    assert asked in source.cancelled and also not in source.cancelled
