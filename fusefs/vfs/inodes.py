@@ -89,11 +89,7 @@ class Inodes:
             return self.attr(Ino(self._files.need_row(parent).parent))
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
-        try:
-            mode = self.attr(parent).mode
-        except Stale:  # by a peer, and the kernel has not heard of it
-            raise NotFound("the directory was removed") from None
-        if not stat.S_ISDIR(mode):
+        if not stat.S_ISDIR(self.attr(parent).mode):
             raise NotADirectory("not a directory")
         raise NotFound(repr(name))
 

@@ -16,7 +16,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel
 from fusefs.bindings.kernel.connection import Settings
 from fusefs.bindings.kernel.protocol import Op
-from fusefs.errors import Corrupt, FsError
+from fusefs.errors import Corrupt, FsError, Stale
 from fusefs.model.ids import Ino
 from fusefs.vfs.types import Caller
 from tests.lib.desk import WHO, Desk
@@ -36,6 +36,31 @@ def test_lookup_of_a_dot_gives_the_inode_itself(desk: Desk) -> None:
     reply = desk.ask(Op.LOOKUP, made.ino, b"..\0")
     assert reply is not None
     assert int.from_bytes(reply[1][:8], "little") == 1
+
+
+def test_lookup_in_a_directory_that_a_peer_removed_is_stale_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel asks twice, and `rm -rf` on two machines would fail at the second."""
+    adopted: list[Ino] = []
+
+    def look(step: str) -> None:
+        if not adopted:
+            raise Stale("the directory is gone")
+
+    def adopt(ino: Ino) -> bool:
+        adopted.append(ino)
+        return True
+
+    monkeypatch.setattr(desk.fs, "before", look)
+    monkeypatch.setattr(desk.fs, "adopt_directory", adopt)
+    assert desk.ask(Op.LOOKUP, 1, b"..\0") == (errno.ESTALE, b"")
+    assert not adopted
+    assert desk.ask(Op.LOOKUP, 1, b"x\0") == (errno.ESTALE, b"")
+    assert adopted == [1]
+    reply = desk.ask(Op.LOOKUP, 1, b"x\0")
+    assert reply is not None
+    assert reply[0] == errno.ENOENT or reply[1][:8] == bytes(8)
 
 
 def test_lookup_that_a_change_overtook_is_valid_for_no_time(desk: Desk) -> None:

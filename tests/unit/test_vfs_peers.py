@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.errors import Exists, NotFound
+from fusefs.errors import Exists
 from fusefs.model.ids import ROOT_INO, Ino
 from fusefs.model.records import S_DIR
 from fusefs.model.tx import Effects
@@ -57,18 +57,6 @@ def test_a_directory_that_a_peer_removed_returns(pair: Watched) -> None:
         t.link(ROOT_INO, b"d", ino, S_DIR)
     pair.b.vfs._commits.coherence.tell(t.effects)
     assert pair.kernel.told.count(("returned", ino)) == 1
-
-
-def test_in_a_directory_that_a_peer_removed_is_nothing(pair: Watched) -> None:
-    """`rm -rf` of one tree on two machines: who has it open may come later."""
-    ino = pair.a.mkdir("/d")
-    pair.a.put("/d/f", b"")
-    pair.sync()
-    pair.a.vfs.unlink(ino, b"f")
-    pair.a.vfs.rmdir(ROOT_INO, b"d")
-    pair.sync()
-    with pytest.raises(NotFound):
-        pair.b.vfs.lookup(ino, b"f")
 
 
 @pytest.mark.parametrize("gone", ["before it is looked at", "before it is opened"])

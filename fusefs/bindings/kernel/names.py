@@ -16,7 +16,7 @@ from fusefs.bindings.kernel import protocol as p
 from fusefs.bindings.kernel.channel import Channel, Handler, Reply, even_removed
 from fusefs.bindings.kernel.encode import FOREVER_S
 from fusefs.bindings.kernel.protocol import REQUEST, Op
-from fusefs.errors import NotFound
+from fusefs.errors import NotFound, Stale
 from fusefs.model.ids import Ino
 from fusefs.model.records import S_DIR
 from fusefs.nodelink.fence import INO_MASK
@@ -65,6 +65,12 @@ def lookup(ch: Channel, unique: int, nodeid: Ino) -> Reply:
         gate.tells_absent(nodeid, name)
         same = numbers[0] == received and connection.raised == raised
         return encode.no_entry(unique, connection.negative_valid_s if same else 0)
+    except Stale:  # a peer removed the directory
+        # The kernel asks again: on a path from what is there now, which finds what is
+        # in its place; for who has it open in the same one, and there is nothing.
+        if not dots:  # else the kernel may not know it, and would never forget it
+            ch.fs.adopt_directory(nodeid)
+        raise
     lookups = connection.lookups
     ino = attr[0]
     if attr[1] >> 12 == S_DIR and not dots:
