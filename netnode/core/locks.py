@@ -347,11 +347,12 @@ class LockTable:
             self._leases[node] += by_s
 
     def expire(self, now: float) -> list[NodeId]:
-        """Whose lease has ended. Call `retry` after."""
+        """Who held something when its lease ended. Call `retry` after."""
         late = [node for node, at in self._leases.items() if at <= now]
+        lost = [node for node in late if self.held_by(node)]
         for node in late:
             self.left(node)
-        return late
+        return lost
 
     def __len__(self) -> int:
         return sum(len(r) for nodes in self._held.values() for r in nodes.values())

@@ -81,6 +81,15 @@ def test_lease_that_is_not_renewed_ends() -> None:
     assert table.asserted(A, [HeldLock(KEY, W)], 30) == [HeldLock(KEY, W)]
 
 
+def test_lease_of_a_node_that_holds_nothing_ends_without_a_word() -> None:
+    """As that of each node that was unmounted: it lost no locks."""
+    table = LockTable(0)
+    table.asserted(A, [], 0)
+    table.asserted(B, [HeldLock(KEY, W)], 0)
+    assert table.expire(LEASE_S) == [B]
+    assert table.expire(LEASE_S) == []
+
+
 def test_who_knows_other_members_asserts_what_it_holds_and_nothing_else() -> None:
     table, other = LockTable(0), LockKey(Ino(6), False)
     table.asserted(A, [HeldLock(KEY, W)], 0)
@@ -90,7 +99,7 @@ def test_who_knows_other_members_asserts_what_it_holds_and_nothing_else() -> Non
     table.begin_grace(1)
     table.asserted(A, [], 1, agrees=False)
     assert table.in_grace([A], 1)
-    assert table.expire(LEASE_S + 0.5) == [B]  # its lease is renewed all the same
+    assert table.expire(LEASE_S + 0.5) == []  # its lease is renewed all the same
     table.asserted(A, [], 2)
     assert not table.in_grace([A], 2) and not len(table)
 
