@@ -78,7 +78,7 @@ def check(
                 f" that can be read; the old one is {salvage.DAMAGED}"
             )
             found(Finding("database", "small.db", detail, True))
-        with closing(Store.open(store_dir)) as store:
+        with closing(Store.open(store_dir, looks=True)) as store:
             lost = bool(damaged)
             for problem in store.check(
                 repair, contents=contents, progress=lambda n: progress("objects", n)

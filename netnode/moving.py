@@ -14,7 +14,7 @@ from itertools import islice
 
 import trio
 
-from fusefs.errors import NoSpace
+from fusefs.errors import DiskFailed, NoSpace
 from fusefs.model.ids import Ino, NodeId
 from fusefs.model.records import (
     ATTRS,
@@ -146,7 +146,7 @@ class Moving:
     def _note_waiting(self) -> None:
         """This process may be killed before all is done."""
         if not self._is_noted:
-            with suppress(NoSpace):
+            with suppress(NoSpace, DiskFailed):
                 self._store.set_moves_wait(True)
                 self._is_noted = True
 
@@ -162,9 +162,9 @@ class Moving:
             await trio.sleep(DELAY_S)
             self._wake = trio.Event()
             if self._too_many:
-                self._too_many = False
-                with suppress(NoSpace):
+                with suppress(NoSpace, DiskFailed):  # else with what comes next
                     self._store.note_lost()
+                    self._too_many = False
             moved, self._waiting = self._waiting, {}
             for ino, is_directory in moved.items():
                 await self._look(ino, is_directory)
@@ -176,8 +176,8 @@ class Moving:
         while idle < IDLE and not self._wake.is_set():
             await trio.sleep(PAUSE_S)
             idle = 0 if len(self._pulling) or len(self._plane.scheduler) else idle + 1
-        if not (self._wake.is_set() or self._missed):
-            with suppress(NoSpace):
+        if not (self._wake.is_set() or self._missed or self._too_many):
+            with suppress(NoSpace, DiskFailed):
                 self._store.set_moves_wait(False)
                 self._is_noted = False
 

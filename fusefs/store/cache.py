@@ -35,32 +35,35 @@ def evict(
     """
     if floor_bytes is None:
         floor_bytes = store.space.min_free_bytes
-    goal = _excess(store, incoming_bytes, floor_bytes, spared_bytes)
-    freed = 0
-    while freed < goal:
+    over, lacking = _goals(store, incoming_bytes, floor_bytes, spared_bytes)
+    freed = on_disk = 0
+    while freed < over or on_disk < lacking:
         victims = store.index.oldest_large_cache(_VICTIMS)
         victims += store.index.oldest_small_cache(_VICTIMS - len(victims))
-        got = drop(store, _enough(victims, goal - freed))
+        goal = max(over - freed, lacking - on_disk)
+        got, given = _drop(store, _enough(victims, goal))
         if not got:
             break
-        freed += got
+        freed, on_disk = freed + got, on_disk + given
     return freed
 
 
-def _excess(store: Store, incoming_bytes: int, floor: int, spared_bytes: int) -> int:
-    goal = 0
+def _goals(
+    store: Store, incoming_bytes: int, floor: int, spared_bytes: int
+) -> tuple[int, int]:
+    """Bytes of objects for the quota, and bytes of the disk for the floor."""
+    over = lacking = 0
     quota = store.cache_quota_bytes
     if quota is not None:
         used = store.index.cache_bytes() + incoming_bytes
         if used > quota:
-            goal = used - int(quota * (1 - SLACK))
+            over = used - int(quota * (1 - SLACK))
     free = store.space.free_bytes() - incoming_bytes
     if free < floor:
         lacking = floor - free + int(floor * SLACK)
         if spared_bytes:
             lacking = min(lacking, store.index.cache_bytes() - spared_bytes)
-        goal = max(goal, lacking)
-    return goal
+    return over, lacking
 
 
 def _enough(victims: list[tuple[ChunkId, int]], goal: int) -> list[ChunkId]:
@@ -75,12 +78,19 @@ def _enough(victims: list[tuple[ChunkId, int]], goal: int) -> list[ChunkId]:
 
 def drop(store: Store, cids: Iterable[ChunkId]) -> int:
     """Remove those that have no flag; bytes freed."""
-    freed = 0
+    return _drop(store, cids)[0]
+
+
+def _drop(store: Store, cids: Iterable[ChunkId]) -> tuple[int, int]:
+    """Bytes of objects, and bytes that they took on the disk."""
+    freed = on_disk = 0
     rest = iter(cids)
     while batch := list(islice(rest, _LOCKED)):
         with store.lock:
             for cid in batch:
                 if store.index.flags(cid) == 0:
-                    freed += store.index.size_of(cid)
+                    size = store.index.size_of(cid)
+                    freed += size
+                    on_disk += store.files.kept_bytes(cid, size)
                     store.remove_locked(cid)
-    return freed
+    return freed, on_disk

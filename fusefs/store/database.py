@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _UNCLEAR = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_READONLY,
 )
+_OF_DISK = (*_UNCLEAR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 PAGE_BYTES = 4096
 """SQLite's default, with which every small.db is made."""
 SHRINKS = "auto_vacuum = INCREMENTAL"
@@ -64,17 +65,28 @@ def translated(error: sqlite3.Error, path: Path) -> FsError:
         return failed(
             path.parent, f"writing {path.name}", OSError(why, os.strerror(why))
         )
-    trouble.note(path.parent, f"{path.name}: {error}")
     repair = " --repair" if path.name == "small.db" else ""
-    return DiskFailed(f"{path.name}: {error}; run `dfs fsck{repair}`")
+    text = f"{path.name}: {error}; run `dfs fsck{repair}`"
+    if code not in _OF_DISK:
+        return Corrupt(text)
+    trouble.note(path.parent, f"{path.name}: {error}")
+    return DiskFailed(text)
 
 
 class Database:
     """The file small.db."""
 
-    def __init__(self, path: Path, lock: WriteLock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: WriteLock,
+        packed: Callable[[bool], bool] = lambda _: False,
+    ) -> None:
+        """`packed`: told whether the database is new, says whether there may be packed
+        objects from now on; asked under the lock."""
         self._path = path
         self._lock = lock
+        self._packed = packed
         self.is_new = False
         """There was none, or an empty one."""
         try:
@@ -101,6 +113,8 @@ class Database:
             )
         if version < SCHEMA_VERSION:
             create_tables(writer)
+        if version < PACKED_VERSION and self._packed(self.is_new):
+            writer.execute(f"PRAGMA user_version = {PACKED_VERSION}")
         writer.execute("SELECT 1 FROM state").fetchone()  # makes the -wal file exist
         return writer
 
@@ -130,11 +144,6 @@ class Database:
         """Objects may be compressed."""
         row = self.one("PRAGMA user_version")
         return row is not None and row[0] >= PACKED_VERSION
-
-    def allow_packed(self) -> None:
-        """For good. The caller holds the WriteLock."""
-        if not self.has_packed:
-            self.run(f"PRAGMA user_version = {PACKED_VERSION}")
 
     def one(self, sql: str, parameters: tuple[object, ...] = ()) -> Row | None:
         """The first row of a query, from any thread; never waits for a writer."""

@@ -61,8 +61,8 @@ def path_of(cid: ChunkId) -> str:
 class Files:
     """The directory `objects/`."""
 
-    most_open: int | None = None
-    """Of those that are kept open for reading; None: as many as is usual."""
+    most_unpacked = 0
+    """Of descriptors of no file that are kept open for reading."""
 
     def __init__(self, directory: Path) -> None:
         _make_fan_out(directory)
@@ -150,16 +150,24 @@ class Files:
     def _renew(self, path: str, now_s: float) -> None:
         os.utime(path, (now_s, now_s), dir_fd=self.fd)
 
+    def kept_bytes(self, cid: ChunkId, size: int) -> int:
+        """What an object of this size takes on the disk."""
+        return size
+
     def unlink(self, path: str) -> bool:
         """Remove a file, or what stands for one and is an empty directory, by its path
         below `objects/`; False when it was gone."""
         try:
-            with self._failing("removing an object"):
-                os.unlink(path, dir_fd=self.fd)
+            os.unlink(path, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except IsADirectoryError:
             os.rmdir(path, dir_fd=self.fd)
+        except OSError as error:
+            problem = failed(self._store, "removing an object", error)
+            if error.errno in (errno.EROFS, *FULL):
+                raise problem from error
+            raise  # of this file: others can be removed
         return True
 
     def walk(self) -> Iterator[Found]:

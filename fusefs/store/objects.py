@@ -61,7 +61,8 @@ class Objects:
         self.reserve = reserve
         self.suspects = suspects
         self._clock = clock
-        self._descriptors = Descriptors(files.most_open)
+        self._descriptors = Descriptors()
+        self._unpacked = Descriptors(files.most_unpacked)
         self._known: dict[ChunkId, int] = {}
         self._durability = Durability(files, database, self._write_anew)
         self.written: set[ChunkId] = set()
@@ -150,7 +151,7 @@ class Objects:
             self.files.discard(tmp)
             raise
         self.suspects.clear(cid)
-        self._descriptors.drop(cid)
+        self._let_go(cid)
 
     def _write_anew(self, cid: ChunkId) -> bool:
         """A large object's bytes into another file. False: it is not here, or was
@@ -174,8 +175,12 @@ class Objects:
                     self.files.publish(tmp, cid)
         finally:
             self.files.discard(tmp)
-        self._descriptors.drop(cid)
+        self._let_go(cid)
         return is_here
+
+    def _let_go(self, cid: ChunkId) -> None:
+        self._descriptors.drop(cid)
+        self._unpacked.drop(cid)
 
     def _finish_for_killed(self) -> None:
         """Who was killed, or had no room on the disk, between a file and its row has
@@ -282,6 +287,9 @@ class Objects:
 
     def _open(self, cid: ChunkId) -> ChunkFile | None:
         """Open a large object, after hashing it if that is in doubt."""
+        unpacked = self._unpacked.get(cid)
+        if unpacked is not None:
+            return unpacked
         try:
             fd = self.files.open(cid)
         except OSError as error:
@@ -296,7 +304,8 @@ class Objects:
         if doubtful and not self._sound(cid, file):
             self._lost(cid)
             return None
-        self._descriptors.add(cid, file)
+        kept = self._descriptors if stat.st_nlink else self._unpacked
+        kept.add(cid, file)
         self._remember(cid, file.size)
         self._used[cid] = int(self._clock())
         return file
@@ -354,7 +363,7 @@ class Objects:
         """Remove file, row and what is remembered; the caller holds `lock`. Raises
         NoSpace, and the file has given its room back then: it goes first."""
         self._finish_for_killed()
-        self._descriptors.drop(cid)
+        self._let_go(cid)
         self._known.pop(cid, None)
         self.written.discard(cid)
         self._durability.removed(cid)

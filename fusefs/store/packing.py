@@ -24,8 +24,8 @@ LEVEL = 1
 """Three times as fast as the usual 3, for a tenth more bytes."""
 WORTH = 8
 """At least one in so many bytes has to go."""
-MOST_OPEN = 16
-"""Unpacked ones that are kept in memory, up to 16 MiB."""
+MOST_UNPACKED = 16
+"""Kept in memory: up to 16 MiB."""
 _HEADER_BYTES = 18
 """A frame's (RFC 8878, 3.1.1.1): it tells the size of the bytes."""
 _MODULES = ("compression.zstd", "backports.zstd")
@@ -59,7 +59,7 @@ def any_packed(objects: Path) -> bool:
 class PackedFiles(Files):
     """Raises NotSupported where zstd is not installed."""
 
-    most_open = MOST_OPEN
+    most_unpacked = MOST_UNPACKED
 
     def __init__(self, directory: Path, *, packs: bool = True) -> None:
         """`packs`: what is written from now on; what is packed can be read anyway."""
@@ -78,12 +78,19 @@ class PackedFiles(Files):
         return self._write_aside(frame, SUFFIX)
 
     def publish(self, tmp: str, cid: ChunkId) -> None:
-        """An object is in one of both forms: the other one was damaged."""
+        """In one of both forms; killed in between, it is there in both."""
         plain = path_of(cid)
         packed = f"{plain}{SUFFIX}"
         is_packed = tmp.endswith(SUFFIX)
-        super().unlink(plain if is_packed else packed)
         self._name(tmp, packed if is_packed else plain)
+        super().unlink(plain if is_packed else packed)
+
+    def kept_bytes(self, cid: ChunkId, size: int) -> int:
+        try:
+            path = f"{path_of(cid)}{SUFFIX}"
+            return os.stat(path, dir_fd=self.fd).st_size
+        except FileNotFoundError:
+            return size
 
     def unlink(self, path: str) -> bool:
         removed = super().unlink(path)
@@ -112,12 +119,13 @@ class PackedFiles(Files):
             os.close(fd)
 
     def _size_in(self, fd: int) -> int:
-        """What the frame's header says; 0: it is none of ours."""
+        """What the frame's header says; 0: it is none of ours, or cannot be read."""
         try:
             found = self._zstd.get_frame_info(os.pread(fd, _HEADER_BYTES, 0))
-        except self._zstd.ZstdError:
+        except (self._zstd.ZstdError, OSError):
             return 0
-        return int(found.decompressed_size or 0)
+        size = int(found.decompressed_size or 0)
+        return size if size <= MAX_OBJECT_BYTES else 0
 
     def open(self, cid: ChunkId) -> int | None:
         """Of a packed one that is damaged: of no bytes."""

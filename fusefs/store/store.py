@@ -89,6 +89,7 @@ class Store(Objects):
         min_free_bytes: int | None = None,
         cache_bytes: int | None = None,
         compress: bool = False,
+        looks: bool = False,
         clock: Clock = time.time,
     ) -> Store:
         """The store in `directory`, made when it is not there yet.
@@ -96,7 +97,8 @@ class Store(Objects):
         Args: power_cut: the machine stopped without a clean stop of this store;
         min_free_bytes: free space that is never used, default `space`'s;
         cache_bytes: limit for objects without a flag, None for no limit;
-        compress: large objects are kept as zstd frames from now on.
+        compress: large objects are kept as zstd frames from now on; looks: for such
+        ones, whatever the database says.
         Raises: NotSupported: zstd is needed, and not installed.
         """
         if compress:
@@ -105,15 +107,19 @@ class Store(Objects):
         had_objects = (objects / "tmp").is_dir()
         objects.mkdir(0o700, parents=True, exist_ok=True)
         lock = WriteLock(objects / "lock")
+
         # Before what is in objects/: else the other process, which makes a new store at
         # the same time, takes the database for lost.
-        database = Database(directory / "small.db", lock)
-        was_lost = database.is_new and had_objects
-        if compress or (was_lost and any_packed(objects)):
-            with lock:
-                database.allow_packed()
-        packed = database.has_packed
-        files = PackedFiles(objects, packs=compress) if packed else Files(objects)
+        def packed(is_new: bool) -> bool:
+            return compress or (
+                (looks or (is_new and had_objects)) and any_packed(objects)
+            )
+
+        database = Database(directory / "small.db", lock, packed)
+        if compress:
+            database.sync()  # the first such object must not be there without it
+        plain = not database.has_packed
+        files = Files(objects) if plain else PackedFiles(objects, packs=compress)
         index = Index(database)
         suspect_s = index.state("suspect_s")
         if power_cut:
@@ -132,7 +138,7 @@ class Store(Objects):
             clock,
             cache_bytes,
         )
-        if was_lost:
+        if database.is_new and had_objects:
             log.warning(
                 "small.db was gone, and what was in it: others are asked for what this "
                 "node keeps; unmounted, `dfs fsck --repair` says what they have not"
@@ -387,7 +393,7 @@ class Store(Objects):
             free_bytes=self.space.free_bytes(),
             total_bytes=self.space.total_bytes(),
             unsynced=len(self._durability),
-            open_files=len(self._descriptors),
+            open_files=len(self._descriptors) + len(self._unpacked),
         )
 
     def close(self) -> None:
@@ -399,6 +405,7 @@ class Store(Objects):
             self.sync_all()
         finally:
             self._descriptors.clear()
+            self._unpacked.clear()
             self.database.close()
             self.lock.close()
             self.files.close()

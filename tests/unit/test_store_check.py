@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from fusefs.errors import Corrupt, NoSpace
+from fusefs.errors import ChunkMissing, Corrupt, NoSpace
 from fusefs.model.ids import ChunkId, chunk_id
 from fusefs.store import PUSHED, Store
 from fusefs.store.files import path_of
@@ -312,6 +313,35 @@ def test_a_scrub_goes_on_behind_what_it_cannot_remove(tmp_path):
         assert (step.next, step.checked, step.damaged) == (None, 3, cids[:2])
         (tmp_path / "objects" / path_of(cids[0]) / "x").unlink()
         assert store.scrub().damaged == cids[:1]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EPERM])
+def test_a_damaged_file_that_cannot_be_removed_stops_nothing(
+    tmp_path, monkeypatch, number
+):
+    """An inode that is bad, or immutable (chattr(1))."""
+    with checked_store(tmp_path) as store:
+        cids = sorted(store.put(bytes_of(LARGE, i)) for i in range(4))
+    overwrite(tmp_path, cids[1], bytes(LARGE))
+    overwrite(tmp_path, cids[2], bytes(LARGE))
+    unlink = os.unlink
+
+    def refuses(path, **options) -> None:
+        if path == path_of(cids[1]):
+            raise OSError(number, os.strerror(number))
+        unlink(path, **options)
+
+    with checked_store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuses)
+            with pytest.raises(ChunkMissing):
+                store.get(cids[1])
+            step = store.scrub()
+            assert (step.next, step.checked) == (None, 4)
+            assert step.damaged == [cids[1], cids[2]]
+            problems = kinds(store, repair=True, contents=True)
+            assert problems == ["unreadable"]
+        assert store.scrub().damaged == [cids[1]]
 
 
 def test_a_store_opens_with_a_directory_among_its_temporary_files(tmp_path):
