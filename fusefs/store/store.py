@@ -108,13 +108,12 @@ class Store(Objects):
         objects.mkdir(0o700, parents=True, exist_ok=True)
         lock = WriteLock(objects / "lock")
 
+        def packed(is_new: bool) -> bool:
+            doubtful = looks or (is_new and had_objects)
+            return compress or (doubtful and any_packed(objects))
+
         # Before what is in objects/: else the other process, which makes a new store at
         # the same time, takes the database for lost.
-        def packed(is_new: bool) -> bool:
-            return compress or (
-                (looks or (is_new and had_objects)) and any_packed(objects)
-            )
-
         database = Database(directory / "small.db", lock, packed)
         if compress:
             database.sync()  # the first such object must not be there without it
