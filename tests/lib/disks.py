@@ -41,5 +41,7 @@ def mounted(disk: Path, words: list[str]) -> Iterator[Path]:
 
 
 def stop_writes(disk: Path) -> None:
-    """What ext4 does to itself after an error (mount option abort, ext4(5))."""
+    """What ext4 does to itself after an error (mount option abort, ext4(5)); what was
+    written before is on it, and nobody else's disk is waited for."""
+    subprocess.run(["sync", "-f", str(disk)], check=True)
     subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=True)
