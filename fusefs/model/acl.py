@@ -85,23 +85,12 @@ def _is_valid(acl: Acl) -> bool:
 
 
 def as_mode(acl: Acl) -> tuple[int, bool]:
-    """The nine bits of the mode, and whether these say all that the list does
-    (posix_acl_equiv_mode)."""
-    bits, whole = 0, True
-    for entry in acl:
-        match entry.tag:
-            case 0x01:
-                bits |= entry.perm << 6
-            case 0x04:
-                bits |= entry.perm << 3
-            case 0x20:
-                bits |= entry.perm
-            case 0x10:
-                bits = bits & ~0o070 | entry.perm << 3
-                whole = False
-            case _:
-                whole = False
-    return bits, whole
+    """Of a list, not of none: the nine bits of the mode, and whether these say all that
+    it does (posix_acl_equiv_mode)."""
+    perms = {entry.tag: entry.perm for entry in acl}
+    group = perms.get(MASK, perms[GROUP_OBJ])
+    bits = perms[USER_OBJ] << 6 | group << 3 | perms[OTHER]
+    return bits, len(acl) == len((USER_OBJ, GROUP_OBJ, OTHER))
 
 
 def _with(acl: Acl, perm: Callable[[int, int], int]) -> Acl:

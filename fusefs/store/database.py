@@ -80,25 +80,24 @@ class Database:
         self,
         path: Path,
         lock: WriteLock,
-        packed: Callable[[bool], bool] = lambda _: False,
+        packed: Callable[[bool], bool],
     ) -> None:
         """`packed`: told whether the database is new, says whether there may be packed
         objects from now on; asked under the lock."""
         self._path = path
         self._lock = lock
-        self._packed = packed
         self.is_new = False
         """There was none, or an empty one."""
         try:
             with lock:
-                self._writer = self._prepare()
+                self._writer = self._prepare(packed)
         except sqlite3.Error as error:
             raise translated(error, self._path) from error
         self._readers: list[sqlite3.Connection] = []
         self._wal = Wal(self._connect, Path(f"{path}-wal"), lock)
         sync_directory(path.parent)
 
-    def _prepare(self) -> sqlite3.Connection:
+    def _prepare(self, packed: Callable[[bool], bool]) -> sqlite3.Connection:
         if not self._path.exists() or not self._path.stat().st_size:
             self.is_new = True
             with closing(sqlite3.connect(self._path, isolation_level=None)) as new:
@@ -113,8 +112,8 @@ class Database:
             )
         if version < SCHEMA_VERSION:
             create_tables(writer)
-        if version < PACKED_VERSION and self._packed(self.is_new):
-            writer.execute(f"PRAGMA user_version = {PACKED_VERSION}")
+        if version < PACKED_VERSION and packed(self.is_new):
+            allow_packed(writer)
         writer.execute("SELECT 1 FROM state").fetchone()  # makes the -wal file exist
         return writer
 
@@ -250,6 +249,11 @@ class Database:
         self._readers.clear()
         self._wal.close()
         self._writer.close()
+
+
+def allow_packed(connection: sqlite3.Connection) -> None:
+    """For good: earlier programs leave the store alone."""
+    connection.execute(f"PRAGMA user_version = {PACKED_VERSION}")
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -56,12 +56,17 @@ def any_packed(objects: Path) -> bool:
     return any(objects.glob(f"??/*{SUFFIX}"))
 
 
+def files_in(objects: Path, *, packed: bool, packs: bool) -> Files:
+    """`packed`: there may be such ones; `packs`: and there will be more."""
+    return PackedFiles(objects, packs=packs) if packed else Files(objects)
+
+
 class PackedFiles(Files):
     """Raises NotSupported where zstd is not installed."""
 
     most_unpacked = MOST_UNPACKED
 
-    def __init__(self, directory: Path, *, packs: bool = True) -> None:
+    def __init__(self, directory: Path, *, packs: bool) -> None:
         """`packs`: what is written from now on; what is packed can be read anyway."""
         self._zstd: Any = zstd()
         self._packs = packs

@@ -27,12 +27,13 @@ from fusefs.store.database import (
     PACKED_VERSION,
     PAGE_BYTES,
     SHRINKS,
+    allow_packed,
     create_tables,
     sync_directory,
     translated,
 )
 from fusefs.store.files import Files
-from fusefs.store.packing import PackedFiles, any_packed
+from fusefs.store.packing import any_packed, files_in
 from fusefs.store.types import ALL_FLAGS, SMALL_LIMIT_BYTES
 
 DAMAGED = "small.db.damaged"
@@ -92,7 +93,7 @@ def rebuild(directory: Path) -> tuple[int, int]:
     new.unlink(missing_ok=True)
     objects = directory / "objects"
     packed = any_packed(objects)
-    files = PackedFiles(objects) if packed else Files(objects)
+    files = files_in(objects, packed=packed, packs=False)
     try:
         with closing(files):
             counts = _write(new, _Pages(old), files, packed=packed)
@@ -117,7 +118,7 @@ def _write(path: Path, pages: _Pages, files: Files, *, packed: bool) -> tuple[in
         database.execute(f"PRAGMA {SHRINKS}")
         create_tables(database)
         if packed:
-            database.execute(f"PRAGMA user_version = {PACKED_VERSION}")
+            allow_packed(database)
         database.execute("BEGIN")
         for row in pages.rows():
             match row:

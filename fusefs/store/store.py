@@ -29,7 +29,7 @@ from fusefs.store.files import Files, Stat
 from fusefs.store.index import Index
 from fusefs.store.locking import WriteLock
 from fusefs.store.objects import Objects
-from fusefs.store.packing import PackedFiles, any_packed, zstd
+from fusefs.store.packing import any_packed, files_in, zstd
 from fusefs.store.reserve import Reserve
 from fusefs.store.space import Space
 from fusefs.store.suspects import Suspects, window_start
@@ -117,8 +117,7 @@ class Store(Objects):
         database = Database(directory / "small.db", lock, packed)
         if compress:
             database.sync()  # the first such object must not be there without it
-        plain = not database.has_packed
-        files = Files(objects) if plain else PackedFiles(objects, packs=compress)
+        files = files_in(objects, packed=database.has_packed, packs=compress)
         index = Index(database)
         suspect_s = index.state("suspect_s")
         if power_cut:

@@ -76,8 +76,12 @@ def adopt(state: bytes) -> Session:
 def presumed(*, acl: bool) -> Session:
     """The agreement where it was lost: notifications this kernel does not know are
     refused, nothing else depends on it."""
-    wanted = sum(flag for flag, _ in WANTED) | LOCKS
-    return Session(flags=wanted | (ACLS if acl else 0))
+    return Session(flags=_wanted(locks=True, acl=acl))
+
+
+def _wanted(*, locks: bool, acl: bool) -> int:
+    always = sum(flag for flag, _ in WANTED)
+    return always | (LOCKS if locks else 0) | (ACLS if acl else 0)
 
 
 class Incompatible(Exception):
@@ -108,9 +112,7 @@ def negotiate(
             f"the kernel speaks FUSE {major}.{minor}; 7.31 (Linux 5.4) or newer is"
             " needed, or mount with -o binding=fusepy"
         )
-    wanted = sum(flag for flag, _ in WANTED)
-    wanted |= (LOCKS if locks else 0) | (ACLS if acl else 0)
-    agreed = flags & wanted
+    agreed = flags & _wanted(locks=locks, acl=acl)
     max_write = p.MAX_WRITE if agreed & p.MAX_PAGES else 32 * p.PAGE
     return Session(min(minor, p.NEWEST_MINOR), agreed, max_write, readahead)
 
